@@ -1,0 +1,32 @@
+"""Reference harness for training-free NAS proxies.
+
+Names are imported on first use, so that `import harness` loads neither torch nor pandas.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "Benchmark": "harness.benchmark",
+    "load_benchmark": "harness.benchmark",
+    "Correlation": "harness.correlation",
+    "correlate": "harness.correlation",
+    "HarnessError": "harness.errors",
+    "Probe": "harness.probes.base",
+    "Proxy": "harness.proxies.base",
+    "Subject": "harness.probes.base",
+    "Unscorable": "harness.probes.base",
+    "ScoreStore": "harness.store",
+    "score": "harness.api",
+}
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'harness' has no attribute {name!r}")
+    return getattr(import_module(_EXPORTS[name]), name)

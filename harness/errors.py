@@ -1,0 +1,24 @@
+"""Errors that a user can act on: the command line prints them as one line and exits with code 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HarnessError(Exception):
+    """A mistake in what was asked or in the data at hand. The message names the cause and the fix."""
+
+
+class UnknownNameError(HarnessError, KeyError):
+    """A name that is not registered; the message carries the nearest valid one."""
+
+    def __init__(self, kind: str, name: str, valid: Iterable[str]):
+        valid = sorted(valid)
+        near = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        shown = ", ".join(valid) if len(valid) <= 12 else ", ".join(valid[:12]) + f", … ({len(valid)} in all)"
+        super().__init__(f"unknown {kind} {name!r}: {hint}valid: {shown or 'none'}")
+
+    def __str__(self) -> str:  # KeyError would print the message in quotes
+        return str(self.args[0])

@@ -1,0 +1,145 @@
+"""Mini-batches: Gaussian noise with random labels, or images of a local copy of the dataset.
+
+A mini-batch depends on (inputs, seed, its number) and is the same for every architecture, so that a
+difference between two scores is a difference between two networks.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+
+from harness.errors import HarnessError
+from harness.seeds import stable_rng
+
+CIFAR10_MEAN = (0.49139968, 0.48215827, 0.44653124)
+CIFAR10_STD = (0.24703233, 0.24348505, 0.26158768)
+
+
+class Inputs(ABC):
+    """A source of labelled mini-batches for networks that read (B, channels, resolution, resolution)."""
+
+    name: str
+
+    def __init__(self, num_classes: int, shape: tuple[int, int, int]):
+        self.num_classes = num_classes
+        self.shape = shape
+
+    @abstractmethod
+    def batch(self, seed: int, number: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mini-batch `number` (0, 1, …): images (size, C, H, W) float32, labels (size,) int64."""
+
+
+class RandomInputs(Inputs):
+    """Images ~ N(0, 1) and uniformly drawn labels: needs no data."""
+
+    name = "random"
+
+    def batch(self, seed: int, number: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = stable_rng("inputs", self.name, self.shape, seed, number)
+        images = rng.standard_normal((size, *self.shape)).astype(np.float32)
+        return images, rng.randint(self.num_classes, size=size, dtype=np.int64)
+
+
+class ImageInputs(Inputs):
+    """Normalised images without augmentation, drawn without replacement across a seed's mini-batches."""
+
+    def __init__(self, name: str, images: np.ndarray, labels: np.ndarray, num_classes: int, shape: tuple):
+        super().__init__(num_classes, shape)
+        self.name = name
+        if images.shape[1:] != (shape[1], shape[2], shape[0]):
+            raise HarnessError(
+                f"inputs {name!r} hold images of {images.shape[1:]} but the benchmark's networks read "
+                f"{(shape[1], shape[2], shape[0])} (height, width, channels): use inputs=random or matching images"
+            )
+        if labels.min() < 0 or labels.max() >= num_classes:
+            raise HarnessError(
+                f"inputs {name!r} hold labels up to {labels.max()} but the dataset has {num_classes} classes: "
+                "use images of the same dataset or inputs=random"
+            )
+        self._images, self._labels = images, labels
+
+    def batch(self, seed: int, number: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        if (number + 1) * size > len(self._images):
+            raise HarnessError(
+                f"inputs {self.name!r} hold {len(self._images)} images, too few for mini-batch {number} of {size}: "
+                "point inputs.path at more images or lower the batch size"
+            )
+        order = stable_rng("inputs", self.name, seed).permutation(len(self._images))
+        chosen = order[number * size : (number + 1) * size]
+        images = self._images[chosen].astype(np.float32) / 255.0
+        images = (images - np.array(CIFAR10_MEAN, np.float32)) / np.array(CIFAR10_STD, np.float32)
+        return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), self._labels[chosen]
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads the dataset's own pickles of arrays; refuses everything else that a pickle can name."""
+
+    ALLOWED = frozenset(
+        (module, name)
+        for module in ("numpy.core.multiarray", "numpy._core.multiarray")
+        for name in ("_reconstruct", "scalar")
+    ) | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+
+    def find_class(self, module: str, name: str):
+        if (module, name) not in self.ALLOWED:
+            raise HarnessError(f"refused to load {module}.{name} from a data file: it is no plain array archive")
+        return super().find_class(module, name)
+
+
+def _read_cifar10_folder(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = [], []
+    for number in range(1, 6):
+        path = folder / f"data_batch_{number}"
+        if not path.is_file():
+            raise HarnessError(
+                f"{folder} has no {path.name}: point inputs.path at the unpacked `cifar-10-batches-py` folder"
+            )
+        try:
+            content = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+            images.append(np.asarray(content[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32))
+            labels.append(np.asarray(content[b"labels"], dtype=np.int64))
+        except HarnessError:
+            raise
+        except Exception as error:
+            raise HarnessError(f"{path} cannot be read ({error}): download the dataset again") from error
+    return np.concatenate(images).transpose(0, 2, 3, 1), np.concatenate(labels)
+
+
+def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return archive["images"], archive["labels"].astype(np.int64)
+    except Exception as error:
+        raise HarnessError(
+            f"{path} cannot be read ({error}): an input archive is a .npz with `images` uint8 (N, H, W, 3) "
+            "and `labels` (N,)"
+        ) from error
+
+
+def load_inputs(name: str, path: str | None, num_classes: int, shape: tuple[int, int, int]) -> Inputs:
+    """The source named by the `inputs` configuration.
+
+    Args:
+        name: `random`, or the dataset whose images `path` holds.
+        path: folder `cifar-10-batches-py` or a `.npz` with `images` and `labels`; unused for `random`.
+
+    Raises:
+        HarnessError: no path, a missing or unreadable file, images or labels that do not fit the benchmark.
+    """
+    if name == "random":
+        return RandomInputs(num_classes, shape)
+    if not path:
+        raise HarnessError(
+            f"inputs={name} needs images: set inputs.path=FOLDER (the dataset's Python layout) or a .npz, "
+            "or use inputs=random"
+        )
+    source = Path(path).expanduser()
+    if not source.exists():
+        raise HarnessError(f"inputs.path={path} does not exist: point it at the images, or use inputs=random")
+    images, labels = _read_cifar10_folder(source) if source.is_dir() else _read_npz(source)
+    return ImageInputs(name, images, labels, num_classes, shape)

@@ -1,0 +1,170 @@
+"""What a probe is, and the prepared network that it is given."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import HarnessError
+from harness.seeds import stable_seed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class Unscorable(Exception):
+    """The network or batch has no value for what was asked. The text becomes the row's status."""
+
+
+@dataclass(frozen=True)
+class Probe(ABC):
+    """One prepared pass over a network. Equal probes are run once, whoever asks.
+
+    Subclasses are frozen dataclasses: their fields are the pass's settings. What a pass observes must not
+    depend on which observables were asked for.
+    """
+
+    @abstractmethod
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        """The observables named in `wanted`: floats and numpy arrays. Raises Unscorable."""
+
+
+class Subject:
+    """A network under test that the harness owns, with everything that a probe may draw on.
+
+    Args:
+        network: on `device`; probes change its weights, modes and hooks as they need.
+        batch: `batch(number, size)` gives images (size, C, H, W) and labels (size,) on `device`.
+        seed: of (architecture, seed): every draw derives from it and from its own purpose, so that no draw
+            depends on another, nor on the order of passes, nor on the device.
+        shape: of one image. num_classes: of the labels.
+        stages: modules whose outputs count as the network's stages, in order (AZ-NAS).
+        keep_weights: score the weights that the network came with, instead of initialising them.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        batch: Callable[[int, int], tuple[torch.Tensor, torch.Tensor]],
+        seed: int,
+        shape: tuple[int, int, int],
+        num_classes: int,
+        device: torch.device,
+        stages: list[nn.Module] | None = None,
+        keep_weights: bool = False,
+        restore: bool = False,
+    ):
+        self.network, self.batch, self.seed = network, batch, seed
+        self.shape, self.num_classes, self.device = shape, num_classes, device
+        self.stages = stages or []
+        self.keep_weights = keep_weights
+        self._trainable = [p.requires_grad for p in network.parameters()]
+        # A space's network is re-initialised as a whole. Others may hold parameters that no scheme touches.
+        self._state = {k: v.clone() for k, v in network.state_dict().items()} if restore or keep_weights else None
+
+    def generator(self, *purpose: object) -> torch.Generator:
+        """A CPU generator for one purpose."""
+        import torch
+
+        return torch.Generator().manual_seed(stable_seed(self.seed, *purpose))
+
+    def images(self, size: int, dtype: str = "float32", number: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mini-batch `number` with the images in `dtype`."""
+        import torch
+
+        images, labels = self.batch(number, size)
+        return images.to(getattr(torch, dtype)), labels
+
+    def initialise(self, scheme: str, repeat: int = 0, dtype: str = "float32") -> None:
+        """Bring the network to initialisation number `repeat` of `scheme`, in `dtype`, train mode.
+
+        Raises HarnessError for a dtype other than float32 and float64.
+        """
+        import torch
+
+        from harness.probes.initialise import initialise
+
+        if dtype not in ("float32", "float64"):
+            raise HarnessError(f"dtype={dtype!r} is neither 'float32' nor 'float64'")
+        network = self.network
+        network.to(getattr(torch, dtype))
+        for parameter, trainable in zip(network.parameters(), self._trainable, strict=True):
+            parameter.requires_grad_(trainable)
+        network.train()
+        if self._state is not None:
+            network.load_state_dict(self._state)
+        if not self.keep_weights:
+            initialise(network, scheme, self.generator("initialisation", scheme, repeat))
+
+
+def weight_layers(network: nn.Module) -> dict[str, nn.Module]:
+    """Convolutions and linear layers by name: the layers that saliencies are summed over."""
+    from torch import nn
+
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
+    if not layers:
+        raise Unscorable("no convolution or linear layer")
+    return layers
+
+
+def activations(network: nn.Module, every_kind: bool = False) -> dict[str, nn.Module]:
+    """ReLU modules by name, or with `every_kind` all activation modules."""
+    from torch import nn
+
+    kinds: tuple = (nn.ReLU, nn.ReLU6)
+    if every_kind:
+        kinds += (nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish)
+        kinds += (nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Hardsigmoid, nn.Hardtanh)
+    found = {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
+    if not found:
+        raise Unscorable("no activation module" if every_kind else "no ReLU module")
+    return found
+
+
+@contextmanager
+def hooked(pairs: list[tuple[nn.Module, Callable]]) -> Iterator[None]:
+    """Forward hooks for the time of the block; removed whatever happens inside."""
+    handles = [module.register_forward_hook(hook) for module, hook in pairs]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def replaced_forward(modules: list[nn.Module], forward: Callable) -> Iterator[None]:
+    """Make `modules` compute `forward(x)` for the time of the block (normalisation off, another activation)."""
+    for module in modules:
+        module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.__dict__["forward"]
+
+
+@contextmanager
+def not_in_place(modules: list[nn.Module]) -> Iterator[None]:
+    """Switch in-place activations off: they would overwrite what a hook on the layer before has kept."""
+    changed = [m for m in modules if getattr(m, "inplace", False)]
+    for module in changed:
+        module.inplace = False
+    try:
+        yield
+    finally:
+        for module in changed:
+            module.inplace = True
+
+
+def normalisations(network: nn.Module) -> list[nn.Module]:
+    """All normalisation modules (batch, instance, group, layer)."""
+    from torch import nn
+
+    kinds = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
+    return [module for module in network.modules() if isinstance(module, kinds)]

@@ -1,0 +1,78 @@
+"""Initialisations in place, from an explicit generator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from harness.errors import UnknownNameError
+
+
+def _kaiming_normal(mode: str) -> Callable[[torch.Tensor, torch.Generator], None]:
+    """He initialisation with the gain of ReLU, the mode counting inputs or outputs."""
+
+    def draw(weight: torch.Tensor, generator: torch.Generator) -> None:
+        nn.init.kaiming_normal_(weight, mode=mode, nonlinearity="relu", generator=generator)
+
+    return draw
+
+
+def _torch_default(weight: torch.Tensor, generator: torch.Generator) -> None:
+    nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
+
+
+def _gaussian(weight: torch.Tensor, generator: torch.Generator) -> None:
+    weight.normal_(0.0, 1.0, generator=generator)
+
+
+def _xavier_normal(weight: torch.Tensor, generator: torch.Generator) -> None:
+    nn.init.xavier_normal_(weight, generator=generator)
+
+
+SCHEMES = {
+    "kaiming_fan_in": _kaiming_normal("fan_in"),
+    "kaiming_fan_out": _kaiming_normal("fan_out"),
+    "default": _torch_default,
+    "gaussian": _gaussian,
+    "xavier": _xavier_normal,
+}
+
+
+@torch.no_grad()
+def initialise(network: nn.Module, scheme: str, generator: torch.Generator) -> None:
+    """Draw new weights for all convolutions and linear layers, in the order of `network.modules()`.
+
+    Biases become 0 (`default`: torch's uniform law), normalisations become the identity map with fresh
+    running statistics. Draws are made on the CPU, so that every device sees the same weights. Parameters of
+    other modules (class tokens, position embeddings) stay as they are.
+
+    Args:
+        scheme: `kaiming_fan_in`, `kaiming_fan_out` (He et al. 2015, ReLU gain), `default` (torch's own),
+            `gaussian` (N(0, 1)) or `xavier`.
+
+    Raises:
+        UnknownNameError: no such scheme.
+    """
+    if scheme not in SCHEMES:
+        raise UnknownNameError("initialisation", scheme, SCHEMES)
+    for module in network.modules():
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
+            on_host = torch.empty(module.weight.shape, dtype=torch.float32)
+            SCHEMES[scheme](on_host, generator)
+            module.weight.copy_(on_host)
+            if module.bias is not None:
+                if scheme == "default":
+                    bound = 1 / math.sqrt(max(1, module.weight[0].numel()))
+                    module.bias.copy_(torch.empty(module.bias.shape).uniform_(-bound, bound, generator=generator))
+                else:
+                    module.bias.zero_()
+        elif isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)):
+            if getattr(module, "weight", None) is not None:
+                module.weight.fill_(1.0)
+            if getattr(module, "bias", None) is not None:
+                module.bias.zero_()
+            if isinstance(module, nn.modules.batchnorm._NormBase):
+                module.reset_running_stats()

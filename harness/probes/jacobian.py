@@ -1,0 +1,146 @@
+"""Per-image Jacobian of the logits with respect to single weights: VKDNW's Fisher information."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from harness.probes.base import Probe, Subject, Unscorable, hooked, not_in_place
+
+
+@dataclass(frozen=True)
+class WeightJacobian(Probe):
+    """d logits / d theta per image, theta the first element of each of the first `tensors` parameter tensors.
+
+    Eval mode: at initialisation BatchNorm is then the identity map up to its epsilon. Observables: `jacobian`
+    (B, K, p) float64 and `probabilities` (B, K), the softmax of the logits.
+
+    The authors differentiate whole networks by vmap(jacrev). The same values come from K backward passes of
+    the whole batch with all weights frozen: the gradient of one weight is a closed form of the gradient at
+    its layer's output. Parameters of layers that have no closed form here (attention, tokens, LayerNorm) take
+    the generic way.
+    """
+
+    init: str = "kaiming_fan_in"
+    batch_size: int = 64
+    tensors: int = 128
+    dtype: str = "float32"
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        import torch
+
+        subject.initialise(self.init, dtype=self.dtype)
+        network = subject.network.eval()
+        images, _ = subject.images(self.batch_size, self.dtype)
+        chosen = [name for name, _ in network.named_parameters()][: self.tensors]
+        place = {name: i for i, name in enumerate(chosen)}
+        jacobian: torch.Tensor | None = None
+        row = 0
+        leaves: list = []
+        closed: set[str] = set()
+
+        def watch(names: dict[str, str]):
+            def hook(module, args, output):
+                forms = {place[full]: _closed_form(module, own, args[0]) for own, full in names.items()}
+
+                def collect(grad):
+                    for column, form in forms.items():
+                        jacobian[:, row, column] += form(grad)
+
+                if output.requires_grad:
+                    output.register_hook(collect)
+                    return None
+                leaf = output.detach().requires_grad_(True)
+                leaf.register_hook(collect)
+                leaves.append(leaf)
+                return leaf + 0  # what follows may write in place, which a leaf forbids
+
+            return hook
+
+        hooks = []
+        for prefix, module in network.named_modules():
+            own = {n: f"{prefix}.{n}" if prefix else n for n, _ in module.named_parameters(recurse=False)}
+            own = {n: full for n, full in own.items() if full in place}
+            if own and _has_closed_form(module):
+                hooks.append((module, watch(own)))
+                closed.update(own.values())
+        for parameter in network.parameters():
+            parameter.requires_grad_(False)
+        with not_in_place(list(network.modules())), hooked(hooks):
+            logits = network(images)
+        if logits.ndim != 2:
+            raise Unscorable(f"network output has shape {tuple(logits.shape)}, a classifier gives (B, classes)")
+        count, classes = logits.shape
+        jacobian = torch.zeros(count, classes, len(chosen), dtype=torch.float64, device=logits.device)
+        if leaves and logits.requires_grad:
+            for row in range(classes):
+                torch.autograd.grad(
+                    logits[:, row].sum(), leaves, retain_graph=row + 1 < classes, allow_unused=True
+                )
+        generic = [name for name in chosen if name not in closed]
+        if generic:
+            columns = [place[name] for name in generic]
+            jacobian[:, :, columns] = _generic_jacobian(network, generic, images).double()
+        return {
+            "jacobian": jacobian.cpu().numpy(),
+            "probabilities": logits.detach().double().softmax(dim=1).cpu().numpy(),
+        }
+
+
+def _has_closed_form(module: Any) -> bool:
+    from torch import nn
+
+    if isinstance(module, nn.Conv2d):
+        return module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    return isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d, nn.Linear))
+
+
+def _closed_form(module: Any, parameter: str, x: Any) -> Callable[[Any], Any]:
+    """Maps the gradient at the layer's output to d/d(first element of `parameter`), one value an image (B,)."""
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    x = x.detach()
+    if parameter == "bias":
+        return lambda grad: _first(grad).sum(dim=1)
+    if isinstance(module, nn.Linear):
+        seen = x[..., 0].reshape(len(x), -1)
+        return lambda grad: (grad[..., 0].reshape(len(grad), -1) * seen).sum(dim=1)
+    if isinstance(module, nn.Conv2d):
+        (ph, pw), (sh, sw) = module.padding, module.stride
+        kh, kw = ((k - 1) * d + 1 for k, d in zip(module.kernel_size, module.dilation, strict=True))
+        padded = F.pad(x[:, 0], (pw, pw, ph, ph))
+        height = (padded.shape[1] - kh) // sh + 1
+        width = (padded.shape[2] - kw) // sw + 1
+        seen = padded[:, : (height - 1) * sh + 1 : sh, : (width - 1) * sw + 1 : sw].flatten(1)
+        return lambda grad: (_first(grad) * seen).sum(dim=1)
+    mean, variance = module.running_mean[0], module.running_var[0]
+    if module.running_mean is None:
+        raise Unscorable("BatchNorm without running statistics has no eval mode")
+    seen = (_first(x) - mean) / torch.sqrt(variance + module.eps)
+    return lambda grad: (_first(grad) * seen).sum(dim=1)
+
+
+def _first(values: Any) -> Any:
+    """Channel 0 of (B, C, ...) or feature 0 of (B, C), as (B, positions)."""
+    return values[:, 0].reshape(len(values), -1)
+
+
+def _generic_jacobian(network: Any, names: list[str], images: Any) -> Any:
+    """vmap(jacrev) with respect to the first elements alone: (B, K, len(names))."""
+    import torch
+    from torch.func import functional_call, jacrev, vmap
+
+    held = {name: p.detach() for name, p in network.named_parameters()}
+    start = torch.stack([held[name].flatten()[0] for name in names])
+
+    def logits(scalars, image):
+        changed = {}
+        for i, name in enumerate(names):
+            flat = held[name].flatten()
+            changed[name] = torch.cat([scalars[i : i + 1], flat[1:]]).view_as(held[name])
+        return functional_call(network, changed, (image[None],))[0]
+
+    return vmap(jacrev(logits), in_dims=(None, 0))(start, images)

@@ -1,0 +1,122 @@
+"""Passes over the network with |weights| and no normalisation: synflow's and the Entropic Score's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from harness.probes.base import (
+    Probe,
+    Subject,
+    Unscorable,
+    activations,
+    hooked,
+    normalisations,
+    not_in_place,
+    replaced_forward,
+    weight_layers,
+)
+
+
+def _identity(x, *_, **__):
+    return x
+
+
+def _make_positive(subject: Subject, init: str, repeat: int) -> None:
+    """A fresh initialisation in float64, every parameter replaced by its absolute value.
+
+    Without normalisation a value grows by an order of magnitude a layer: float32 overflows.
+    """
+    import torch
+
+    subject.initialise(init, repeat, "float64")
+    with torch.no_grad():
+        for parameter in subject.network.parameters():
+            parameter.abs_()
+
+
+@dataclass(frozen=True)
+class LinearisedPass(Probe):
+    """Forward of an image of ones and backward of the sum of the logits; |weights|, no normalisation, float64.
+
+    Observables, each (repeats, L) over the convolutions and linear layers, w the absolute weights and g the
+    gradient: `synflow` sum of w*g, `synflow_std` population deviation of w*g over the layer, `logsynflow` sum
+    of w*ln(1 + g).
+    """
+
+    init: str = "kaiming_fan_in"
+    repeats: int = 1
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        import numpy as np
+        import torch
+
+        network = subject.network
+        layers = weight_layers(network)
+        weights = [module.weight for module in layers.values()]
+        rows: dict[str, list] = {"synflow": [], "synflow_std": [], "logsynflow": []}
+        ones = torch.ones(1, *subject.shape, dtype=torch.float64, device=subject.device)
+        for repeat in range(self.repeats):
+            _make_positive(subject, self.init, repeat)
+            with replaced_forward(normalisations(network), _identity):
+                grads = torch.autograd.grad(network(ones).sum(), weights, allow_unused=True)
+            values = torch.zeros(3, len(weights), dtype=torch.float64, device=subject.device)
+            for place, (weight, grad) in enumerate(zip(weights, grads, strict=True)):
+                if grad is None:
+                    continue
+                flow = (weight.detach() * grad).abs()
+                values[0, place] = flow.sum()
+                values[1, place] = flow.std(correction=0)
+                values[2, place] = (weight.detach() * (grad + 1).log()).abs().sum()
+            for name, row in zip(rows, values.cpu().numpy(), strict=True):
+                rows[name].append(row)
+        return {name: np.stack(row) for name, row in rows.items() if name in wanted}
+
+
+@dataclass(frozen=True)
+class PositivePass(Probe):
+    """Forward of uniform noise in [-0.5, 0.5] with |weights|, no normalisation, every activation a ReLU.
+
+    Observable `entropies` (repeats, N): per activation layer the mean over its elements of -a ln(a + eps),
+    a the activation divided by its maximum over the channels at its place (0 where the maximum is 0).
+    float64; a new initialisation and a new image a repeat.
+    """
+
+    init: str = "kaiming_fan_in"
+    batch_size: int = 1
+    repeats: int = 3
+    eps: float = 1e-8
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        import numpy as np
+        import torch
+
+        network = subject.network
+        modules = activations(network, every_kind=True)
+        collected: list = []
+
+        def hook(module, args, output):
+            dim = 1 if output.ndim in (2, 4) else output.ndim - 1
+            top = output.amax(dim=dim, keepdim=True)
+            share = torch.where(top > 0, output / top, torch.zeros_like(output))
+            collected.append(-(share * (share + self.eps).log()).mean())
+
+        rows = []
+        hooks = [(module, hook) for module in modules.values()]
+        for repeat in range(self.repeats):
+            _make_positive(subject, self.init, repeat)
+            noise = torch.empty(self.batch_size, *subject.shape, dtype=torch.float64)
+            noise.uniform_(-0.5, 0.5, generator=subject.generator("uniform noise", repeat))
+            collected.clear()
+            with (
+                torch.no_grad(),
+                not_in_place(list(network.modules())),
+                replaced_forward(normalisations(network), _identity),
+                replaced_forward(list(modules.values()), torch.relu),
+                hooked(hooks),
+            ):
+                network(noise.to(subject.device))
+            if not collected:
+                raise Unscorable("no activation module was reached")
+            rows.append(torch.stack(collected).cpu().numpy())
+        return {"entropies": np.stack(rows)}

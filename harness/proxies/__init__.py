@@ -1,0 +1,61 @@
+"""The proxies, by name: those of this package and those that other packages register.
+
+A package adds its own by an entry point in group `harness.proxies` that names a `Proxy` subclass.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import entry_points
+
+from harness.errors import HarnessError, UnknownNameError
+from harness.proxies.base import Proxy, configure
+from harness.registry import discover
+
+ENTRY_POINTS = "harness.proxies"
+
+
+@cache
+def available() -> dict[str, type[Proxy]]:
+    """All proxies by name. Raises HarnessError when two of them share a name or one cannot be imported."""
+    found: dict[str, type[Proxy]] = {}
+    for cls in discover("harness.proxies", Proxy):
+        if cls.name in found:
+            raise HarnessError(f"proxy {cls.name!r} is defined twice: rename one")
+        found[cls.name] = cls
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            cls = entry.load()
+        except Exception as error:
+            raise HarnessError(
+                f"proxy {entry.name!r} of entry point {entry.value} cannot be imported ({error}): fix or "
+                "uninstall that package"
+            ) from error
+        if not (isinstance(cls, type) and issubclass(cls, Proxy)):
+            raise HarnessError(f"entry point {entry.value} is no subclass of harness.Proxy")
+        if cls.name in found:
+            raise HarnessError(f"proxy {cls.name!r} of entry point {entry.value} is defined already: rename it")
+        found[cls.name] = cls
+    return dict(sorted(found.items()))
+
+
+def get_proxy(spec: str | Proxy) -> Proxy:
+    """The proxy that a text such as `snip` or `vkdnw:variant=repo:batch_size=32` names.
+
+    Raises:
+        UnknownNameError: unknown proxy or setting, with the nearest valid name.
+        HarnessError: a malformed setting.
+    """
+    if isinstance(spec, Proxy):
+        return spec
+    name, *settings = str(spec).split(":")
+    proxies = available()
+    if name not in proxies:
+        raise UnknownNameError("proxy", name, proxies)
+    pairs = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise HarnessError(f"proxy {spec!r}: write a setting as name:key=value, not {setting!r}")
+        pairs[key] = value
+    return configure(proxies[name], pairs)

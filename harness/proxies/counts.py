@@ -1,0 +1,58 @@
+"""Counts: the baselines that every proxy has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from harness.probes.base import Probe
+from harness.probes.topology import Topology
+from harness.proxies.base import Proxy
+
+
+@dataclass(frozen=True)
+class _Count(Proxy):
+    inputs: ClassVar[str] = "none"
+    random: ClassVar[bool] = False
+    observable: ClassVar[str]
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        return {Topology(): (self.observable,)}
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        return seen[self.observable]
+
+
+@dataclass(frozen=True)
+class Params(_Count):
+    """Number of trainable parameters that a gradient can reach."""
+
+    name: ClassVar[str] = "params"
+    summary: ClassVar[str] = "trainable parameters"
+    citation: ClassVar[str] = "baseline"
+    observable: ClassVar[str] = "params"
+
+
+@dataclass(frozen=True)
+class Flops(_Count):
+    """Multiply-accumulates of convolutions and linear layers for one image, as the benchmarks count FLOPs."""
+
+    name: ClassVar[str] = "flops"
+    summary: ClassVar[str] = "multiply-accumulates of convolutions and linear layers"
+    citation: ClassVar[str] = "baseline"
+    observable: ClassVar[str] = "flops"
+
+
+@dataclass(frozen=True)
+class TrainableLayers(_Count):
+    """Number of convolutions and linear layers (VKDNW's aleph).
+
+    The authors' code counts named parameter tensors instead, an increasing function of this count on
+    NAS-Bench-201 (`21 + 45 c` against `8 + 15 c` for c convolutions in the cell), so the ranks are equal.
+    """
+
+    name: ClassVar[str] = "trainable_layers"
+    summary: ClassVar[str] = "convolutions + linear layers (VKDNW's aleph)"
+    citation: ClassVar[str] = "Tybl & Neumann, VKDNW, CVPR 2025 (arXiv 2502.04975)"
+    observable: ClassVar[str] = "trainable_layers"

@@ -1,0 +1,166 @@
+"""Proxies of Jacobians: Fisher information of the prediction, correlations of input gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from harness.errors import HarnessError
+from harness.probes.base import Probe, Unscorable
+from harness.probes.gradient import GradientPass
+from harness.probes.jacobian import WeightJacobian
+from harness.probes.topology import Topology
+from harness.proxies.base import Proxy
+
+VKDNW = "Tybl & Neumann, Training-free NAS through Variance of Knowledge of Deep Network Weights, CVPR 2025"
+SMOOTHING = 0.05
+
+
+def multinomial_root(probabilities: np.ndarray) -> np.ndarray:
+    """Lower triangular L (..., K, K) with L L^T = diag(s) - s s^T, in closed form.
+
+    With q_j = 1 - s_1 - … - s_j, L_jj = sqrt(s_j q_j / q_{j-1}) and L_ij = -(s_i / q_j) L_jj for i > j: no
+    Cholesky of a matrix that is singular by construction (VKDNW, supplementary).
+    """
+    s = probabilities
+    rest = np.clip(1 - np.cumsum(s, axis=-1), 0, None)
+    before = np.concatenate([np.ones_like(rest[..., :1]), rest[..., :-1]], axis=-1)
+    rest[..., -1] = 0.0
+    diagonal = np.sqrt(s * rest / before)
+    scale = np.divide(diagonal, rest, out=np.zeros_like(rest), where=rest > 0)
+    lower = np.tril(-s[..., :, None] * scale[..., None, :], k=-1)
+    return lower + diagonal[..., None, :] * np.eye(s.shape[-1])
+
+
+def fisher_eigenvalues(jacobian: np.ndarray, probabilities: np.ndarray, variant: str) -> np.ndarray:
+    """Eigenvalues (p,), descending, of the empirical Fisher information of p weights.
+
+    F = mean over images of A^T A with A = L^T J (`paper`, so that A^T A = J^T (diag(s) - s s^T) J) or A = L J
+    (`repo`: what the authors' code computes). s is the softmax smoothed by 0.05 towards uniform.
+
+    Args:
+        jacobian: (B, K, p). probabilities: (B, K).
+    """
+    if variant not in ("paper", "repo"):
+        raise HarnessError(f"proxy 'vkdnw': variant={variant!r} is neither 'paper' nor 'repo'")
+    smooth = (1 - SMOOTHING) * probabilities + SMOOTHING / probabilities.shape[1]
+    root = multinomial_root(smooth)
+    if variant == "paper":
+        root = root.transpose(0, 2, 1)
+    rows = np.matmul(root, jacobian).reshape(-1, jacobian.shape[2])
+    information = rows.T @ rows / len(jacobian)
+    if not np.isfinite(information).all():
+        raise Unscorable("Fisher information is not finite")
+    return np.linalg.eigvalsh(information)[::-1].clip(min=0)
+
+
+def deciles(eigenvalues: np.ndarray) -> np.ndarray:
+    """The nine deciles 0.1 … 0.9 of the spectrum."""
+    return np.quantile(eigenvalues, np.arange(1, 10) / 10)
+
+
+def decile_entropy(eigenvalues: np.ndarray) -> float:
+    """Entropy of the normalised deciles, in [0, ln 9] (VKDNW, section 3)."""
+    d = deciles(eigenvalues)
+    share = d / (d.sum() + 1e-10)
+    return float(-(share * np.log(share + 1e-10)).sum())
+
+
+@dataclass(frozen=True)
+class Vkdnw(Proxy):
+    """VKDNW: entropy of the deciles of the Fisher information's spectrum.
+
+    One weight (the first) of each of the first 128 parameter tensors, eval mode, Gaussian inputs, no labels.
+    `variant=repo` reproduces the authors' code, whose factor is on the other side (see `fisher_eigenvalues`).
+    """
+
+    name: ClassVar[str] = "vkdnw"
+    summary: ClassVar[str] = "entropy of the deciles of the Fisher information's spectrum"
+    citation: ClassVar[str] = VKDNW
+    inputs: ClassVar[str] = "random"
+
+    variant: str = "paper"
+    init: str = "kaiming_fan_in"
+    batch_size: int = 64
+    tensors: int = 128
+    dtype: str = "float32"
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        return {WeightJacobian(self.init, self.batch_size, self.tensors, self.dtype): ("jacobian", "probabilities")}
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        return decile_entropy(fisher_eigenvalues(seen["jacobian"], seen["probabilities"], self.variant))
+
+
+@dataclass(frozen=True)
+class VkdnwSingle(Vkdnw):
+    """VKDNW_single: number of trainable layers + VKDNW, so that the entropy orders networks of equal depth."""
+
+    name: ClassVar[str] = "vkdnw_single"
+    summary: ClassVar[str] = "trainable layers + VKDNW"
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        return {**super().needs(), Topology(): ("trainable_layers",)}
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        return seen["trainable_layers"] + super().score(seen)
+
+
+@dataclass(frozen=True)
+class _InputJacobian(Proxy):
+    """Reads the correlation of the images' Jacobians d(sum of logits)/dx, BatchNorm on batch statistics."""
+
+    inputs: ClassVar[str] = "images"
+
+    init: str = "kaiming_fan_in"
+    batch_size: int = 64
+    dtype: str = "float32"
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        observables = ("input_jacobian_correlation", "labels", "classes")
+        return {GradientPass(self.init, self.batch_size, dtype=self.dtype): observables}
+
+    @staticmethod
+    def correlation(seen: Mapping[str, Any]) -> np.ndarray:
+        matrix = seen["input_jacobian_correlation"]
+        if not np.isfinite(matrix).all():
+            raise Unscorable("an image has a constant Jacobian")
+        return matrix
+
+
+@dataclass(frozen=True)
+class Jacov(_InputJacobian):
+    """Jacobian covariance: -sum over eigenvalues v of the correlation matrix of ln(v + k) + 1 / (v + k), k = 1e-5."""
+
+    name: ClassVar[str] = "jacov"
+    summary: ClassVar[str] = "eigenvalues of the correlation of the images' Jacobians"
+    citation: ClassVar[str] = "Mellor et al., 2020 (arXiv 2006.04647v1); Abdelfattah et al., ICLR 2021"
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        shifted = np.linalg.eigvalsh(self.correlation(seen)).clip(min=0) + 1e-5
+        return -(np.log(shifted) + 1 / shifted).sum()
+
+
+@dataclass(frozen=True)
+class EpeNas(_InputJacobian):
+    """EPE-NAS: correlations of the images' Jacobians inside each class.
+
+    s_c = sum over the class's correlation matrix of ln(|r| + 1e-5). Up to 100 classes: sum of |s_c|. Above:
+    s_c divided by the class's number of images, and the mean over classes of the sum of |s_c - s_d|.
+    """
+
+    name: ClassVar[str] = "epe_nas"
+    summary: ClassVar[str] = "intra-class correlation of the images' Jacobians"
+    citation: ClassVar[str] = "Lopes et al., EPE-NAS, ICANN 2021"
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        matrix, labels = np.log(np.abs(self.correlation(seen)) + 1e-5), seen["labels"]
+        groups = [np.flatnonzero(labels == c) for c in np.unique(labels)]
+        sums = np.array([matrix[np.ix_(group, group)].sum() for group in groups])
+        if seen["classes"] <= 100:
+            return np.abs(sums).sum()
+        sums /= np.array([len(group) for group in groups])
+        return np.abs(sums[:, None] - sums[None, :]).sum() / len(sums)

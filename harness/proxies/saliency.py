@@ -1,0 +1,240 @@
+"""Saliencies of the weights: sums over all convolutions and linear layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from harness.errors import HarnessError
+from harness.probes.base import Probe, Unscorable
+from harness.probes.gradient import GradientPass
+from harness.probes.positive import LinearisedPass
+from harness.proxies.base import Proxy
+
+ABDELFATTAH = "Abdelfattah et al., Zero-Cost Proxies for Lightweight NAS, ICLR 2021"
+
+
+@dataclass(frozen=True)
+class _Gradient(Proxy):
+    """One labelled mini-batch, BatchNorm on batch statistics."""
+
+    inputs: ClassVar[str] = "images"
+    observables: ClassVar[tuple[str, ...]]
+
+    init: str = "kaiming_fan_in"
+    batch_size: int = 64
+    dtype: str = "float32"
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        return {GradientPass(self.init, self.batch_size, dtype=self.dtype): self.observables}
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        return seen[self.observables[0]].sum()
+
+
+@dataclass(frozen=True)
+class GradNorm(_Gradient):
+    """Gradient norm.
+
+    Settings: `norm=layers` (default) sums the L2 norms of each layer's weight gradient (Abdelfattah et al.,
+    ICLR 2021); `norm=all` is one L2 norm over the gradients of all parameters, biases and BatchNorm too
+    (ZenNAS's code, which AZ-NAS and VKDNW use, with random inputs).
+    """
+
+    name: ClassVar[str] = "grad_norm"
+    summary: ClassVar[str] = "sum of the L2 norms of the layers' gradients"
+    citation: ClassVar[str] = ABDELFATTAH
+
+    norm: str = "layers"
+
+    def __post_init__(self) -> None:
+        if self.norm not in ("layers", "all"):
+            raise HarnessError(f"proxy 'grad_norm': norm={self.norm!r} is neither 'layers' nor 'all'")
+
+    @property
+    def observables(self) -> tuple[str, ...]:
+        return ("gradient_norm",) if self.norm == "layers" else ("all_gradient_norm",)
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        return np.sum(seen[self.observables[0]])
+
+
+@dataclass(frozen=True)
+class Snip(_Gradient):
+    """SNIP: sum over weights of |w g|."""
+
+    name: ClassVar[str] = "snip"
+    summary: ClassVar[str] = "sum of |weight x gradient|"
+    citation: ClassVar[str] = f"Lee et al., SNIP, ICLR 2019; {ABDELFATTAH}"
+    observables: ClassVar[tuple[str, ...]] = ("saliency_sum_abs",)
+
+
+@dataclass(frozen=True)
+class Plain(_Gradient):
+    """Sum over weights of w g, signed. Its correlation is negative on several benchmarks; none is negated here."""
+
+    name: ClassVar[str] = "plain"
+    summary: ClassVar[str] = "sum of weight x gradient, signed"
+    citation: ClassVar[str] = ABDELFATTAH
+    observables: ClassVar[tuple[str, ...]] = ("saliency_sum",)
+
+
+@dataclass(frozen=True)
+class L2Norm(_Gradient):
+    """Sum over layers of the L2 norm of the weights: reads no data, depends on the initialisation only."""
+
+    name: ClassVar[str] = "l2_norm"
+    summary: ClassVar[str] = "sum of the L2 norms of the layers' weights"
+    citation: ClassVar[str] = ABDELFATTAH
+    inputs: ClassVar[str] = "none"
+    observables: ClassVar[tuple[str, ...]] = ("weight_norm",)
+
+
+@dataclass(frozen=True)
+class Fisher(_Gradient):
+    """Fisher pruning: per channel of each layer's output, mean over images of (sum of a dL/da)^2 / 2.
+
+    A channel counts once for each of its weights, as in the code of Abdelfattah et al., which spreads the
+    channel's value over them before it sums.
+    """
+
+    name: ClassVar[str] = "fisher"
+    summary: ClassVar[str] = "channel-wise Fisher information of the activations"
+    citation: ClassVar[str] = f"Turner et al., BlockSwap, ICLR 2020; {ABDELFATTAH}"
+    observables: ClassVar[tuple[str, ...]] = ("fisher",)
+
+
+@dataclass(frozen=True)
+class Grasp(_Gradient):
+    """GraSP: sum over weights of -w (H g), H the Hessian of the loss.
+
+    The sign is that of Abdelfattah et al.; `keep=large` negates it (the end that the pruning paper keeps).
+    """
+
+    name: ClassVar[str] = "grasp"
+    summary: ClassVar[str] = "sum of -weight x (Hessian x gradient)"
+    citation: ClassVar[str] = f"Wang et al., GraSP, ICLR 2020; {ABDELFATTAH}"
+    observables: ClassVar[tuple[str, ...]] = ("grasp",)
+
+    keep: str = "small"
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        if self.keep not in ("small", "large"):
+            raise HarnessError(f"proxy 'grasp': keep={self.keep!r} is neither 'small' nor 'large'")
+        return seen["grasp"].sum() * (1 if self.keep == "small" else -1)
+
+
+@dataclass(frozen=True)
+class Zico(_Gradient):
+    """ZiCo: sum over layers of ln sum over weights of mean(|g|) / std(g) over mini-batches.
+
+    The population standard deviation is of the signed gradient, weights whose gradient does not vary are left
+    out, and a layer without any other contributes nothing, as in the authors' code.
+    """
+
+    name: ClassVar[str] = "zico"
+    summary: ClassVar[str] = "log of the gradients' inverse coefficient of variation over mini-batches"
+    citation: ClassVar[str] = "Li et al., ZiCo, ICLR 2023"
+    observables: ClassVar[tuple[str, ...]] = ("zico",)
+
+    minibatches: int = 2
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        if self.minibatches < 2:
+            raise HarnessError("proxy 'zico': minibatches must be at least 2, a deviation needs two values")
+        return {GradientPass(self.init, self.batch_size, self.minibatches, self.dtype): self.observables}
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        sums = seen["zico"]
+        if not (sums > 0).any():
+            raise Unscorable("no gradient varies over the mini-batches")
+        return np.log(sums[sums > 0]).sum()
+
+
+@dataclass(frozen=True)
+class Synflow(Proxy):
+    """Synflow: |weights|, BatchNorm off, an image of ones; sum over weights of |w dR/dw|, R the sum of the logits.
+
+    float64: values reach 1e60. On deeper networks infinities become a status.
+    """
+
+    name: ClassVar[str] = "synflow"
+    summary: ClassVar[str] = "synaptic flow of the linearised network"
+    citation: ClassVar[str] = f"Tanaka et al., SynFlow, NeurIPS 2020; {ABDELFATTAH}"
+    inputs: ClassVar[str] = "none"
+
+    init: str = "kaiming_fan_in"
+    repeats: int = 1
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        return {LinearisedPass(self.init, self.repeats): ("synflow",)}
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        return seen["synflow"].sum(axis=1).mean()
+
+
+@dataclass(frozen=True)
+class LogSynflow(Proxy):
+    """LogSynflow: as synflow, sum over weights of |w| ln(1 + dR/dw); mean of three initialisations (fan_out)."""
+
+    name: ClassVar[str] = "logsynflow"
+    summary: ClassVar[str] = "synaptic flow with logarithmic gradients"
+    citation: ClassVar[str] = "Cavagnero et al., FreeREA, WACV 2023"
+    inputs: ClassVar[str] = "none"
+
+    init: str = "kaiming_fan_out"
+    repeats: int = 3
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        return {LinearisedPass(self.init, self.repeats): ("logsynflow",)}
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        return seen["logsynflow"].sum(axis=1).mean()
+
+
+SALIENCIES = {
+    "snip": ("saliency_sum_abs", "saliency_std"),
+    "grad": ("gradient_sum_abs", "gradient_std"),
+    "synflow": ("synflow", "synflow_std"),
+}
+
+
+def saliency_probe(saliency: str, init: str, batch_size: int, dtype: str) -> dict[Probe, tuple[str, ...]]:
+    """The pass that gives sum and deviation of a saliency per layer. Raises HarnessError: unknown saliency."""
+    if saliency not in SALIENCIES:
+        raise HarnessError(f"saliency {saliency!r} is none of {', '.join(SALIENCIES)}")
+    probe = LinearisedPass(init) if saliency == "synflow" else GradientPass(init, batch_size, dtype=dtype)
+    return {probe: SALIENCIES[saliency]}
+
+
+def signal_to_noise(seen: Mapping[str, Any], saliency: str) -> np.ndarray:
+    """(L,): sum of a layer's saliencies over their population standard deviation; 0 where that is 0."""
+    total, deviation = (np.atleast_2d(seen[name])[0] for name in SALIENCIES[saliency])
+    return np.divide(total, deviation, out=np.zeros_like(total), where=deviation > 0)
+
+
+@dataclass(frozen=True)
+class Ssnr(_Gradient):
+    """SSNR: sum over layers of (sum of saliencies) / (their population standard deviation in the layer).
+
+    Settings: `saliency` snip (the paper's tables), grad (|g|) or synflow. A layer of one weight or without
+    deviation contributes nothing.
+    """
+
+    name: ClassVar[str] = "ssnr"
+    summary: ClassVar[str] = "sum over layers of saliency sum over saliency deviation"
+    citation: ClassVar[str] = "Xiang et al., Zero-Cost Operation Scoring / T-CET, AutoML 2023"
+
+    saliency: str = "snip"
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        return saliency_probe(self.saliency, self.init, self.batch_size, self.dtype)
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        terms = signal_to_noise(seen, self.saliency)
+        if not terms.any():
+            raise Unscorable("no layer's saliencies vary")
+        return terms.sum()

@@ -1,0 +1,465 @@
+"""The engine: plan the fewest passes for the proxies asked, run them over a population, resume, never lose.
+
+A pass is run once for all the proxies that read it. A score depends on (architecture, dataset, inputs, proxy
+with its settings, seed) and on nothing else: not on the order, the chunk, the process, nor on which other
+proxies were asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from harness.benchmark import Benchmark, load_benchmark
+from harness.errors import HarnessError
+from harness.inputs import load_inputs
+from harness.probes.base import Probe, Subject, Unscorable
+from harness.probes.topology import Topology
+from harness.proxies import get_proxy
+from harness.proxies.base import Proxy
+from harness.seeds import stable_seed
+from harness.store import Row, ScoreKey, ScoreStore
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Result(NamedTuple):
+    """A score or why there is none (`status` other than `ok`), and the time of the passes that it read."""
+
+    score: float | None
+    seconds: float
+    status: str
+
+
+def score_subject(
+    subject: Subject, proxies: Iterable[Proxy], known: Mapping[str, float] | None = None
+) -> dict[str, Result]:
+    """Scores of one network by proxy label; each pass runs once.
+
+    Args:
+        known: observables of `Topology` where the space has them from the encoding already.
+    """
+    proxies = list(proxies)
+    needs = {proxy.label: dict(proxy.needs()) for proxy in proxies}
+    wanted: dict[Probe, set[str]] = defaultdict(set)
+    for probes in needs.values():
+        for probe, names in probes.items():
+            wanted[probe].update(names)
+    seen: dict[Probe, dict[str, Any] | Exception] = {}
+    seconds: dict[Probe, float] = {}
+    for probe, names in wanted.items():
+        started = time.perf_counter()
+        if known is not None and isinstance(probe, Topology):
+            seen[probe] = dict(known)
+        else:
+            try:
+                seen[probe] = probe.run(subject, frozenset(names))
+                _synchronise(subject.device)
+            except Exception as error:
+                seen[probe] = error
+        seconds[probe] = time.perf_counter() - started
+    results = {}
+    for proxy in proxies:
+        observed: dict[str, Any] = {}
+        failed: Exception | None = None
+        spent = 0.0
+        for probe, names in needs[proxy.label].items():
+            found = seen[probe]
+            spent += seconds[probe]
+            if isinstance(found, Exception) and len(wanted[probe]) > len(names):
+                # What fails may be an observable of another proxy: this one is to have its value all the same.
+                started = time.perf_counter()
+                try:
+                    found = probe.run(subject, frozenset(names))
+                except Exception as error:
+                    found = error
+                spent = time.perf_counter() - started
+            if isinstance(found, Exception):
+                failed = failed or found
+            else:
+                observed.update({name: found[name] for name in names})
+        results[proxy.label] = _result(proxy, observed, failed, spent)
+    return results
+
+
+def _result(proxy: Proxy, observed: dict[str, Any], failed: Exception | None, seconds: float) -> Result:
+    started = time.perf_counter()
+    try:
+        if failed is not None:
+            raise failed
+        score = float(proxy.score(observed))
+    except Unscorable as error:
+        return Result(None, seconds, str(error))
+    except HarnessError:
+        raise
+    except Exception as error:
+        text = str(error).strip().splitlines()
+        return Result(None, seconds, f"error: {type(error).__name__}: {text[0] if text else ''}")
+    seconds += time.perf_counter() - started
+    if not np.isfinite(score):
+        return Result(None, seconds, "nan" if np.isnan(score) else "inf" if score > 0 else "-inf")
+    return Result(score, seconds, "ok")
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of the engine over one (benchmark, dataset, inputs, seed). `store` is a folder, the rest as in conf/score.yaml."""
+
+    benchmark: str
+    dataset: str
+    proxies: tuple[str, ...]
+    inputs: str = "random"
+    inputs_path: str | None = None
+    seed: int = 0
+    population: str = "all"
+    limit: int | None = None
+    shard: str = "0/1"
+    device: str = "auto"
+    workers: int = 0
+    chunk: int = 4
+    flush_seconds: float = 20.0
+    store: str = "results/scores"
+
+    @cached_property
+    def resolved(self) -> list[Proxy]:
+        """The proxies, duplicates removed. Raises UnknownNameError."""
+        if not self.proxies:
+            raise HarnessError("no proxy was asked for: set proxies=[synflow,…]; `harness list proxies` names them")
+        return list({proxy.label: proxy for proxy in map(get_proxy, self.proxies)}.values())
+
+    def key(self, proxy: Proxy) -> ScoreKey:
+        """Where the proxy's scores of this run are stored."""
+        return ScoreKey(
+            self.benchmark,
+            self.dataset,
+            "none" if proxy.inputs == "none" else self.inputs,
+            proxy.label,
+            self.seed if proxy.random else 0,
+        )
+
+    @property
+    def part_of(self) -> tuple[int, int]:
+        """(i, n) of shard "i/n". Raises HarnessError unless 0 <= i < n."""
+        try:
+            i, n = map(int, self.shard.split("/"))
+        except ValueError:
+            i, n = 0, 0
+        if not 0 <= i < n:
+            raise HarnessError(f"shard={self.shard!r} is not i/n with 0 <= i < n, such as shard=0/4")
+        return i, n
+
+
+class Scorer:
+    """Scores architectures of one job, in whatever process it lives."""
+
+    def __init__(self, job: Job):
+        import torch
+
+        self.job = job
+        self.benchmark: Benchmark = load_benchmark(job.benchmark)
+        self.dataset = self.benchmark.dataset(job.dataset)
+        shape = (3, self.dataset.resolution, self.dataset.resolution)
+        self.inputs = load_inputs(job.inputs, job.inputs_path, self.dataset.classes, shape)
+        self.device = resolve_device(job.device)
+        self.proxies = {proxy.label: proxy for proxy in job.resolved}
+        self._batches: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def batch(self, number: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
+        if (number, size) not in self._batches:
+            images, labels = self.inputs.batch(self.job.seed, number, size)
+            self._batches[number, size] = (
+                torch.from_numpy(images).to(self.device, memory_format=torch.channels_last),
+                torch.from_numpy(labels).to(self.device),
+            )
+        return self._batches[number, size]
+
+    def subject(self, index: int) -> Subject:
+        """The network of an architecture, seeded by its `network_key`: equal for all that share the key."""
+        import torch
+
+        architecture = self.benchmark.architectures[index]
+        space = self.benchmark.space
+        with torch.random.fork_rng(devices=[]):
+            network = space.build(architecture, self.dataset.classes)
+        network.to(self.device, memory_format=torch.channels_last)
+        return Subject(
+            network,
+            self.batch,
+            stable_seed(space.name, space.network_key(architecture), self.job.seed),
+            self.inputs.shape,
+            self.dataset.classes,
+            self.device,
+            stages=network.stages,
+        )
+
+    def score(self, index: int, labels: Sequence[str]) -> list[tuple[str, Row]]:
+        """Rows of one architecture for the proxies named by `labels`."""
+        known = self.benchmark.space.topology(
+            [self.benchmark.architectures[index]], self.dataset.classes, self.dataset.resolution
+        )
+        proxies = [self.proxies[label] for label in labels]
+        found = score_subject(self.subject(index), proxies, {name: float(v[0]) for name, v in known.items()})
+        return [(p.label, Row(index, *found[p.label], p.version)) for p in proxies]
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is a CUDA device where there is one. Raises HarnessError for a device that is not there."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise HarnessError(
+            f"device={name} cannot be used here ({str(error).splitlines()[0]}): use device=cpu or device=auto"
+        ) from error
+    return device
+
+
+_scorer: Scorer | None = None
+
+
+def _start_worker(job: Job) -> None:
+    """Prepare a worker process: one thread, Ctrl-C left to the parent, and no life after the parent's death."""
+    global _scorer
+    import torch
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    _scorer = Scorer(job)
+
+
+def _score_chunk(chunk: list[tuple[int, list[str]]]) -> list[tuple[str, Row]]:
+    return [row for index, labels in chunk for row in _scorer.score(index, labels)]
+
+
+@dataclass
+class Summary:
+    """What a run did: rows asked, found stored, newly stored, and the statuses of the failed new rows."""
+
+    asked: int = 0
+    stored_before: int = 0
+    stored_now: int = 0
+    failed: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    seconds: float = 0.0
+
+    @property
+    def errors(self) -> int:
+        """Rows that an exception kept from their score; the same command tries them again."""
+        return sum(n for status, n in self.failed.items() if ": error" in status)
+
+
+def run(job: Job, progress: bool = True) -> Summary:
+    """Score what `job` asks for and the store does not hold yet.
+
+    Finished rows are written every `flush_seconds` and at the end, whatever ends the run; a killed run loses
+    at most the rows since the last part.
+
+    Raises:
+        HarnessError: bad input, found before anything is computed; a worker that died.
+        KeyboardInterrupt: after the finished rows were written.
+    """
+    started = time.perf_counter()
+    proxies = job.resolved
+    benchmark = load_benchmark(job.benchmark)
+    dataset = benchmark.dataset(job.dataset)
+    resolve_device(job.device)
+    shape = (3, dataset.resolution, dataset.resolution)
+    load_inputs(job.inputs, job.inputs_path, dataset.classes, shape)
+    members = benchmark.population(job.population)
+    if job.limit is not None:
+        members = members[: job.limit]
+    part, parts = job.part_of
+    store = ScoreStore(job.store)
+    writer = f"{part}of{parts}"
+    summary = Summary()
+
+    networks: dict[int, list[str]] = {}
+    representatives = np.unique(benchmark.representatives[members])[part::parts]
+    for proxy in proxies:
+        counted = all(isinstance(probe, Topology) for probe in proxy.needs())
+        asked = members[part::parts] if counted else representatives
+        key = job.key(proxy)
+        held = store.read(key, proxy.version)
+        done = set(held.loc[~held["status"].str.startswith("error"), "index"])
+        missing = [int(i) for i in asked if i not in done]
+        summary.asked += len(asked)
+        summary.stored_before += len(asked) - len(missing)
+        if not missing:
+            continue
+        if counted:
+            rows = _count(proxy, benchmark, missing, dataset.classes, dataset.resolution)
+            store.append(key, rows, writer)
+            summary.stored_now += len(rows)
+        else:
+            for index in missing:
+                networks.setdefault(index, []).append(proxy.label)
+
+    if networks:
+        by_label = {proxy.label: proxy for proxy in proxies}
+        writing = _Writer(store, {label: job.key(p) for label, p in by_label.items()}, writer, job.flush_seconds)
+        bar = _Progress(len(networks), enabled=progress)
+        try:
+            for rows, finished in _rows(job, networks):
+                for label, row in rows:
+                    writing.add(label, row)
+                    if row.status != "ok":
+                        summary.failed[f"{label}: {row.status}"] += 1
+                summary.stored_now += len(rows)
+                bar.advance(finished)
+        finally:
+            writing.flush()
+            bar.close()
+        writing.compact()
+    summary.seconds = time.perf_counter() - started
+    return summary
+
+
+def _count(proxy: Proxy, benchmark: Benchmark, indices: list[int], classes: int, resolution: int) -> list[Row]:
+    started = time.perf_counter()
+    seen = benchmark.space.topology([benchmark.architectures[i] for i in indices], classes, resolution)
+    values = np.broadcast_to(np.asarray(proxy.score(seen), dtype=np.float64), (len(indices),))
+    each = (time.perf_counter() - started) / len(indices)
+    return [Row(i, float(value), each, "ok", proxy.version) for i, value in zip(indices, values, strict=True)]
+
+
+def _rows(job: Job, networks: dict[int, list[str]]) -> Iterator[tuple[list[tuple[str, Row]], int]]:
+    """Finished rows with the number of architectures that they complete, in any order."""
+    global _scorer
+    items = sorted(networks.items())
+    chunks = [items[i : i + job.chunk] for i in range(0, len(items), job.chunk)]
+    workers = min(len(chunks), job.workers or _default_workers(job.device))
+    if workers <= 1:
+        import torch
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        _scorer = Scorer(job)
+        try:
+            for chunk in chunks:
+                yield _score_chunk(chunk), len(chunk)
+        finally:
+            torch.set_num_threads(threads)
+        return
+
+    import multiprocessing
+
+    context = multiprocessing.get_context("spawn")
+    waiting = iter(chunks)
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(job,)) as pool:
+        running: dict[Future, int] = {}
+        try:
+            for chunk in waiting:
+                running[pool.submit(_score_chunk, chunk)] = len(chunk)
+                if len(running) >= 2 * workers:
+                    yield from _collect(running)
+            while running:
+                yield from _collect(running)
+        except BrokenProcessPool as error:
+            raise HarnessError(
+                "a worker process died (out of memory, or killed): finished scores are stored; run the same "
+                "command again to go on, with workers=1 if memory is short"
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _collect(running: dict[Future, int]) -> Iterator[tuple[list[tuple[str, Row]], int]]:
+    done, _ = wait(running, return_when=FIRST_COMPLETED)
+    for future in done:
+        finished = running.pop(future)
+        yield future.result(), finished
+
+
+def _default_workers(device: str) -> int:
+    """One process a core the scheduler lets us use; on a GPU one, whose kernels fill the device by themselves."""
+    if resolve_device(device).type != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Writer:
+    """Collects rows and appends them to the store as parts, a part a proxy, every few seconds."""
+
+    def __init__(self, store: ScoreStore, keys: dict[str, ScoreKey], writer: str, every: float):
+        self._store, self._keys, self._writer, self._every = store, keys, writer, every
+        self._rows: dict[str, list[Row]] = defaultdict(list)
+        self._last = time.monotonic()
+
+    def add(self, label: str, row: Row) -> None:
+        self._rows[label].append(row)
+        if time.monotonic() - self._last >= self._every:
+            self.flush()
+
+    def flush(self) -> None:
+        for label in list(self._rows):
+            self._store.append(self._keys[label], self._rows[label], self._writer)
+            del self._rows[label]
+        self._last = time.monotonic()
+
+    def compact(self) -> None:
+        for key in self._keys.values():
+            self._store.compact(key, self._writer)
+
+
+class _Progress:
+    """Architectures done, rate and time left on standard error: a moving line on a terminal, else now and then."""
+
+    def __init__(self, total: int, enabled: bool):
+        self._total, self._done, self._enabled = total, 0, enabled
+        self._started = self._shown = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+
+    def advance(self, count: int) -> None:
+        self._done += count
+        now = time.monotonic()
+        if not self._enabled or now - self._shown < (0.5 if self._terminal else 30):
+            return
+        self._shown = now
+        rate = self._done / (now - self._started)
+        left = (self._total - self._done) / rate
+        text = f"{self._done:,}/{self._total:,} networks, {rate:.2f} a second, {_duration(left)} left"
+        print(f"\r\x1b[K{text}" if self._terminal else text, end="" if self._terminal else "\n", file=sys.stderr)
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        if self._enabled and self._terminal:
+            print("\r\x1b[K", end="", file=sys.stderr)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -1,0 +1,57 @@
+"""What every search space offers: encodings, identity, counts without a network, and the network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Space(ABC):
+    """A set of architectures. An architecture is named by its encoding, a string as the field writes it."""
+
+    name: str
+    populations: tuple[str, ...] = ("all", "unique")
+
+    @abstractmethod
+    def parse(self, text: str) -> str:
+        """The encoding that `text` stands for. Raises HarnessError where it is not a member of the space."""
+
+    @abstractmethod
+    def canonical(self, architecture: str) -> str:
+        """A key equal for two architectures that compute the same function of their weights."""
+
+    @abstractmethod
+    def network_key(self, architecture: str) -> str:
+        """A key equal for two architectures whose networks are alike to every proxy.
+
+        Finer than `canonical`: operations that cannot reach the output change no function but do change
+        counts and saliencies, so they stay in this key. Scores are shared, and seeds are drawn, per key.
+        """
+
+    @abstractmethod
+    def topology(self, architectures: Sequence[str], num_classes: int, resolution: int) -> dict[str, np.ndarray]:
+        """Counts from the encodings alone, vectorised, one float64 array of (n,) a name.
+
+        `params` trainable parameters, `flops` multiply-accumulates of convolutions and linear layers for
+        one image of `resolution` x `resolution`, `trainable_layers` convolutions + linear layers,
+        `parameter_tensors` named parameters of the network.
+        """
+
+    @abstractmethod
+    def build(self, architecture: str, num_classes: int) -> nn.Module:
+        """The benchmark's own network, in train mode on the CPU, weights as torch makes them by default.
+
+        Its `stages` property lists the submodules whose outputs AZ-NAS reads, in order.
+        """
+
+    def in_population(self, population: str, architectures: Sequence[str]) -> np.ndarray:
+        """Boolean (n,) of the members of a named population (`unique` and samples are not asked here)."""
+        if population == "all":
+            return np.ones(len(architectures), dtype=bool)
+        raise KeyError(population)

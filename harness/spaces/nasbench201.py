@@ -1,0 +1,214 @@
+"""NAS-Bench-201 (Dong & Yang, ICLR 2020), which is also NATS-Bench's topology space.
+
+A cell is a complete DAG of four nodes; each of its six edges carries one of five operations. The network is a
+3x3 stem, three stages of five cells at 16, 32 and 64 channels, a residual block of stride 2 between stages,
+and BatchNorm-ReLU-pooling-linear at the end.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.errors import HarnessError
+from harness.spaces.base import Space
+
+if TYPE_CHECKING:
+    from torch import nn
+
+OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+NONE, SKIP, CONV1, CONV3, POOL = range(5)
+EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # (from, to), in the order of the cell's string
+CHANNELS = (16, 32, 64)
+CELLS_PER_STAGE = 5
+
+_EDGE = re.compile(r"([a-z0-9_]+)~(\d)")
+
+
+def encode(operations: Sequence[int]) -> str:
+    """The cell's string `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|` from its six operation codes in `EDGES` order."""
+    terms = [f"{OPERATIONS[code]}~{source}" for code, (source, _) in zip(operations, EDGES, strict=True)]
+    return "+".join("|" + "|".join(part) + "|" for part in (terms[:1], terms[1:3], terms[3:]))
+
+
+@lru_cache(maxsize=20_000)
+def decode(architecture: str) -> tuple[int, ...]:
+    """Six operation codes (indices into `OPERATIONS`, in `EDGES` order). Raises HarnessError if malformed."""
+    pairs = _EDGE.findall(architecture)
+    codes = tuple(OPERATIONS.index(name) if name in OPERATIONS else -1 for name, _ in pairs)
+    if len(codes) != len(EDGES) or -1 in codes or encode(codes) != architecture:
+        raise HarnessError(
+            f"{architecture!r} is not a NAS-Bench-201 cell: write it as |op~0|+|op~0|op~1|+|op~0|op~1|op~2| "
+            f"with operations {', '.join(OPERATIONS)}"
+        )
+    return codes
+
+
+def enumerate_cells() -> list[str]:
+    """All 15,625 cells, in the order of their operation codes (not the benchmark's own numbering)."""
+    return [encode(codes) for codes in itertools.product(range(len(OPERATIONS)), repeat=len(EDGES))]
+
+
+def _codes(architectures: Sequence[str]) -> np.ndarray:
+    return np.array([decode(a) for a in architectures], dtype=np.int8).reshape(-1, len(EDGES))
+
+
+def has_no_dead_operation(codes: np.ndarray) -> np.ndarray:
+    """For codes (n, 6): whether every operation that is not `none` lies on a path from input to output.
+
+    This is the population of VKDNW's Table 1 and of GRAF: 9,445 of the 15,625 cells. The cell of six `none`
+    has no operation that could be dead, and is counted in.
+    """
+    present = codes != NONE
+    reached = np.zeros((len(codes), 4), dtype=bool)
+    reached[:, 0] = True
+    for edge, (source, target) in enumerate(EDGES):
+        reached[:, target] |= present[:, edge] & reached[:, source]
+    leads = np.zeros_like(reached)
+    leads[:, 3] = True
+    for edge in (5, 4, 2, 3, 1, 0):  # targets before sources
+        source, target = EDGES[edge]
+        leads[:, source] |= present[:, edge] & leads[:, target]
+    alive = np.stack([reached[:, s] & leads[:, t] for s, t in EDGES], axis=1)
+    return (alive | ~present).all(axis=1)
+
+
+@lru_cache(maxsize=20_000)
+def _key(codes: tuple[int, ...], keep_dead: bool) -> str:
+    """Canonical text of the cell as a DAG of its parametric operations and poolings.
+
+    Skips dissolve into the sums that they feed, `none` contributes nothing, and two poolings of the same sum
+    are one term; two convolutions of the same sum stay two, having weights of their own. A convolution whose
+    input is empty is kept: its BatchNorm still adds a constant. Isomorphic DAGs get one text: instances are
+    put in an order that the structure decides, trying all orders where it does not.
+    """
+    operations: list[int] = []
+    inputs: list[tuple[int, ...]] = []  # per instance the sorted multiset of its terms; -1 is the cell's input
+    terms: list[list[int]] = [[-1], [], [], []]
+    known_pools: dict[tuple[int, ...], int] = {}
+    for code, (source, target) in zip(codes, EDGES, strict=True):
+        feed = tuple(sorted(terms[source]))
+        if code == NONE or (code == POOL and not feed):
+            continue
+        if code == SKIP:
+            terms[target].extend(terms[source])
+            continue
+        if code == POOL and feed in known_pools:
+            terms[target].append(known_pools[feed])
+            continue
+        if code == POOL:
+            known_pools[feed] = len(operations)
+        terms[target].append(len(operations))
+        operations.append(code)
+        inputs.append(feed)
+    output = tuple(sorted(terms[3]))
+
+    live: set[int] = set()
+    stack = [i for i in output if i >= 0]
+    if keep_dead:
+        stack += [i for i, code in enumerate(operations) if code != POOL]
+    while stack:
+        instance = stack.pop()
+        if instance not in live:
+            live.add(instance)
+            stack.extend(i for i in inputs[instance] if i >= 0)
+
+    # Depth-first labels say how an instance is made, and appearances how it is used; equal ones are permuted.
+    def made(instance: int) -> tuple:
+        if instance < 0:
+            return (-1,)
+        return (operations[instance], *sorted(made(i) for i in inputs[instance]))
+
+    kept = sorted(live)
+    depth = {-1: 0}
+    for instance in kept:
+        depth[instance] = 1 + max((depth[i] for i in inputs[instance]), default=0)
+    profile = {
+        i: (
+            depth[i],
+            made(i),
+            output.count(i),
+            tuple(sorted(made(j) for j in kept for k in inputs[j] if k == i)),
+        )
+        for i in kept
+    }
+    groups = [
+        list(members) for _, members in itertools.groupby(sorted(kept, key=profile.__getitem__), profile.__getitem__)
+    ]
+    best = None
+    for order in itertools.product(*(itertools.permutations(group) for group in groups)):
+        flat = list(itertools.chain(*order))
+        rank = {-1: -1, **{instance: place for place, instance in enumerate(flat)}}
+        text = (
+            tuple((operations[i], tuple(sorted(rank[j] for j in inputs[i]))) for i in flat),
+            tuple(sorted(rank[j] for j in output)),
+        )
+        if best is None or text < best:
+            best = text
+    body = ";".join(f"{OPERATIONS[op]}({','.join(map(str, feed))})" for op, feed in best[0])
+    return f"{body}>{','.join(map(str, best[1]))}"
+
+
+class NasBench201(Space):
+    """The 15,625 cells of NAS-Bench-201; `no_dead_ops` names the 9,445 that VKDNW and GRAF rank."""
+
+    name = "nasbench201"
+    populations = ("all", "unique", "no_dead_ops")
+
+    def parse(self, text: str) -> str:
+        decode(text.strip())
+        return text.strip()
+
+    def canonical(self, architecture: str) -> str:
+        return _key(decode(architecture), keep_dead=False)
+
+    def network_key(self, architecture: str) -> str:
+        return _key(decode(architecture), keep_dead=True)
+
+    def in_population(self, population: str, architectures: Sequence[str]) -> np.ndarray:
+        if population == "no_dead_ops":
+            return has_no_dead_operation(_codes(architectures))
+        return super().in_population(population, architectures)
+
+    def topology(self, architectures: Sequence[str], num_classes: int, resolution: int) -> dict[str, np.ndarray]:
+        codes = _codes(architectures)
+        ones = (codes == CONV1).sum(axis=1).astype(np.float64)
+        threes = (codes == CONV3).sum(axis=1).astype(np.float64)
+        sides = _stage_sides(resolution)
+        params = 27 * CHANNELS[0] + 2 * CHANNELS[0] + 2 * CHANNELS[-1] + (CHANNELS[-1] + 1) * num_classes
+        flops = 27 * CHANNELS[0] * sides[0] ** 2 + CHANNELS[-1] * num_classes
+        for before, after, side in zip(CHANNELS, CHANNELS[1:], sides[1:], strict=False):
+            weights = 9 * before * after + 9 * after * after + before * after
+            params += weights + 4 * after
+            flops += weights * side**2
+        params = params + np.zeros_like(ones)
+        flops = flops + np.zeros_like(ones)
+        for width, side in zip(CHANNELS, sides, strict=True):
+            weights = CELLS_PER_STAGE * width * width * (ones + 9 * threes)
+            params += weights + CELLS_PER_STAGE * 2 * width * (ones + threes)
+            flops += weights * side**2
+        cells = CELLS_PER_STAGE * len(CHANNELS)
+        return {
+            "params": params,
+            "flops": flops,
+            "trainable_layers": 2 + 3 * (len(CHANNELS) - 1) + cells * (ones + threes),
+            "parameter_tensors": 7 + 7 * (len(CHANNELS) - 1) + 3 * cells * (ones + threes),
+        }
+
+    def build(self, architecture: str, num_classes: int) -> nn.Module:
+        from harness.spaces.nasbench201_network import Network
+
+        return Network(decode(architecture), num_classes)
+
+
+def _stage_sides(resolution: int) -> list[int]:
+    """Side of the feature maps in each stage: a stride of 2 rounds up in the 3x3 convolutions."""
+    sides = [resolution]
+    for _ in CHANNELS[1:]:
+        sides.append((sides[-1] + 1) // 2)
+    return sides

@@ -1,0 +1,91 @@
+"""The NAS-Bench-201 network as its benchmark trained it (affine BatchNorm with running statistics)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from harness.spaces.nasbench201 import CELLS_PER_STAGE, CHANNELS, CONV1, CONV3, EDGES, NONE, POOL
+
+
+class ReLUConvBN(nn.Sequential):
+    """ReLU, convolution without bias, BatchNorm: the order of the benchmark's operations."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1):
+        super().__init__(
+            nn.ReLU(),
+            nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+
+
+class Cell(nn.Module):
+    """One cell of four nodes; `codes` are its six operations. Every edge is computed, dead ones too."""
+
+    def __init__(self, codes: Sequence[int], channels: int):
+        super().__init__()
+        self.edges = nn.ModuleDict()
+        self._plan: list[tuple[int, int, str | None]] = []
+        for code, (source, target) in zip(codes, EDGES, strict=True):
+            if code == NONE:
+                continue
+            name = f"{source}_{target}"
+            if code in (CONV1, CONV3):
+                self.edges[name] = ReLUConvBN(channels, channels, 1 if code == CONV1 else 3)
+            elif code == POOL:
+                self.edges[name] = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
+            self._plan.append((source, target, name if name in self.edges else None))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        nodes: list[torch.Tensor | None] = [x, None, None, None]
+        for source, target, name in self._plan:
+            value = nodes[source]
+            if value is None:
+                value = nodes[source] = torch.zeros_like(x)
+            if name is not None:
+                value = self.edges[name](value)
+            nodes[target] = value if nodes[target] is None else nodes[target] + value
+        return torch.zeros_like(x) if nodes[3] is None else nodes[3]
+
+
+class Reduction(nn.Module):
+    """The residual block of stride 2 between stages: two 3x3 convolutions, 2x2 pooling + 1x1 on the shortcut."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.conv_a = ReLUConvBN(inputs, outputs, 3, stride=2)
+        self.conv_b = ReLUConvBN(outputs, outputs, 3)
+        self.shortcut = nn.Sequential(
+            nn.AvgPool2d(2, stride=2, ceil_mode=True, count_include_pad=False),
+            nn.Conv2d(inputs, outputs, 1, bias=False),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.shortcut(x) + self.conv_b(self.conv_a(x))
+
+
+class Network(nn.Module):
+    """Image batch (B, 3, H, W) to logits (B, num_classes)."""
+
+    def __init__(self, codes: Sequence[int], num_classes: int):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, CHANNELS[0], 3, padding=1, bias=False), nn.BatchNorm2d(CHANNELS[0]))
+        cells: list[nn.Module] = []
+        for stage, channels in enumerate(CHANNELS):
+            if stage:
+                cells.append(Reduction(CHANNELS[stage - 1], channels))
+            cells.extend(Cell(codes, channels) for _ in range(CELLS_PER_STAGE))
+        self.cells = nn.Sequential(*cells)
+        self.last = nn.Sequential(nn.BatchNorm2d(CHANNELS[-1]), nn.ReLU())
+        self.classifier = nn.Linear(CHANNELS[-1], num_classes)
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The modules whose outputs are AZ-NAS's features: the stem and each cell (18 of them)."""
+        return [self.stem, *self.cells]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.last(self.cells(self.stem(x)))
+        return self.classifier(x.mean(dim=(2, 3)))

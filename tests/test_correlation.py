@@ -1,0 +1,563 @@
+"""Tests of the rank correlations and of their weighted (bootstrap) forms."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from harness import correlation
+from harness.correlation import (
+    METRICS,
+    Estimate,
+    bootstrap_weights,
+    correlate,
+    correlate_many,
+    kendall_tau,
+    metric,
+    ndcg,
+    paired_difference,
+    rank_scores,
+    regret,
+    spearman_rho,
+    top_precision,
+)
+
+ALL_METRICS = ("kendall", "spearman", "ndcg_1000", "ndcg_7", "top_1%", "top_20%", "regret_10", "regret_3")
+
+
+def table(n: int, ties: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Correlated scores and accuracies; `ties` names the columns that are rounded to few values."""
+    rng = np.random.default_rng(seed)
+    accuracies = rng.uniform(40.0, 75.0, n)
+    scores = accuracies + rng.normal(0.0, 10.0, n)
+    if "accuracy" in ties:
+        accuracies = np.round(accuracies / 4.0) * 4.0
+    if "score" in ties:
+        scores = np.round(scores / 10.0)
+    if "failed" in ties:
+        scores[rng.random(n) < 0.2] = rng.choice([np.nan, np.inf, -np.inf])
+    return scores, accuracies
+
+
+TIES = ("none", "score", "accuracy", "score and accuracy", "score and failed")
+
+
+# Ranks and input ------------------------------------------------------------------------------------------
+
+
+def test_ranks_are_dense_and_put_failed_rows_below_all_others():
+    assert rank_scores([3.0, 1.0, 3.0, 2.0]).tolist() == [2, 0, 2, 1]
+    assert rank_scores([np.inf, 1.0, np.nan, -5.0, -np.inf]).tolist() == [0, 2, 0, 1, 0]
+    assert rank_scores([np.nan, np.nan]).tolist() == [0, 0]
+    assert rank_scores([0.0, -0.0]).tolist() == [0, 0]
+    assert rank_scores([None, 2.0]).tolist() == [0, 1]
+
+
+def test_integer_scores_beyond_float_precision_stay_distinct():
+    assert rank_scores(np.array([2**60, 2**60 + 1])).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("scores", [np.ones((2, 2)), 1.0, ["a", "b"], np.array([1j, 2j])])
+def test_scores_that_are_not_a_real_vector_are_refused(scores):
+    with pytest.raises(ValueError, match="scores must be"):
+        rank_scores(scores)
+
+
+@pytest.mark.parametrize(
+    ("scores", "accuracies", "message"),
+    [
+        ([1, 2, 3], [1, 2], "scores has 3 rows, accuracies has 2"),
+        ([1], [1], "at least 2 rows"),
+        ([], [], "at least 2 rows"),
+        (np.ones((2, 2)), [1, 2], "scores must be one-dimensional"),
+        ([1, 2], np.ones((2, 2)), "accuracies must be one-dimensional"),
+        ([1, 2, 3, 4], [1, np.nan, np.inf, 2], "2 of 4 accuracies are not finite"),
+    ],
+)
+@pytest.mark.parametrize("function", [kendall_tau, spearman_rho, ndcg, top_precision, regret, correlate])
+def test_malformed_tables_are_refused(function, scores, accuracies, message):
+    with pytest.raises(ValueError, match=message):
+        function(scores, accuracies)
+
+
+@pytest.mark.parametrize("accuracies", [[50.0, 100.5], [-1.0, 50.0]])
+def test_ndcg_refuses_accuracies_that_are_not_percentages(accuracies):
+    with pytest.raises(ValueError, match=r"1 are outside \[0, 100\]"):
+        ndcg([1, 2], accuracies)
+    with pytest.raises(ValueError, match="percent"):
+        correlate([1, 2], accuracies)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ndcg([1, 2], [1, 2], p=0), "p must be at least 1"),
+        (lambda: ndcg([1, 2], [1, 2], p=1.5), "p must be a whole number"),
+        (lambda: regret([1, 2], [1, 2], top=0), "top must be at least 1"),
+        (lambda: top_precision([1, 2], [1, 2], fraction=0.0), "fraction must be in"),
+        (lambda: top_precision([1, 2], [1, 2], fraction=1.1), "fraction must be in"),
+        (lambda: correlate([1, 2], [1, 2], resamples=-1), "resamples"),
+        (lambda: correlate([1, 2], [1, 2], confidence=1.0), "confidence"),
+        (lambda: correlate([1, 2], [1, 2], seed=-1), "seed"),
+        (lambda: bootstrap_weights(0, 1, 0), "n must be"),
+        (lambda: bootstrap_weights(3, 1, 0, chunk=0), "chunk"),
+        (lambda: correlate_many({"good": [1, 2], "naswot": [1]}, [1, 2]), "naswot has 1 rows"),
+    ],
+)
+def test_options_out_of_range_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_series_are_aligned_by_index():
+    pd = pytest.importorskip("pandas")
+    scores, accuracies = table(50, "score")
+    left = pd.Series(scores, index=[f"net{i}" for i in range(50)])
+    right = pd.Series(accuracies, index=left.index)
+    shuffled = right.sample(frac=1.0, random_state=0)
+    assert kendall_tau(left, shuffled) == kendall_tau(scores, accuracies)
+    assert correlate(left, shuffled, resamples=20) == correlate(scores, accuracies, resamples=20)
+    assert kendall_tau(left, accuracies) == kendall_tau(scores, accuracies)
+    with pytest.raises(ValueError, match="3 missing from scores, 2 missing from accuracies"):
+        correlate(left.iloc[3:], shuffled.drop(["net48", "net49"]))
+    with pytest.raises(ValueError, match="scores: 1 duplicate"):
+        correlate(pd.concat([left, left.iloc[:1]]), right)
+
+
+def test_missing_values_of_nullable_series_are_failed():
+    pd = pytest.importorskip("pandas")
+    assert rank_scores(pd.Series([1.5, None, 0.5], dtype="Float64")).tolist() == [2, 0, 1]
+
+
+# Point values ---------------------------------------------------------------------------------------------
+
+
+def test_kendall_and_spearman_by_hand():
+    # Of 6 pairs 4 are concordant, 1 is tied in score and 1 in accuracy: 4 / sqrt(5 * 5).
+    scores, accuracies = [1, 2, 2, 3], [10, 20, 30, 30]
+    assert kendall_tau(scores, accuracies) == pytest.approx(0.8, abs=1e-15)
+    # Centred average ranks (-1.5, 0, 0, 1.5) and (-1.5, -0.5, 1, 1): 3.75 / 4.5.
+    assert spearman_rho(scores, accuracies) == pytest.approx(3.75 / 4.5, abs=1e-15)
+
+
+def test_failed_rows_count_as_tied_last():
+    scores, accuracies = [np.nan, np.inf, 1.0, 2.0, -np.inf], [70.0, 50.0, 60.0, 65.0, 40.0]
+    replaced = [-9.0, -9.0, 1.0, 2.0, -9.0]
+    for name in ALL_METRICS:
+        assert metric(name).point(scores, accuracies) == metric(name).point(replaced, accuracies)
+    # Of 10 pairs 3 are tied in score, 5 are concordant and 2 (both with the first row) discordant.
+    assert kendall_tau(scores, accuracies) == pytest.approx((5 - 2) / math.sqrt(7 * 10))
+    assert correlate(scores, accuracies, resamples=0).n_failed == 3
+    assert correlate(scores, accuracies, resamples=0).n == 5
+
+
+def test_ndcg_by_hand():
+    # Gains 1, 3 and 7 met in this order; the ranks 1, 2, 3 are discounted by log2(2), log2(3), log2(4).
+    scores, accuracies = [3, 2, 1], [1, 2, 3]
+    log3 = math.log2(3)
+    assert ndcg(scores, accuracies, 1) == pytest.approx(1 / 7, rel=1e-14)
+    assert ndcg(scores, accuracies, 2) == pytest.approx((1 + 3 / log3) / (7 + 3 / log3), rel=1e-14)
+    full = (1 + 3 / log3 + 7 / 2) / (7 + 3 / log3 + 1 / 2)
+    assert ndcg(scores, accuracies, 3) == pytest.approx(full, rel=1e-14)
+    assert ndcg(scores, accuracies, 1000) == ndcg(scores, accuracies, 3)
+
+
+def test_ndcg_ranks_start_at_log2_of_2():
+    # 0.6934... with ranks that start at 1; 0.5 / (1 / log2 3) = 0.79... if they start at 2, and a rank
+    # that starts at 0 divides by log2 1 = 0.
+    assert ndcg([2, 1], [0, 1], 2) == pytest.approx(1 / math.log2(3), rel=1e-14)
+
+
+def test_ndcg_in_percent_is_governed_by_the_place_of_the_best():
+    accuracies = [80, 70, 100, 90, 60, 50, 40, 30, 20, 10]
+    value = ndcg(range(10, 0, -1), accuracies)
+    assert value == pytest.approx(0.50, abs=0.001)
+    # The best is third, 1 / log2 4; only the 2^-10 of the next best shows beside it.
+    best, second = 0.5, 2.0**-10
+    assert value == pytest.approx((best + second / math.log2(5)) / (1 + second / math.log2(3)), abs=2e-6)
+
+
+def test_ndcg_shares_gain_among_ties_also_at_the_cut():
+    # Places 1 and 2 hold two of the three tied rows: each has the mean gain (1 + 3 + 7) / 3.
+    log3 = math.log2(3)
+    expected = (11 / 3) * (1 + 1 / log3) / (7 + 3 / log3)
+    assert ndcg([5, 5, 5], [1, 3, 2], 2) == pytest.approx(expected, rel=1e-14)
+
+
+def test_top_precision_and_regret_by_hand():
+    scores, accuracies = [9, 8, 8, 8, 1], [50.0, 90.0, 80.0, 70.0, 95.0]
+    # The two best-scored: the first, and one of three of which one is among {95, 90}.
+    assert top_precision(scores, accuracies, 0.4) == pytest.approx((1 / 3) / 2)
+    assert regret(scores, accuracies, 2) == pytest.approx(95.0 - (90 + 80 + 70) / 3)
+    # Two of {90, 80, 70}: the best is 90 in two of three draws.
+    assert regret(scores, accuracies, 3) == pytest.approx(95.0 - (90 + 90 + 80) / 3)
+    assert regret(scores, accuracies, 4) == 5.0
+    assert regret(scores, accuracies, 10) == 0.0
+    # Two rows tie for the one place left among the two most accurate: each has half of it.
+    assert top_precision([1, 2, 3, 4], [60.0, 70.0, 70.0, 80.0], 0.5) == pytest.approx(0.75)
+    # Rows tied in both: whichever is taken for the second place is a member by half.
+    assert top_precision([1, 2, 2, 3], [60.0, 70.0, 70.0, 80.0], 0.5) == pytest.approx(0.75)
+    assert top_precision([1, 2, 3], [1.0, 2.0, 3.0]) == 1.0
+
+
+def test_constant_scores_leave_correlations_undefined_and_the_rest_defined():
+    for scores in ([1, 1, 1], [np.nan, np.inf, np.nan]):
+        assert math.isnan(kendall_tau(scores, [1, 2, 3]))
+        assert math.isnan(spearman_rho(scores, [1, 2, 3]))
+        assert 0.0 < ndcg(scores, [1, 2, 3], 2) < 1.0
+        assert top_precision(scores, [1, 2, 3], 1 / 3) == pytest.approx(1 / 3)
+        assert regret(scores, [1, 2, 3], 1) == pytest.approx(1.0)
+    assert math.isnan(kendall_tau([1, 2, 3], [5, 5, 5]))
+    assert math.isnan(spearman_rho([1, 2, 3], [5, 5, 5]))
+    assert math.isnan(ndcg([1, 2, 3], [0, 0, 0]))
+
+
+@pytest.mark.parametrize("ties", TIES[:4])
+@pytest.mark.parametrize("n", [2, 3, 17, 300])
+def test_correlations_are_those_of_scipy(ties, n):
+    scores, accuracies = table(n, ties, seed=n)
+    if len(set(scores)) == 1 or len(set(accuracies)) == 1:
+        pytest.skip("constant")
+    assert kendall_tau(scores, accuracies) == pytest.approx(
+        stats.kendalltau(scores, accuracies).statistic, abs=1e-14
+    )
+    assert spearman_rho(scores, accuracies) == pytest.approx(
+        stats.spearmanr(scores, accuracies).statistic, abs=1e-14
+    )
+
+
+@pytest.mark.parametrize("ties", TIES[:4])
+@pytest.mark.parametrize("p", [1, 2, 10, 299, 300, 5000])
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast:RuntimeWarning:sklearn")
+def test_ndcg_is_that_of_scikit_learn_on_the_gains(ties, p):
+    sklearn_metrics = pytest.importorskip("sklearn.metrics")
+    scores, accuracies = table(300, ties, seed=p)
+    gains = np.exp2(accuracies) - 1.0
+    expected = sklearn_metrics.ndcg_score(gains[None], scores[None], k=p)
+    assert ndcg(scores, accuracies, p) == pytest.approx(expected, rel=1e-12)
+
+
+def mean_over_tie_orders(scores, accuracies, value_in_order) -> float:
+    """Mean of a value over all orders of the rows that are compatible with descending scores."""
+    orders = [
+        order
+        for order in itertools.permutations(range(len(scores)))
+        if all(scores[a] >= scores[b] for a, b in itertools.pairwise(order))
+    ]
+    return float(np.mean([value_in_order([accuracies[i] for i in order]) for order in orders]))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_ties_are_expectations_over_all_orders(seed):
+    rng = np.random.default_rng(seed)
+    n = 6
+    scores = rng.integers(0, 3, n)
+    accuracies = rng.choice([1.0, 2.0, 3.5, 5.0, 6.0], n)
+    best_first = sorted(accuracies, reverse=True)
+
+    def dcg(values, p):
+        return sum((2**value - 1) / math.log2(1 + rank) for rank, value in enumerate(values[:p], start=1))
+
+    for p in range(1, n + 1):
+        expected = mean_over_tie_orders(scores, accuracies, lambda row, p=p: dcg(row, p) / dcg(best_first, p))
+        assert ndcg(scores, accuracies, p) == pytest.approx(expected, rel=1e-12)
+
+        expected = mean_over_tie_orders(scores, accuracies, lambda row, p=p: best_first[0] - max(row[:p]))
+        assert regret(scores, accuracies, p) == pytest.approx(expected, abs=1e-12)
+
+        # Membership in the top p is itself an expectation over the orders of tied accuracies.
+        cut = best_first[p - 1]
+        free = p - sum(value > cut for value in best_first)
+        member = {value: 1.0 if value > cut else 0.0 for value in best_first}
+        member[cut] = free / best_first.count(cut)
+        expected = mean_over_tie_orders(
+            scores, accuracies, lambda row, p=p, member=member: sum(member[v] for v in row[:p]) / p
+        )
+        assert top_precision(scores, accuracies, p / n) == pytest.approx(expected, abs=1e-12)
+
+
+# Properties -----------------------------------------------------------------------------------------------
+
+# Integers in a small range: transformations below are exact, and ties frequent.
+pairs = st.lists(st.tuples(st.integers(-6, 6), st.integers(0, 12)), min_size=2, max_size=40)
+
+
+@given(pairs)
+@settings(max_examples=60, deadline=None)
+def test_values_stay_in_range(rows):
+    scores, accuracies = np.array(rows, dtype=float).T
+    for one in METRICS.values():
+        value = one.point(scores, accuracies)
+        low, high = one.value_range
+        assert math.isnan(value) or low <= value <= high
+
+
+@given(pairs)
+@settings(max_examples=60, deadline=None)
+def test_reversed_scores_negate_the_correlations(rows):
+    scores, accuracies = np.array(rows, dtype=float).T
+    for function in (kendall_tau, spearman_rho):
+        value = function(scores, accuracies)
+        assert function(-scores, accuracies) == pytest.approx(-value, abs=1e-12, nan_ok=True)
+
+
+@given(pairs)
+@settings(max_examples=40, deadline=None)
+def test_increasing_transformations_change_nothing(rows):
+    scores, accuracies = np.array(rows, dtype=float).T
+    before = correlate(scores, accuracies, ALL_METRICS, resamples=5)
+    for transformed in (3.0 * scores - 1.0, np.exp(scores), scores**3):
+        assert repr(correlate(transformed, accuracies, ALL_METRICS, resamples=5)) == repr(before)
+
+
+@given(pairs, st.randoms(use_true_random=False))
+@settings(max_examples=40, deadline=None)
+def test_row_order_changes_no_bit(rows, random):
+    shuffled = list(rows)
+    random.shuffle(shuffled)
+    first, second = (
+        correlate(*np.array(each, dtype=float).T, ALL_METRICS, resamples=5) for each in (rows, shuffled)
+    )
+    assert repr(first) == repr(second)
+
+
+# Weighted values ------------------------------------------------------------------------------------------
+
+
+def weights_for(n: int) -> np.ndarray:
+    """Bootstrap counts, the data itself, and all copies on one row or on a few."""
+    extreme = np.zeros((n, 3))
+    extreme[0, 0] = extreme[-1, 1] = n
+    extreme[[0, n // 2, -1], 2] = 1, n - 2, 1
+    return np.hstack([next(bootstrap_weights(n, 4, 1)), np.ones((n, 1)), extreme])
+
+
+@pytest.mark.parametrize("ties", TIES)
+@pytest.mark.parametrize("n", [2, 5, 64, 65, 130, 700])
+def test_weighted_values_are_the_values_on_the_replicated_data(n, ties):
+    scores, accuracies = table(n, ties, seed=n)
+    weights = weights_for(n)
+    for name in ALL_METRICS:
+        one = metric(name)
+        values = one.weighted(scores, accuracies)(weights)
+        assert values.shape == (weights.shape[1],)
+        expected = []
+        for column in weights.T.astype(int):
+            replicated = np.repeat(np.nan_to_num(scores, nan=-99, posinf=-99, neginf=-99), column)
+            expected.append(one.point(replicated, np.repeat(accuracies, column)))
+        np.testing.assert_allclose(values, expected, rtol=1e-10, atol=1e-10, err_msg=name)
+
+
+@pytest.mark.parametrize("ties", TIES[:4])
+def test_weighted_correlations_are_those_of_scipy_on_replicated_data(ties):
+    scores, accuracies = table(2500, ties)
+    weights = next(bootstrap_weights(2500, 3, 0))
+    tau = metric("kendall").weighted(scores, accuracies)(weights)
+    rho = metric("spearman").weighted(scores, accuracies)(weights)
+    for r, column in enumerate(weights.T.astype(int)):
+        x, y = np.repeat(scores, column), np.repeat(accuracies, column)
+        assert tau[r] == pytest.approx(stats.kendalltau(x, y).statistic, abs=1e-12)
+        assert rho[r] == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
+
+
+def test_perfect_and_reversed_rankings_are_exact_in_every_resample():
+    accuracies = np.linspace(10.0, 90.0, 20_000)
+    weights = next(bootstrap_weights(accuracies.size, 2, 0))
+    for sign in (1.0, -1.0):
+        assert metric("kendall").weighted(sign * accuracies, accuracies)(weights).tolist() == [sign, sign]
+        assert metric("spearman").weighted(sign * accuracies, accuracies)(weights).tolist() == [sign, sign]
+    assert metric("ndcg_1000").weighted(accuracies, accuracies)(weights).tolist() == [1.0, 1.0]
+    assert metric("regret_10").weighted(accuracies, accuracies)(weights).tolist() == [0.0, 0.0]
+
+
+def test_a_plan_can_be_evaluated_repeatedly():
+    scores, accuracies = table(200, "score")
+    weights = next(bootstrap_weights(200, 5, 0))
+    for name in ALL_METRICS:
+        plan = metric(name).weighted(scores, accuracies)
+        first = plan(weights)
+        plan(next(bootstrap_weights(200, 5, 9)))
+        np.testing.assert_array_equal(plan(weights), first)
+
+
+# Names ----------------------------------------------------------------------------------------------------
+
+
+def test_metrics_are_found_by_name():
+    assert list(METRICS) == ["kendall", "spearman", "ndcg_1000", "top_1%", "regret_10"]
+    assert all(metric(name) is one and one.name == name for name, one in METRICS.items())
+    assert [one.direction for one in METRICS.values()] == ["higher"] * 4 + ["lower"]
+    scores, accuracies = table(400, "none")
+    assert metric("ndcg_50").point(scores, accuracies) == ndcg(scores, accuracies, 50)
+    assert metric("top_0.5%").point(scores, accuracies) == top_precision(scores, accuracies, 0.005)
+    assert metric("top_100%").point(scores, accuracies) == 1.0
+    assert metric("regret_1").point(scores, accuracies) == regret(scores, accuracies, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("kendal", "kendall"), ("Spearman", "spearman"), ("ndcg", "ndcg_1000"), ("top_1", "top_1%")],
+)
+def test_an_unknown_metric_names_the_nearest_and_all_names(name, near):
+    with pytest.raises(
+        ValueError, match=f"did you mean '{near}'.*kendall, spearman, ndcg_P.*top_F%.*regret_K"
+    ):
+        correlate([1, 2], [1, 2], (name,))
+
+
+@pytest.mark.parametrize(
+    "name", ["", "accuracy", "ndcg_0", "ndcg_010", "ndcg_-5", "regret_1.5", "top_0%", "top_101%"]
+)
+def test_names_with_parameters_out_of_range_are_refused(name):
+    with pytest.raises(ValueError, match="metric"):
+        metric(name)
+
+
+# Bootstrap ------------------------------------------------------------------------------------------------
+
+
+def test_weights_are_counts_that_depend_on_neither_chunk_nor_number():
+    whole = np.hstack(list(bootstrap_weights(37, 23, 5)))
+    assert whole.shape == (37, 23)
+    assert (whole.sum(axis=0) == 37).all()
+    assert (whole >= 0).all()
+    assert (whole == np.round(whole)).all()
+    for chunk in (1, 4, 23, 100):
+        np.testing.assert_array_equal(np.hstack(list(bootstrap_weights(37, 23, 5, chunk=chunk))), whole)
+    np.testing.assert_array_equal(np.hstack(list(bootstrap_weights(37, 7, 5))), whole[:, :7])
+    assert not np.array_equal(np.hstack(list(bootstrap_weights(37, 23, 6))), whole)
+    assert list(bootstrap_weights(37, 0, 5)) == []
+
+
+def test_weights_have_the_moments_of_the_multinomial():
+    counts = np.hstack(list(bootstrap_weights(50, 2000, 0)))
+    assert counts.var() == pytest.approx(1 - 1 / 50, rel=0.02)
+    assert np.abs(counts.mean(axis=1) - 1.0).max() < 5 / math.sqrt(2000)
+
+
+def test_a_chunk_of_a_large_space_stays_below_100_megabytes():
+    chunk = next(bootstrap_weights(423_624, 10**6, 0))
+    assert chunk.shape[1] >= 8
+    assert chunk.nbytes < 100e6
+
+
+def test_intervals_do_not_depend_on_the_chunk(monkeypatch):
+    scores, accuracies = table(150, "score and accuracy")
+    before = correlate(scores, accuracies, ALL_METRICS, resamples=30)
+    monkeypatch.setattr(correlation, "_CHUNK_COLUMNS", 7)
+    after = correlate(scores, accuracies, ALL_METRICS, resamples=30)
+    for name in ALL_METRICS:
+        assert after[name].low == pytest.approx(before[name].low, rel=1e-12)
+        assert after[name].high == pytest.approx(before[name].high, rel=1e-12)
+
+
+def test_the_interval_is_made_of_percentiles_of_the_replicated_data():
+    scores, accuracies = table(60, "score and accuracy")
+    order = np.lexsort((scores, accuracies))
+    scores, accuracies = scores[order], accuracies[order]
+    weights = np.hstack(list(bootstrap_weights(60, 40, 3))).astype(int)
+    for name in ALL_METRICS:
+        values = [
+            metric(name).point(np.repeat(scores, column), np.repeat(accuracies, column))
+            for column in weights.T
+        ]
+        estimate = correlate(scores, accuracies, name, resamples=40, confidence=0.9, seed=3)[name]
+        assert estimate.value == metric(name).point(scores, accuracies)
+        assert [estimate.low, estimate.high] == pytest.approx(np.percentile(values, [5, 95]), abs=1e-10)
+
+
+def test_a_correlation_tells_how_it_was_made():
+    scores, accuracies = table(100, "failed")
+    result = correlate(scores, accuracies, ["kendall"], resamples=10, confidence=0.8, seed=4)
+    assert (result.n, result.n_failed) == (100, np.count_nonzero(~np.isfinite(scores)))
+    assert (result.resamples, result.confidence, result.seed) == (10, 0.8, 4)
+    assert result["kendall"] is result.estimates["kendall"]
+    with pytest.raises(KeyError, match="'spearman' was not computed; there are kendall"):
+        result["spearman"]
+
+
+def test_without_resamples_there_is_no_interval():
+    estimate = correlate([1, 2, 3], [1, 3, 2], resamples=0)["kendall"]
+    assert estimate.value == pytest.approx(1 / 3)
+    assert math.isnan(estimate.low)
+    assert math.isnan(estimate.high)
+
+
+def test_undefined_resamples_are_left_out():
+    # Half of the resamples of two rows hold only one of them.
+    estimate = correlate([1, 2], [1, 2], ["kendall"], resamples=50)["kendall"]
+    assert estimate == Estimate(1.0, 1.0, 1.0)
+    constant = correlate([1, 1, 1], [1, 2, 3], resamples=20)
+    assert all(math.isnan(end) for end in vars(constant["kendall"]).values())
+    assert not math.isnan(constant["ndcg_1000"].low)
+
+
+def test_proxies_measured_together_have_the_values_of_each_alone():
+    accuracies = table(300, "none")[1]
+    proxies = {name: table(300, ties)[0] for name, ties in zip("dcab", TIES[:4], strict=True)}
+    proxies["e"] = np.full(300, np.nan)
+    together = correlate_many(proxies, accuracies, resamples=20)
+    assert list(together) == list(proxies)
+    assert together["e"].n_failed == 300
+    for name, scores in proxies.items():
+        assert repr(together[name]) == repr(correlate(scores, accuracies, resamples=20))
+    assert correlate_many({}, accuracies) == {}
+
+
+def test_proxies_measured_together_do_not_depend_on_row_or_mapping_order():
+    accuracies = table(120, "accuracy")[1]
+    proxies = {"a": table(120, "score", 1)[0], "b": table(120, "none", 2)[0], "c": table(120, "failed", 3)[0]}
+    before = correlate_many(proxies, accuracies, ALL_METRICS, resamples=20)
+    shuffle = np.random.default_rng(0).permutation(120)
+    shuffled = {name: proxies[name][shuffle] for name in "cab"}
+    assert correlate_many(shuffled, accuracies[shuffle], ALL_METRICS, resamples=20) == before
+
+
+def test_differences_are_paired():
+    scores, accuracies = table(200, "none")
+    other = scores + np.random.default_rng(1).normal(0.0, 0.5, 200)
+    assert paired_difference(scores, scores, accuracies, resamples=30) == Estimate(0.0, 0.0, 0.0)
+
+    difference = paired_difference(scores, other, accuracies, "spearman", resamples=200)
+    a, b = (correlate(each, accuracies, "spearman", resamples=200)["spearman"] for each in (scores, other))
+    assert difference.value == a.value - b.value
+    assert difference.low <= difference.value <= difference.high
+    # The proxies nearly agree: their difference is far better known than either value.
+    assert difference.high - difference.low < 0.3 * (a.high - a.low)
+
+    swapped = paired_difference(other, scores, accuracies, "spearman", resamples=200)
+    assert (swapped.value, -swapped.high, -swapped.low) == pytest.approx(
+        (-difference.value, difference.low, difference.high), abs=1e-12
+    )
+
+
+def test_the_difference_is_between_values_on_the_same_resamples():
+    accuracies = table(80, "none")[1]
+    first, second = table(80, "score", 1)[0], table(80, "failed", 2)[0]
+    order = np.argsort(accuracies)
+    weights = np.hstack(list(bootstrap_weights(80, 25, 0)))
+    values = [metric("kendall").weighted(s[order], accuracies[order])(weights) for s in (first, second)]
+    expected = np.percentile(values[0] - values[1], [2.5, 97.5])
+    estimate = paired_difference(first, second, accuracies, resamples=25)
+    assert [estimate.low, estimate.high] == pytest.approx(expected, abs=1e-14)
+
+
+def test_intervals_cover_the_true_value_about_as_often_as_claimed():
+    # Kendall's tau of a bivariate normal is (2 / pi) arcsin(rho).
+    rng = np.random.default_rng(0)
+    rho, n, repeats = 0.6, 120, 250
+    truth = 2 / math.pi * math.asin(rho)
+    covered = 0
+    for _ in range(repeats):
+        x = rng.normal(size=n)
+        y = rho * x + math.sqrt(1 - rho**2) * rng.normal(size=n)
+        estimate = correlate(x, y, ("kendall",), resamples=150, confidence=0.9)["kendall"]
+        covered += estimate.low <= truth <= estimate.high
+    # Three standard errors of a coverage of 0.9 over the repeats are 0.057.
+    assert 0.84 <= covered / repeats <= 0.96
