@@ -166,10 +166,11 @@ def test_ndcg_by_hand():
     full = (1 + 3 / log3 + 7 / 2) / (7 + 3 / log3 + 1 / 2)
     assert ndcg(scores, accuracies, 3) == pytest.approx(full, rel=1e-14)
     assert ndcg(scores, accuracies, 1000) == ndcg(scores, accuracies, 3)
+    assert ndcg(scores, accuracies, 10**15) == ndcg(scores, accuracies, 3)
 
 
 def test_ndcg_ranks_start_at_log2_of_2():
-    # 0.6934... with ranks that start at 1; 0.5 / (1 / log2 3) = 0.79... if they start at 2, and a rank
+    # 0.63... with ranks that start at 1; 0.5 / (1 / log2 3) = 0.79... if they start at 2, and a rank
     # that starts at 0 divides by log2 1 = 0.
     assert ndcg([2, 1], [0, 1], 2) == pytest.approx(1 / math.log2(3), rel=1e-14)
 
@@ -201,6 +202,8 @@ def test_top_precision_and_regret_by_hand():
     assert regret(scores, accuracies, 10) == 0.0
     # Two rows tie for the one place left among the two most accurate: each has half of it.
     assert top_precision([1, 2, 3, 4], [60.0, 70.0, 70.0, 80.0], 0.5) == pytest.approx(0.75)
+    # 0.3 of 6 rows are 1.8, rounded to 2, of which one is among the two most accurate.
+    assert top_precision(range(6), [1.0, 2.0, 3.0, 5.0, 4.0, 6.0], 0.3) == 0.5
     # Rows tied in both: whichever is taken for the second place is a member by half.
     assert top_precision([1, 2, 2, 3], [60.0, 70.0, 70.0, 80.0], 0.5) == pytest.approx(0.75)
     assert top_precision([1, 2, 3], [1.0, 2.0, 3.0]) == 1.0
