@@ -42,9 +42,11 @@ class RowConfig:
     """One row of a table: our proxy beside the name under which the paper prints it."""
 
     proxy: str
+    label: str | None = None
     published: str | None = None
-    inputs: str = "none"
+    inputs: str = "paper"
     note: str = ""
+    note_datasets: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -25,8 +25,7 @@ import numpy as np
 from harness.benchmark import Benchmark, load_benchmark
 from harness.errors import HarnessError
 from harness.inputs import load_inputs
-from harness.probes.base import Probe, Subject, Unscorable
-from harness.probes.topology import Topology
+from harness.probes.base import EncodingProbe, Probe, Subject, Unscorable
 from harness.proxies import get_proxy
 from harness.proxies.base import Proxy
 from harness.seeds import stable_seed
@@ -45,12 +44,14 @@ class Result(NamedTuple):
 
 
 def score_subject(
-    subject: Subject, proxies: Iterable[Proxy], known: Mapping[str, float] | None = None
+    subject: Subject,
+    proxies: Iterable[Proxy],
+    read: Callable[[EncodingProbe], dict[str, Any]] | None = None,
 ) -> dict[str, Result]:
     """Scores of one network by proxy label; each pass runs once.
 
     Args:
-        known: observables of `Topology` where the space has them from the encoding already.
+        read: answers a probe from the architecture's encoding; None for a network that belongs to no space.
     """
     proxies = list(proxies)
     needs = {proxy.label: dict(proxy.needs()) for proxy in proxies}
@@ -62,14 +63,14 @@ def score_subject(
     seconds: dict[Probe, float] = {}
     for probe, names in wanted.items():
         started = time.perf_counter()
-        if known is not None and isinstance(probe, Topology):
-            seen[probe] = dict(known)
-        else:
-            try:
+        try:
+            if read is not None and isinstance(probe, EncodingProbe):
+                seen[probe] = read(probe)
+            else:
                 seen[probe] = probe.run(subject, frozenset(names))
                 _synchronise(subject.device)
-            except Exception as error:
-                seen[probe] = error
+        except Exception as error:
+            seen[probe] = error
         seconds[probe] = time.perf_counter() - started
     results = {}
     for proxy in proxies:
@@ -195,14 +196,14 @@ class Scorer:
             )
         return self._batches[number, size]
 
-    def subject(self, index: int) -> Subject:
+    def subject(self, index: int, thin: bool = False) -> Subject:
         """The network of an architecture, seeded by its `network_key`: equal for all that share the key."""
         import torch
 
         architecture = self.benchmark.architectures[index]
         space = self.benchmark.space
         with torch.random.fork_rng(devices=[]):
-            network = space.build(architecture, self.dataset.classes)
+            network = space.build(architecture, self.dataset.classes, thin=thin)
         network.to(self.device, memory_format=torch.channels_last)
         return Subject(
             network,
@@ -212,15 +213,19 @@ class Scorer:
             self.dataset.classes,
             self.device,
             stages=network.stages,
+            thin=None if thin else lambda: self.subject(index, thin=True),
         )
 
     def score(self, index: int, labels: Sequence[str]) -> list[tuple[str, Row]]:
         """Rows of one architecture for the proxies named by `labels`."""
-        known = self.benchmark.space.topology(
-            [self.benchmark.architectures[index]], self.dataset.classes, self.dataset.resolution
-        )
+        architecture = self.benchmark.architectures[index]
+
+        def read(probe: EncodingProbe) -> dict[str, Any]:
+            seen = probe.read(self.benchmark.space, [architecture], self.dataset.classes, self.dataset.resolution)
+            return {name: value[0] if isinstance(value, np.ndarray) else value for name, value in seen.items()}
+
         proxies = [self.proxies[label] for label in labels]
-        found = score_subject(self.subject(index), proxies, {name: float(v[0]) for name, v in known.items()})
+        found = score_subject(self.subject(index), proxies, read)
         return [(p.label, Row(index, *found[p.label], p.version)) for p in proxies]
 
 
@@ -309,7 +314,7 @@ def run(job: Job, progress: bool = True) -> Summary:
     networks: dict[int, list[str]] = {}
     representatives = np.unique(benchmark.representatives[members])[part::parts]
     for proxy in proxies:
-        counted = all(isinstance(probe, Topology) for probe in proxy.needs())
+        counted = all(isinstance(probe, EncodingProbe) for probe in proxy.needs())
         asked = members[part::parts] if counted else representatives
         key = job.key(proxy)
         held = store.read(key, proxy.version)
@@ -349,7 +354,10 @@ def run(job: Job, progress: bool = True) -> Summary:
 
 def _count(proxy: Proxy, benchmark: Benchmark, indices: list[int], classes: int, resolution: int) -> list[Row]:
     started = time.perf_counter()
-    seen = benchmark.space.topology([benchmark.architectures[i] for i in indices], classes, resolution)
+    architectures = [benchmark.architectures[i] for i in indices]
+    seen: dict[str, Any] = {}
+    for probe in proxy.needs():
+        seen.update(probe.read(benchmark.space, architectures, classes, resolution))
     values = np.broadcast_to(np.asarray(proxy.score(seen), dtype=np.float64), (len(indices),))
     each = (time.perf_counter() - started) / len(indices)
     return [Row(i, float(value), each, "ok", proxy.version) for i, value in zip(indices, values, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,8 @@ from harness.seeds import stable_seed
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from harness.spaces.base import Space
 
 
 class Unscorable(Exception):
@@ -33,6 +35,15 @@ class Probe(ABC):
         """The observables named in `wanted`: floats and numpy arrays. Raises Unscorable."""
 
 
+@dataclass(frozen=True)
+class EncodingProbe(Probe):
+    """A probe that a space answers from encodings alone, for any number of architectures at once."""
+
+    @abstractmethod
+    def read(self, space: Space, architectures: Sequence[str], num_classes: int, resolution: int) -> dict[str, Any]:
+        """The observables of n architectures: arrays whose first axis is n, or values that all share."""
+
+
 class Subject:
     """A network under test that the harness owns, with everything that a probe may draw on.
 
@@ -43,6 +54,8 @@ class Subject:
             depends on another, nor on the order of passes, nor on the device.
         shape: of one image. num_classes: of the labels.
         stages: modules whose outputs count as the network's stages, in order (AZ-NAS).
+        thin: makes a subject of the space's thin network (TE-NAS's linear regions), where there is one.
+        restore: bring back the weights that the network came with before each initialisation.
         keep_weights: score the weights that the network came with, instead of initialising them.
     """
 
@@ -57,11 +70,13 @@ class Subject:
         stages: list[nn.Module] | None = None,
         keep_weights: bool = False,
         restore: bool = False,
+        thin: Callable[[], Subject] | None = None,
     ):
         self.network, self.batch, self.seed = network, batch, seed
         self.shape, self.num_classes, self.device = shape, num_classes, device
         self.stages = stages or []
         self.keep_weights = keep_weights
+        self.thin = thin
         self._trainable = [p.requires_grad for p in network.parameters()]
         # A space's network is re-initialised as a whole. Others may hold parameters that no scheme touches.
         self._state = {k: v.clone() for k, v in network.state_dict().items()} if restore or keep_weights else None

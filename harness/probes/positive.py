@@ -120,3 +120,59 @@ class PositivePass(Probe):
                 raise Unscorable("no activation module was reached")
             rows.append(torch.stack(collected).cpu().numpy())
         return {"entropies": np.stack(rows)}
+
+
+@dataclass(frozen=True)
+class AttentionPass(Probe):
+    """Forward of an image of ones and backward of the sum of the logits, |weights|, BatchNorm off, float64.
+
+    Observables, w the absolute weights and g their gradient: `diversity` (A,), per projection of an attention
+    module |g|_nuc * |w|_nuc (nuclear norms; a fused projection of queries, keys and values counts as one);
+    `saliency` (M,), per other linear layer but the last the sum of |w * g|.
+    """
+
+    init: str = "xavier"
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        import torch
+        from torch import nn
+
+        _make_positive(subject, self.init, 0)
+        network = subject.network
+        inside = {
+            id(linear)
+            for module in network.modules()
+            if "attention" in type(module).__name__.lower()
+            for linear in module.modules()
+        }
+        linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
+        projections = [module.weight for module in linear if id(module) in inside]
+        for module in network.modules():
+            if isinstance(module, nn.MultiheadAttention):
+                fused = [module.in_proj_weight, module.q_proj_weight, module.k_proj_weight, module.v_proj_weight]
+                projections += [weight for weight in fused if weight is not None]
+        others = [module.weight for module in linear[:-1] if id(module) not in inside]
+        if not projections:
+            raise Unscorable("no attention module with linear projections")
+        norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        ones = torch.ones(1, *subject.shape, dtype=torch.float64, device=subject.device)
+        with replaced_forward(norms, _identity):
+            grads = torch.autograd.grad(network(ones).sum(), projections + others, allow_unused=True)
+        values = [
+            torch.zeros(()) if grad is None else form(weight.detach(), grad)
+            for weight, grad, form in zip(
+                projections + others, grads, [_diversity] * len(projections) + [_saliency] * len(others), strict=True
+            )
+        ]
+        host = torch.stack([value.double().cpu() for value in values]).numpy()
+        return {"diversity": host[: len(projections)], "saliency": host[len(projections) :]}
+
+
+def _diversity(weight: Any, grad: Any) -> Any:
+    import torch
+
+    return torch.linalg.matrix_norm(grad, ord="nuc") * torch.linalg.matrix_norm(weight, ord="nuc")
+
+
+def _saliency(weight: Any, grad: Any) -> Any:
+    return (weight * grad).abs().sum()

@@ -1,21 +1,28 @@
-"""Counts that need no weights: parameters, multiply-accumulates, layers."""
+"""What needs no weights: counts of parameters, multiply-accumulates, layers and operations."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.probes.base import Probe, Subject, hooked, weight_layers
+from harness.probes.base import EncodingProbe, Subject, Unscorable, hooked, weight_layers
+
+if TYPE_CHECKING:
+    from harness.spaces.base import Space
 
 
 @dataclass(frozen=True)
-class Topology(Probe):
+class Topology(EncodingProbe):
     """Observables `params`, `flops`, `trainable_layers`, `parameter_tensors` (see `Space.topology`).
 
     Benchmarks answer from the encodings of all architectures at once; for any other network they are counted
     here. `flops` are multiply-accumulates of convolutions and linear layers for one image. `params` are the
     trainable parameters that a gradient can reach from the logits.
     """
+
+    def read(self, space: Space, architectures: Sequence[str], num_classes: int, resolution: int) -> dict[str, Any]:
+        return space.topology(architectures, num_classes, resolution)
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch
@@ -46,3 +53,15 @@ class Topology(Probe):
             "trainable_layers": float(len(layers)),
             "parameter_tensors": float(len(named)),
         }
+
+
+@dataclass(frozen=True)
+class Operations(EncodingProbe):
+    """Observables `operations`, a tuple of m `Operation`, and `operation_counts` (n, m): how often each occurs."""
+
+    def read(self, space: Space, architectures: Sequence[str], num_classes: int, resolution: int) -> dict[str, Any]:
+        kinds, counts = space.operations(architectures, resolution)
+        return {"operations": kinds, "operation_counts": counts}
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        raise Unscorable("operations are read from a space's encoding, which this network has none of")

@@ -10,6 +10,8 @@ import numpy as np
 
 from harness.errors import HarnessError
 from harness.probes.base import Probe, Unscorable
+from harness.probes.features import ChannelCorrelation, StagePass
+from harness.probes.gaussian import LinearRegions, PerturbationPass, UnitPatterns
 from harness.probes.gradient import GradientPass
 from harness.probes.positive import PositivePass
 from harness.proxies.base import Proxy
@@ -142,3 +144,166 @@ class EntropicScore(Proxy):
 
     def score(self, seen: Mapping[str, Any]) -> float:
         return seen["entropies"].sum(axis=1).mean()
+
+
+@dataclass(frozen=True)
+class Zen(Proxy):
+    """Zen-score: ln of the change of the last feature maps under a small perturbation + ln scales of BatchNorm.
+
+    N(0, 1) weights; the scales are square roots of the mean running variances after two forwards. Residual
+    links stay (as in the ports to cell spaces; Zen-NAS's own search removes them).
+    """
+
+    name: ClassVar[str] = "zen"
+    summary: ClassVar[str] = "Gaussian complexity of the features before pooling"
+    citation: ClassVar[str] = "Lin et al., Zen-NAS, ICCV 2021"
+    inputs: ClassVar[str] = "none"
+
+    batch_size: int = 64
+    gamma: float = 0.01
+    dtype: str = "float32"
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        return {PerturbationPass(self.batch_size, self.gamma, self.dtype): ("feature_distance", "log_norm_scale")}
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        if not seen["feature_distance"] > 0:
+            raise Unscorable("the features do not change with the images")
+        return np.log(seen["feature_distance"]) + seen["log_norm_scale"]
+
+
+@dataclass(frozen=True)
+class NRegions(Proxy):
+    """Number of linear regions that tiny Gaussian images (3 x 3) fall into, of 3,000 (TE-NAS).
+
+    Counted in the space's thin network (one channel, one cell a stage), as TE-NAS does; `thin=False`, and any
+    network that belongs to no space, counts in the full one, which tells nearly all images apart.
+    """
+
+    name: ClassVar[str] = "nregions"
+    summary: ClassVar[str] = "number of linear regions"
+    citation: ClassVar[str] = "Chen et al., TE-NAS, ICLR 2021"
+    inputs: ClassVar[str] = "none"
+
+    samples: int = 3000
+    resolution: int = 3
+    thin: bool = True
+    init: str = "kaiming_fan_in"
+    dtype: str = "float32"
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        probe = LinearRegions(self.samples, 1000, self.resolution, self.thin, self.init, self.dtype)
+        return {probe: ("regions",)}
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        return seen["regions"]
+
+
+@dataclass(frozen=True)
+class Swap(Proxy):
+    """SWAP: number of distinct patterns that units show over a mini-batch (cardinality over units, not images).
+
+    N(0, 1) weights, 16 images. The authors' script averages 32 repeats, this one 4 (`repeats`).
+    """
+
+    name: ClassVar[str] = "swap"
+    summary: ClassVar[str] = "distinct sample-wise activation patterns"
+    citation: ClassVar[str] = "Peng et al., SWAP-NAS, ICLR 2024"
+    inputs: ClassVar[str] = "images"
+
+    batch_size: int = 16
+    repeats: int = 4
+    dtype: str = "float32"
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        return {UnitPatterns(self.batch_size, self.repeats, self.dtype): ("distinct_patterns",)}
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        return seen["distinct_patterns"].mean()
+
+
+@dataclass(frozen=True)
+class Meco(Proxy):
+    """MeCo: sum over layers of the least eigenvalue of the Pearson correlation of a feature map's channels.
+
+    One Gaussian image of 64 x 64. Read are convolutions, normalisations and ReLUs; `modules=all` reads every
+    module as the authors' hooks do, so that containers count their last layer again.
+    """
+
+    name: ClassVar[str] = "meco"
+    summary: ClassVar[str] = "least eigenvalues of the channels' correlation"
+    citation: ClassVar[str] = "Jiang et al., MeCo, NeurIPS 2023"
+    inputs: ClassVar[str] = "none"
+
+    init: str = "kaiming_fan_in"
+    resolution: int = 64
+    modules: str = "leaf"
+    dtype: str = "float32"
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        if self.modules not in ("leaf", "all"):
+            raise HarnessError(f"proxy 'meco': modules={self.modules!r} is neither 'leaf' nor 'all'")
+        probe = ChannelCorrelation(self.init, self.resolution, self.modules, self.dtype)
+        return {probe: ("least_eigenvalues",)}
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        return seen["least_eigenvalues"].sum()
+
+
+@dataclass(frozen=True)
+class _Stages(Proxy):
+    """AZ-NAS's readings of the outputs of the stem and of each cell."""
+
+    citation: ClassVar[str] = "Lee & Ham, AZ-NAS, CVPR 2024"
+    inputs: ClassVar[str] = "random"
+    observable: ClassVar[str]
+
+    init: str = "kaiming_fan_in"
+    batch_size: int = 64
+    dtype: str = "float32"
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        return {StagePass(self.init, self.batch_size, self.dtype): (self.observable,)}
+
+    def finite(self, seen: Mapping[str, Any], reason: str) -> np.ndarray:
+        values = seen[self.observable]
+        if np.isnan(values).any():
+            raise Unscorable(reason)
+        return values
+
+
+@dataclass(frozen=True)
+class AzExpressivity(_Stages):
+    """Sum over stages of the entropy of the spectrum of the channels' covariance."""
+
+    name: ClassVar[str] = "az_expressivity"
+    summary: ClassVar[str] = "AZ-NAS: entropy of the features' spectra"
+    observable: ClassVar[str] = "stage_entropies"
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        return self.finite(seen, "a stage's output is constant").sum()
+
+
+@dataclass(frozen=True)
+class AzProgressivity(_Stages):
+    """Least growth of the entropy from a stage to the next."""
+
+    name: ClassVar[str] = "az_progressivity"
+    summary: ClassVar[str] = "AZ-NAS: least growth of the entropy over stages"
+    observable: ClassVar[str] = "stage_entropies"
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        return np.diff(self.finite(seen, "a stage's output is constant")).min()
+
+
+@dataclass(frozen=True)
+class AzTrainability(_Stages):
+    """Mean over stages of 2 - s - 1 / (s + 1e-6), s the spectral norm of the gradients' transport: best at s = 1."""
+
+    name: ClassVar[str] = "az_trainability"
+    summary: ClassVar[str] = "AZ-NAS: closeness of the gradients' gain to 1"
+    observable: ClassVar[str] = "stage_gains"
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        gains = self.finite(seen, "a stage is the identity")
+        return (2 - gains - 1 / (gains + 1e-6)).mean()

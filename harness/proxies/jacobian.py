@@ -12,6 +12,7 @@ from harness.errors import HarnessError
 from harness.probes.base import Probe, Unscorable
 from harness.probes.gradient import GradientPass
 from harness.probes.jacobian import WeightJacobian
+from harness.probes.persample import GradientSigns, TangentKernel
 from harness.probes.topology import Topology
 from harness.proxies.base import Proxy
 
@@ -110,6 +111,25 @@ class VkdnwSingle(Vkdnw):
 
 
 @dataclass(frozen=True)
+class VkdnwDecile(Vkdnw):
+    """The natural logarithm of one decile (`k` = 1 … 9) of the Fisher information's spectrum.
+
+    A feature of VKDNW's learned rankings, and no proxy that the paper ranks by.
+    """
+
+    name: ClassVar[str] = "vkdnw_decile"
+    summary: ClassVar[str] = "log of the k-th decile of the Fisher information's spectrum (a feature)"
+
+    k: int = 5
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        if not 1 <= self.k <= 9:
+            raise HarnessError(f"proxy 'vkdnw_decile': k={self.k} is none of 1 … 9")
+        eigenvalues = fisher_eigenvalues(seen["jacobian"], seen["probabilities"], self.variant)
+        return float(np.log(deciles(eigenvalues)[self.k - 1] + 1e-30))
+
+
+@dataclass(frozen=True)
 class _InputJacobian(Proxy):
     """Reads the correlation of the images' Jacobians d(sum of logits)/dx, BatchNorm on batch statistics."""
 
@@ -164,3 +184,58 @@ class EpeNas(_InputJacobian):
             return np.abs(sums).sum()
         sums /= np.array([len(group) for group in groups])
         return np.abs(sums[:, None] - sums[None, :]).sum() / len(sums)
+
+
+@dataclass(frozen=True)
+class Ntk(Proxy):
+    """Condition number of the neural tangent kernel of a mini-batch; the score is its negative.
+
+    TE-NAS: batch of 16, BatchNorm on batch statistics, kaiming fan_out; its code averages three draws where
+    this takes one (set seeds for more). A kernel whose least eigenvalue is not positive is a status.
+    """
+
+    name: ClassVar[str] = "ntk"
+    summary: ClassVar[str] = "minus the condition number of the neural tangent kernel"
+    citation: ClassVar[str] = "Chen et al., TE-NAS, ICLR 2021"
+    inputs: ClassVar[str] = "images"
+    sign: ClassVar[int] = -1
+
+    init: str = "kaiming_fan_out"
+    batch_size: int = 16
+    dtype: str = "float32"
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        return {TangentKernel(self.init, self.batch_size, self.dtype): ("tangent_kernel",)}
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        kernel = seen["tangent_kernel"]
+        if not np.isfinite(kernel).all():
+            raise Unscorable("tangent kernel is not finite")
+        eigenvalues = np.linalg.eigvalsh(kernel)
+        if eigenvalues[0] <= 0:
+            raise Unscorable("singular tangent kernel")
+        return -eigenvalues[-1] / eigenvalues[0]
+
+
+@dataclass(frozen=True)
+class GradSign(Proxy):
+    """GradSign: sum over weights of |sum over images of sign(dL_n/dw)|, each image a mini-batch of its own.
+
+    The sum of the authors' repository; a later port takes the mean over weights, which turns the sign of the
+    correlation.
+    """
+
+    name: ClassVar[str] = "gradsign"
+    summary: ClassVar[str] = "agreement of the signs of the images' gradients"
+    citation: ClassVar[str] = "Zhang & Jia, GradSign, ICLR 2022"
+    inputs: ClassVar[str] = "images"
+
+    init: str = "kaiming_fan_in"
+    batch_size: int = 64
+    dtype: str = "float32"
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        return {GradientSigns(self.init, self.batch_size, self.dtype): ("sign_agreement",)}
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        return seen["sign_agreement"].sum()

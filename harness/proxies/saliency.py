@@ -11,7 +11,7 @@ import numpy as np
 from harness.errors import HarnessError
 from harness.probes.base import Probe, Unscorable
 from harness.probes.gradient import GradientPass
-from harness.probes.positive import LinearisedPass
+from harness.probes.positive import AttentionPass, LinearisedPass
 from harness.proxies.base import Proxy
 
 ABDELFATTAH = "Abdelfattah et al., Zero-Cost Proxies for Lightweight NAS, ICLR 2021"
@@ -238,3 +238,26 @@ class Ssnr(_Gradient):
         if not terms.any():
             raise Unscorable("no layer's saliencies vary")
         return terms.sum()
+
+
+@dataclass(frozen=True)
+class Dss(Proxy):
+    """DSS of TF-TAS, for networks with attention: diversity of the attention weights + saliency of the others.
+
+    |weights|, an image of ones, R the sum of the logits. Sum over the projections of attention modules (any
+    module whose class name holds `Attention`) of |dR/dW|_nuc |W|_nuc, plus sum over the other linear layers,
+    the classifier left out, of |W dR/dW|. LayerNorm stays. A network without attention has no score.
+    """
+
+    name: ClassVar[str] = "dss"
+    summary: ClassVar[str] = "synaptic diversity of attention + synaptic saliency of the MLPs"
+    citation: ClassVar[str] = "Zhou et al., Training-free Transformer Architecture Search, CVPR 2022"
+    inputs: ClassVar[str] = "none"
+
+    init: str = "xavier"
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        return {AttentionPass(self.init): ("diversity", "saliency")}
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        return seen["diversity"].sum() + seen["saliency"].sum()

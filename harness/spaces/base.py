@@ -4,12 +4,34 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.errors import HarnessError
+
 if TYPE_CHECKING:
     from torch import nn
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A kind of operation in a network.
+
+    Attributes:
+        kind: `convolution`, `pooling` or `skip`.
+        kernel: side of its window (1 for a skip).
+        channels: channels that it reads.
+        side: side of the square feature map that it reads.
+        summed: whether its output is added to that of another operation.
+    """
+
+    kind: str
+    kernel: int
+    channels: int
+    side: int
+    summed: bool = False
 
 
 class Space(ABC):
@@ -44,11 +66,20 @@ class Space(ABC):
         """
 
     @abstractmethod
-    def build(self, architecture: str, num_classes: int) -> nn.Module:
+    def operations(self, architectures: Sequence[str], resolution: int) -> tuple[tuple[Operation, ...], np.ndarray]:
+        """The m kinds of operations of the searched blocks, and how often each occurs: (n, m) float64."""
+
+    @abstractmethod
+    def build(self, architecture: str, num_classes: int, thin: bool = False) -> nn.Module:
         """The benchmark's own network, in train mode on the CPU, weights as torch makes them by default.
 
-        Its `stages` property lists the submodules whose outputs AZ-NAS reads, in order.
+        `thin` asks for the same topology at one channel (doubled where the space doubles) and one cell a
+        stage, in which TE-NAS counts linear regions; a space without such a network builds the full one. Its `stages` property lists the submodules whose outputs AZ-NAS reads, in order.
         """
+
+    def graph_features(self, architectures: Sequence[str]) -> np.ndarray:
+        """GRAF's features (n, f) of the cells' graphs. Raises HarnessError where the space defines none."""
+        raise HarnessError(f"space {self.name} defines no graph features: leave out the rankings learned on them")
 
     def in_population(self, population: str, architectures: Sequence[str]) -> np.ndarray:
         """Boolean (n,) of the members of a named population (`unique` and samples are not asked here)."""

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.errors import HarnessError
-from harness.spaces.base import Space
+from harness.spaces.base import Operation, Space
 
 if TYPE_CHECKING:
     from torch import nn
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 NONE, SKIP, CONV1, CONV3, POOL = range(5)
+PATHS = ((3,), (0, 4), (1, 5), (0, 2, 5))  # places in EDGES of each way from input to output
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # (from, to), in the order of the cell's string
 CHANNELS = (16, 32, 64)
 CELLS_PER_STAGE = 5
@@ -200,10 +201,53 @@ class NasBench201(Space):
             "parameter_tensors": 7 + 7 * (len(CHANNELS) - 1) + 3 * cells * (ones + threes),
         }
 
-    def build(self, architecture: str, num_classes: int) -> nn.Module:
+    def operations(self, architectures: Sequence[str], resolution: int) -> tuple[tuple[Operation, ...], np.ndarray]:
+        codes = _codes(architectures)
+        targets = np.array([target for _, target in EDGES])
+        arriving = np.stack([((codes != NONE) & (targets == t)).sum(axis=1) for t in targets], axis=1)
+        summed = arriving > 1
+        counts = {
+            ("convolution", 1): (codes == CONV1).sum(axis=1),
+            ("convolution", 3): (codes == CONV3).sum(axis=1),
+            ("pooling", 3): (codes == POOL).sum(axis=1),
+            ("skip", 1): ((codes == SKIP) & summed).sum(axis=1),
+            ("skip", 0): ((codes == SKIP) & ~summed).sum(axis=1),
+        }
+        kinds, columns = [], []
+        for channels, side in zip(CHANNELS, _stage_sides(resolution), strict=True):
+            for (kind, detail), count in counts.items():
+                kinds.append(Operation(kind, max(detail, 1), channels, side, kind == "skip" and detail == 1))
+                columns.append(CELLS_PER_STAGE * count)
+        return tuple(kinds), np.stack(columns, axis=1).astype(np.float64)
+
+    def graph_features(self, architectures: Sequence[str]) -> np.ndarray:
+        """GRAF's features (Kadlecova et al., ICML 2024), (n, 191).
+
+        Counts of each operation; and for each set of operations the shortest path from input to output that
+        uses only these (4 where there is none), the most edges of the set on a path without `none`, the
+        degrees that the set gives to input and output, and the mean in- and out-degree of the inner nodes.
+        """
+        codes = _codes(architectures)
+        columns = [(codes == code).sum(axis=1) for code in range(len(OPERATIONS))]
+        open_paths = np.stack([(codes[:, path] != NONE).all(axis=1) for path in PATHS], axis=1)
+        for size in range(1, len(OPERATIONS) + 1):
+            for chosen in itertools.combinations(range(len(OPERATIONS)), size):
+                inside = np.isin(codes, chosen)
+                lengths = [np.where(inside[:, path].all(axis=1), len(path), 4) for path in PATHS]
+                columns.append(np.min(lengths, axis=0))
+                onpath = [inside[:, path].sum(axis=1) * open_paths[:, i] for i, path in enumerate(PATHS)]
+                columns.append(np.max(onpath, axis=0))
+                columns.append(inside[:, (0, 1, 3)].sum(axis=1))
+                columns.append(inside[:, (3, 4, 5)].sum(axis=1))
+                columns.append(inside[:, (0, 1, 2)].sum(axis=1) / 2)
+                columns.append(inside[:, (2, 4, 5)].sum(axis=1) / 2)
+        return np.stack(columns, axis=1).astype(np.float64)
+
+    def build(self, architecture: str, num_classes: int, thin: bool = False) -> nn.Module:
         from harness.spaces.nasbench201_network import Network
 
-        return Network(decode(architecture), num_classes)
+        codes = decode(architecture)
+        return Network(codes, num_classes, (1, 2, 4), 1) if thin else Network(codes, num_classes)
 
 
 def _stage_sides(resolution: int) -> list[int]:

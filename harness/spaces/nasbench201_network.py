@@ -69,17 +69,23 @@ class Reduction(nn.Module):
 class Network(nn.Module):
     """Image batch (B, 3, H, W) to logits (B, num_classes)."""
 
-    def __init__(self, codes: Sequence[int], num_classes: int):
+    def __init__(
+        self,
+        codes: Sequence[int],
+        num_classes: int,
+        channels: Sequence[int] = CHANNELS,
+        cells_per_stage: int = CELLS_PER_STAGE,
+    ):
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, CHANNELS[0], 3, padding=1, bias=False), nn.BatchNorm2d(CHANNELS[0]))
+        self.stem = nn.Sequential(nn.Conv2d(3, channels[0], 3, padding=1, bias=False), nn.BatchNorm2d(channels[0]))
         cells: list[nn.Module] = []
-        for stage, channels in enumerate(CHANNELS):
+        for stage, width in enumerate(channels):
             if stage:
-                cells.append(Reduction(CHANNELS[stage - 1], channels))
-            cells.extend(Cell(codes, channels) for _ in range(CELLS_PER_STAGE))
+                cells.append(Reduction(channels[stage - 1], width))
+            cells.extend(Cell(codes, width) for _ in range(cells_per_stage))
         self.cells = nn.Sequential(*cells)
-        self.last = nn.Sequential(nn.BatchNorm2d(CHANNELS[-1]), nn.ReLU())
-        self.classifier = nn.Linear(CHANNELS[-1], num_classes)
+        self.last = nn.Sequential(nn.BatchNorm2d(channels[-1]), nn.ReLU())
+        self.classifier = nn.Linear(channels[-1], num_classes)
 
     @property
     def stages(self) -> list[nn.Module]:

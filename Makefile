@@ -1,0 +1,42 @@
+# The two commands of a new user: `make reproduce-tables` and `make test`. Both create .venv where it is missing.
+PYTHON ?= python3
+VENV   ?= .venv
+# A CPU build by default. For a GPU: make setup TORCH="torch>=2.6" TORCH_INDEX=
+TORCH       ?= torch==2.13.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+HARNESS = $(VENV)/bin/harness
+READY   = $(VENV)/.ready
+
+.PHONY: help setup reproduce-tables test lint bench verify clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+
+setup: $(READY)  ## create .venv and install the package with what its tests need
+
+# The CPU index carries torch alone; where it cannot be reached, the configured index serves.
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	@if [ -n "$(TORCH_INDEX)" ]; then \
+	  $(VENV)/bin/pip install -q --retries 0 --timeout 10 --no-deps --index-url $(TORCH_INDEX) "$(TORCH)" >/dev/null 2>&1 || true; fi
+	$(VENV)/bin/pip install -q "$(TORCH)"
+	$(VENV)/bin/pip install -q -e ".[dev]"
+	@touch $@
+
+reproduce-tables: $(READY)  ## build every table from the stored scores into results/tables
+	$(HARNESS) report
+
+test: $(READY)  ## run the tests
+	$(VENV)/bin/python -m pytest -n 2
+
+lint: $(READY)  ## check the style
+	$(VENV)/bin/ruff check harness tests
+
+bench: $(READY)  ## cost of the passes in units of one forward + backward pass
+	$(VENV)/bin/python -m harness.bench
+
+verify: $(READY)  ## compare proxies with scores computed elsewhere (REFERENCES=file.parquet)
+	$(HARNESS) verify references path=$(REFERENCES)
+
+clean:  ## remove what setup created
+	rm -rf $(VENV) build dist

@@ -1,0 +1,116 @@
+"""Aggregates: recipes over stored scores. Their value depends on the population that they rank."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from scipy.stats import rankdata
+
+from harness.errors import HarnessError
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Average ranks (n,), 1 the lowest score; failed scores (not finite) share the lowest place."""
+    return rankdata(np.where(np.isfinite(values), values, -np.inf))
+
+
+@dataclass(frozen=True)
+class Aggregate(ABC):
+    """A recipe: `members` are proxies or other aggregates; `combine` maps their scores (m, n) to (n,)."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    citation: ClassVar[str]
+    members: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def combine(self, scores: np.ndarray) -> np.ndarray:
+        """Higher is better. Members' failed scores are NaN."""
+
+
+@dataclass(frozen=True)
+class _LogRankSum(Aggregate):
+    """AZ-NAS's form: sum over members of ln(rank / n), rank n the best (Lee & Ham, CVPR 2024, eq. 11)."""
+
+    def combine(self, scores: np.ndarray) -> np.ndarray:
+        return np.sum([np.log(ranks(row) / row.size) for row in scores], axis=0)
+
+
+@dataclass(frozen=True)
+class AzNas(_LogRankSum):
+    """AZ-NAS: non-linear rank aggregation of expressivity, progressivity, trainability and complexity."""
+
+    name: ClassVar[str] = "az_nas"
+    summary: ClassVar[str] = "log-rank sum of expressivity, progressivity, trainability, complexity"
+    citation: ClassVar[str] = "Lee & Ham, AZ-NAS, CVPR 2024"
+    members: ClassVar[tuple[str, ...]] = ("az_expressivity", "az_progressivity", "az_trainability", "flops")
+
+
+@dataclass(frozen=True)
+class VkdnwAgg(_LogRankSum):
+    """VKDNW_agg: VKDNW_single with AZ-NAS's expressivity and trainability, jacov and FLOPs (Table 1's members)."""
+
+    name: ClassVar[str] = "vkdnw_agg"
+    summary: ClassVar[str] = "log-rank sum of vkdnw_single, expressivity, trainability, jacov, flops"
+    citation: ClassVar[str] = "Tybl & Neumann, VKDNW, CVPR 2025 (arXiv 2502.04975)"
+    members: ClassVar[tuple[str, ...]] = ("vkdnw_single", "az_expressivity", "az_trainability", "jacov", "flops")
+
+
+@dataclass(frozen=True)
+class TeNas(Aggregate):
+    """TE-NAS: rank of the NTK's (negated) condition number + rank of the number of linear regions."""
+
+    name: ClassVar[str] = "te_nas"
+    summary: ClassVar[str] = "rank sum of ntk and nregions"
+    citation: ClassVar[str] = "Chen et al., TE-NAS, ICLR 2021"
+    members: ClassVar[tuple[str, ...]] = ("ntk", "nregions")
+
+    def combine(self, scores: np.ndarray) -> np.ndarray:
+        return np.sum([ranks(row) for row in scores], axis=0)
+
+
+@dataclass(frozen=True)
+class Combination(Aggregate):
+    """A named operation on any listed members, written `OPERATION(member, member, …)`.
+
+    `sum`, `product`: of the scores themselves; `rank_sum`: of their ranks; `log_rank_sum`: of ln(rank / n). An
+    architecture that lacks a member's score lacks a sum and a product, and ranks last in that member.
+    """
+
+    operation: str
+    parts: tuple[str, ...]
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return f"{self.operation}({', '.join(self.parts)})"
+
+    @property
+    def members(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.parts
+
+    def combine(self, scores: np.ndarray) -> np.ndarray:
+        return OPERATIONS[self.operation](scores)
+
+
+OPERATIONS = {
+    "sum": lambda scores: scores.sum(axis=0),
+    "product": lambda scores: scores.prod(axis=0),
+    "rank_sum": lambda scores: np.sum([ranks(row) for row in scores], axis=0),
+    "log_rank_sum": lambda scores: np.sum([np.log(ranks(row) / row.size) for row in scores], axis=0),
+}
+
+AGGREGATES = {cls.name: cls for cls in (AzNas, TeNas, VkdnwAgg)}
+
+
+def find_aggregate(spec: str) -> Aggregate | None:
+    """The aggregate that a text names, or None. Raises HarnessError for a combination of nothing."""
+    operation, bracket, rest = spec.partition("(")
+    if bracket and rest.endswith(")") and operation in OPERATIONS:
+        parts = tuple(part.strip() for part in rest[:-1].split(",") if part.strip())
+        if len(parts) < 2:
+            raise HarnessError(f"{spec!r} combines fewer than two proxies: write {operation}(a, b)")
+        return Combination(operation, parts)
+    return AGGREGATES[spec]() if spec in AGGREGATES else None

@@ -1,0 +1,121 @@
+"""Score any network: the same passes as for the benchmarks, on a copy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from harness.errors import HarnessError
+from harness.probes.base import Subject
+from harness.proxies import get_proxy
+from harness.proxies.base import Proxy
+from harness.scoring import score_subject
+from harness.seeds import stable_rng, stable_seed
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from torch import nn
+
+
+def score(
+    network: nn.Module,
+    inputs: torch.Tensor,
+    targets: torch.Tensor | None = None,
+    proxies: Sequence[str | Proxy] = ("synflow",),
+    seed: int = 0,
+    num_classes: int | None = None,
+    stages: Sequence[str] = (),
+    keep_weights: bool = False,
+) -> pd.Series:
+    """Scores of a classifier, which is left untouched.
+
+    Every proxy initialises the network as its definition says (convolutions, linear layers and normalisations;
+    other parameters keep the values they have), with draws that depend on `seed` alone. A proxy reads as many
+    images as its batch size asks for, all of `inputs` when there are fewer; ZiCo's second mini-batch is what
+    follows in `inputs`, so that it needs two images at least.
+
+    Args:
+        network: any module from (B, channels, height, width) to logits (B, classes).
+        inputs: images (N, channels, height, width), float32, on the network's device.
+        targets: labels (N,) int64; drawn uniformly from `num_classes` when None.
+        proxies: names with settings, such as `snip` or `vkdnw:variant=repo`, or `Proxy` objects.
+        num_classes: classes of drawn labels; the width of the logits when None.
+        stages: names of the submodules whose outputs AZ-NAS's proxies read, in order.
+        keep_weights: score the weights as they are instead of initialising them.
+
+    Returns:
+        Series of float by proxy label, NaN where there is no score. `series.attrs["status"]` maps each label
+        to `ok` or the reason, `series.attrs["seconds"]` to the time of the passes that it reads.
+
+    Raises:
+        HarnessError: unknown proxy or stage, inputs that are no image batch, labels of another length, a
+            network that cannot be copied.
+    """
+    import pandas as pd
+    import torch
+
+    chosen = {proxy.label: proxy for proxy in map(get_proxy, proxies)}
+    if inputs.ndim != 4 or len(inputs) == 0:
+        raise HarnessError(f"inputs must be images (N, channels, height, width), not {tuple(inputs.shape)}")
+    try:
+        own = copy.deepcopy(network)
+    except Exception as error:
+        raise HarnessError(
+            f"the network cannot be copied ({error}): detach tensors that it keeps as attributes"
+        ) from error
+    for parameter in own.parameters():
+        parameter.grad = None
+    modules = dict(own.named_modules())
+    unknown = [name for name in stages if name not in modules]
+    if unknown:
+        raise HarnessError(f"the network has no submodule {unknown[0]!r} to be a stage")
+    if num_classes is None:
+        num_classes = _classes(own, inputs)
+    if targets is None:
+        drawn = stable_rng("labels", seed).randint(num_classes, size=len(inputs), dtype="int64")
+        targets = torch.from_numpy(drawn).to(inputs.device)
+    if len(targets) != len(inputs):
+        raise HarnessError(f"{len(inputs)} inputs but {len(targets)} targets: give one label an image")
+    subject = Subject(
+        own,
+        _batches(inputs.detach(), targets),
+        stable_seed("network", seed),
+        tuple(inputs.shape[1:]),
+        num_classes,
+        inputs.device,
+        stages=[modules[name] for name in stages],
+        keep_weights=keep_weights,
+        restore=True,
+    )
+    results = score_subject(subject, chosen.values())
+    series = pd.Series({label: result.score for label, result in results.items()}, dtype="float64", name="score")
+    series.attrs["status"] = {label: result.status for label, result in results.items()}
+    series.attrs["seconds"] = {label: result.seconds for label, result in results.items()}
+    return series
+
+
+def _classes(network: nn.Module, inputs: torch.Tensor) -> int:
+    import torch
+
+    training = network.training
+    with torch.no_grad():
+        logits = network.eval()(inputs[:1])
+    network.train(training)
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        raise HarnessError("the network's output is no (B, classes) tensor of logits")
+    return logits.shape[1]
+
+
+def _batches(images: torch.Tensor, labels: torch.Tensor) -> Callable:
+    def batch(number: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if number == 0:
+            return images[:size], labels[:size]
+        # Later mini-batches take what is there: whole ones while they last, else equal parts of all images.
+        if (number + 1) * size > len(images):
+            size = max(1, len(images) // (number + 1))
+        start = number * size
+        return images[start : start + size], labels[start : start + size]
+
+    return batch

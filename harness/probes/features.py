@@ -1,0 +1,137 @@
+"""The feature maps of stages and layers, and how gradients travel between stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from harness.probes.base import Probe, Subject, Unscorable, hooked, normalisations, not_in_place
+
+
+@dataclass(frozen=True)
+class StagePass(Probe):
+    """One forward of a mini-batch and one vector-Jacobian product from each stage to the one before.
+
+    BatchNorm on batch statistics. Observables over the S stages of the network:
+
+    - `stage_entropies` (S,): entropy of the normalised spectrum of the channels' covariance, images and
+      positions being the samples; NaN where a stage's output is constant
+    - `stage_gains` (S - 1,): spectral norm of the mean outer product of the gradient at the stage before and
+      a gradient of random signs at the stage; NaN where the stage is the identity
+    """
+
+    init: str = "kaiming_fan_in"
+    batch_size: int = 64
+    dtype: str = "float32"
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        import numpy as np
+        import torch
+
+        if len(subject.stages) < 2:
+            raise Unscorable("the network names no stages")
+        subject.initialise(self.init, dtype=self.dtype)
+        network = subject.network
+        images, _ = subject.images(self.batch_size, self.dtype)
+        for parameter in network.parameters():
+            parameter.requires_grad_(False)
+        maps: list = []
+
+        def keep(module, args, output):
+            # Each stage starts a graph of its own, whose one product needs no other stage's activations.
+            start = output.detach().requires_grad_(True)
+            maps.append((output, start))
+            return start
+
+        with not_in_place(list(network.modules())), hooked([(stage, keep) for stage in subject.stages]):
+            network(images)
+        if len(maps) != len(subject.stages) or any(output.ndim != 4 for output, _ in maps):
+            raise Unscorable("a stage's output is no feature map")
+        generator = subject.generator("stage signs")
+        gains = []
+        for (_, before), (after, _) in zip(maps, maps[1:], strict=False):
+            signs = _signs(after, generator)
+            (arriving,) = torch.autograd.grad(after, before, signs, allow_unused=True) if after.requires_grad else (None,)
+            gains.append(_gain(arriving, signs))
+        return {
+            "stage_entropies": np.array([_spectral_entropy(output.detach()) for output, _ in maps]),
+            "stage_gains": np.array(gains),
+        }
+
+
+def _signs(like: Any, generator: Any) -> Any:
+    import torch
+
+    bits = torch.empty(like.shape, dtype=torch.int8).random_(0, 2, generator=generator)
+    return bits.mul_(2).sub_(1).to(like)
+
+
+def _spectral_entropy(features: Any) -> float:
+    import torch
+
+    samples = features.transpose(0, 1).flatten(1)
+    samples = samples - samples.mean(dim=1, keepdim=True)
+    eigenvalues = torch.linalg.eigvalsh((samples @ samples.T).double() / samples.shape[1]).clamp_min(0)
+    total = eigenvalues.sum()
+    if not total > 0:
+        return float("nan")
+    share = eigenvalues / total
+    return float(-(share * (share + 1e-8).log()).sum())
+
+
+def _gain(arriving: Any, signs: Any) -> float:
+    import torch
+    import torch.nn.functional as F
+
+    if arriving is None:
+        return 0.0
+    if arriving.shape == signs.shape and torch.equal(arriving, signs):
+        return float("nan")
+    if arriving.shape[2:] != signs.shape[2:]:
+        arriving = F.pixel_unshuffle(arriving, arriving.shape[2] // signs.shape[2])
+    left, right = arriving.transpose(0, 1).flatten(1), signs.transpose(0, 1).flatten(1)
+    return float(torch.linalg.matrix_norm((left @ right.T).double() / left.shape[1], ord=2))
+
+
+@dataclass(frozen=True)
+class ChannelCorrelation(Probe):
+    """Forward of one image, read layer by layer; observable `least_eigenvalues` (layers,).
+
+    Per feature map (C, H * W) the least eigenvalue of the Pearson correlation of its channels, entries that
+    are not defined counting as 0. `modules=leaf` reads convolutions, normalisations and ReLUs; `modules=all`
+    every module, containers too. BatchNorm on the statistics of that one image.
+    """
+
+    init: str = "kaiming_fan_in"
+    resolution: int = 64
+    modules: str = "leaf"
+    dtype: str = "float32"
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        import numpy as np
+        import torch
+
+        subject.initialise(self.init, dtype=self.dtype)
+        network = subject.network
+        found: list[float] = []
+
+        def keep(module, args, output):
+            if not (isinstance(output, torch.Tensor) and output.ndim == 4):
+                return
+            rows = output[0].flatten(1).double()
+            rows = rows - rows.mean(dim=1, keepdim=True)
+            covariance = rows @ rows.T
+            deviation = covariance.diagonal().sqrt()
+            matrix = (covariance / deviation[:, None] / deviation[None, :]).nan_to_num(0.0, 0.0, 0.0)
+            found.append(float(torch.linalg.eigvalsh(matrix)[0]))
+
+        kinds = (torch.nn.Conv2d, torch.nn.ReLU, torch.nn.ReLU6)
+        norms = set(normalisations(network))
+        read = [m for m in network.modules() if self.modules == "all" or isinstance(m, kinds) or m in norms]
+        size = (1, subject.shape[0], self.resolution, self.resolution)
+        image = torch.randn(size, generator=subject.generator("image")).to(subject.device, getattr(torch, self.dtype))
+        with torch.no_grad(), not_in_place(list(network.modules())), hooked([(module, keep) for module in read]):
+            network(image)
+        if not found:
+            raise Unscorable("no feature map")
+        return {"least_eigenvalues": np.array(found)}

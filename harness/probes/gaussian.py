@@ -1,0 +1,137 @@
+"""Passes over a network with N(0, 1) weights: Zen-NAS's and SWAP's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from harness.probes.base import Probe, Subject, Unscorable, activations, hooked, not_in_place
+
+
+@dataclass(frozen=True)
+class PerturbationPass(Probe):
+    """Forwards of Gaussian images x and of x + gamma * x', weights N(0, 1), BatchNorm on batch statistics.
+
+    Observables: `feature_distance`, the mean over images of the summed absolute difference of the last feature
+    maps (the last four-dimensional output of a module: what is pooled); `log_norm_scale`, the sum over
+    BatchNorms of ln sqrt(mean running variance) after the two forwards.
+    """
+
+    batch_size: int = 64
+    gamma: float = 0.01
+    dtype: str = "float32"
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        import torch
+
+        subject.initialise("gaussian", dtype=self.dtype)
+        network = subject.network
+        last: list = [None]
+
+        def keep(module, args, output):
+            if isinstance(output, torch.Tensor) and output.ndim == 4:
+                last[0] = output
+
+        generator = subject.generator("perturbation")
+        size = (self.batch_size, *subject.shape)
+        images, noise = (torch.randn(size, generator=generator).to(subject.device) for _ in range(2))
+        maps = []
+        leaves = [module for module in network.modules() if not list(module.children())]
+        with torch.no_grad(), not_in_place(leaves), hooked([(module, keep) for module in leaves]):
+            for batch in (images, images + self.gamma * noise):
+                network(_like(subject, batch.to(getattr(torch, self.dtype))))
+                if last[0] is None:
+                    raise Unscorable("no feature map before the pooling")
+                maps.append(last[0])
+        distance = (maps[0] - maps[1]).abs().sum(dim=(1, 2, 3)).double().mean()
+        norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d) and m.running_var is not None]
+        scale = sum((m.running_var.double().mean().sqrt().log() for m in norms), torch.zeros((), dtype=torch.float64))
+        return {"feature_distance": float(distance), "log_norm_scale": float(scale)}
+
+
+def _like(subject: Subject, images: Any) -> Any:
+    """Images in the memory layout of the network's mini-batches: a layout changes the rounding."""
+    import torch
+
+    return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
+
+
+@dataclass(frozen=True)
+class UnitPatterns(Probe):
+    """Forwards of image batches with N(0, 1) weights; observable `distinct_patterns` (repeats,).
+
+    A unit's pattern is the sign of its ReLU output over the images; counted are the distinct patterns of all
+    units of four-dimensional ReLU outputs. A new initialisation and a new mini-batch a repeat.
+    """
+
+    batch_size: int = 16
+    repeats: int = 4
+    dtype: str = "float32"
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        import numpy as np
+        import torch
+
+        if self.batch_size > 62:
+            raise Unscorable("a pattern over more than 62 images does not fit one word: lower the batch size")
+        network = subject.network
+        words: list = []
+
+        def keep(module, args, output):
+            if output.ndim == 4:
+                active = (output > 0).flatten(1).long()
+                place = 2 ** torch.arange(len(active), dtype=torch.int64, device=active.device)
+                words.append(torch.unique((active * place[:, None]).sum(dim=0)))
+
+        counts = []
+        hooks = [(module, keep) for module in activations(network).values()]
+        for repeat in range(self.repeats):
+            subject.initialise("gaussian", repeat, self.dtype)
+            images, _ = subject.images(self.batch_size, self.dtype, repeat)
+            words.clear()
+            with torch.no_grad(), hooked(hooks):
+                network(images)
+            if not words:
+                raise Unscorable("no four-dimensional ReLU output")
+            counts.append(torch.unique(torch.cat(words)).numel())
+        return {"distinct_patterns": np.array(counts, dtype=np.float64)}
+
+
+@dataclass(frozen=True)
+class LinearRegions(Probe):
+    """Forwards of tiny Gaussian images; observable `regions`: how many differ in the code of some ReLU.
+
+    BatchNorm on batch statistics, as TE-NAS counts. `thin` takes the space's thin network (one channel, one
+    cell a stage) where it has one: a full network tells all images apart.
+    """
+
+    samples: int = 3000
+    chunk: int = 1000
+    resolution: int = 3
+    thin: bool = True
+    init: str = "kaiming_fan_in"
+    dtype: str = "float32"
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        import numpy as np
+        import torch
+
+        if self.thin and subject.thin is not None:
+            subject = subject.thin()
+        subject.initialise(self.init, dtype=self.dtype)
+        codes: list = []
+
+        def keep(module, args, output):
+            codes.append((output > 0).flatten(1))
+
+        hooks = [(module, keep) for module in activations(subject.network).values()]
+        generator = subject.generator("linear regions")
+        rows = []
+        with torch.no_grad(), hooked(hooks):
+            for start in range(0, self.samples, self.chunk):
+                size = (min(self.chunk, self.samples - start), subject.shape[0], self.resolution, self.resolution)
+                images = torch.randn(size, generator=generator).to(subject.device, getattr(torch, self.dtype))
+                codes.clear()
+                subject.network(images)
+                rows.append(np.packbits(torch.cat(codes, dim=1).cpu().numpy(), axis=1))
+        return {"regions": float(len(np.unique(np.concatenate(rows), axis=0)))}

@@ -1,0 +1,149 @@
+"""Gradients of single images: their signs, and the kernel of their inner products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from harness.probes.base import Probe, Subject, Unscorable, hooked, not_in_place, replaced_forward, weight_layers
+
+
+@dataclass(frozen=True)
+class GradientSigns(Probe):
+    """Gradient of each image's cross-entropy, every image a mini-batch of its own.
+
+    Observable `sign_agreement` (L,): per convolution or linear layer the sum over its weights of
+    |sum over images of sign(gradient)|.
+
+    A BatchNorm that sees one image normalises it over its positions, which is instance normalisation: so one
+    pass of the whole mini-batch serves all images, and each layer's single gradients come from its input and
+    the gradient at its output.
+    """
+
+    init: str = "kaiming_fan_in"
+    batch_size: int = 64
+    dtype: str = "float32"
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        import numpy as np
+        import torch
+        import torch.nn.functional as F
+        from torch import nn
+
+        subject.initialise(self.init, dtype=self.dtype)
+        network = subject.network
+        images, labels = subject.images(self.batch_size, self.dtype)
+        layers = weight_layers(network)
+        totals: dict[str, list] = {name: [] for name in layers}
+        for parameter in network.parameters():
+            parameter.requires_grad_(False)
+        images = images.clone().requires_grad_(True)
+
+        def watch(name: str):
+            def hook(module, args, output):
+                held = args[0].detach()
+
+                def collect(grad):
+                    totals[name].append(_per_image_gradients(module, held, grad))
+
+                output.register_hook(collect)
+
+            return hook
+
+        norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        with not_in_place(list(network.modules())), _instance_norms(norms):
+            with hooked([(module, watch(name)) for name, module in layers.items()]):
+                logits = network(images)
+            loss = F.cross_entropy(logits, labels, reduction="sum")
+            torch.autograd.grad(loss, images, allow_unused=True)
+        agreement = []
+        for collected in totals.values():
+            if not collected:  # no gradient reaches the layer
+                agreement.append(0.0)
+                continue
+            agreement.append(float(sum(collected).sign().sum(dim=0).abs().sum(dtype=torch.float64)))
+        return {"sign_agreement": np.array(agreement)}
+
+
+def _instance_norms(norms: list) -> Any:
+    """Each BatchNorm normalises every image by itself. One that sees no positions cannot: Unscorable."""
+    from contextlib import ExitStack
+
+    import torch.nn.functional as F
+
+    def forward_of(norm: Any) -> Any:
+        def forward(x: Any) -> Any:
+            if x.ndim < 3 or x[0, 0].numel() < 2:
+                raise Unscorable("BatchNorm over a single value: the network needs several images or positions")
+            return F.instance_norm(x, weight=norm.weight, bias=norm.bias, eps=norm.eps)
+
+        return forward
+
+    stack = ExitStack()
+    for norm in norms:
+        stack.enter_context(replaced_forward([norm], forward_of(norm)))
+    return stack
+
+
+def _per_image_gradients(module: Any, x: Any, grad: Any) -> Any:
+    """Gradients of the layer's weights, one an image: (B, weights), in an order of their own."""
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    count = len(x)
+    if isinstance(module, nn.Linear):
+        rows, seen = grad.reshape(count, -1, grad.shape[-1]), x.reshape(count, -1, x.shape[-1])
+        return torch.bmm(rows.transpose(1, 2), seen).flatten(1)
+    if not isinstance(module, nn.Conv2d) or isinstance(module.padding, str) or module.padding_mode != "zeros":
+        raise Unscorable(f"no single-image gradient for a {type(module).__name__} of this kind")
+    (kh, kw), (ph, pw), (dh, dw) = module.kernel_size, module.padding, module.dilation
+    if module.groups == 1 and module.stride == (1, 1):
+        # On the padded grid, flattened row by row, a kernel position is a shift: all are slices of one copy.
+        padded = F.pad(x, (pw, pw, ph, ph)).permute(0, 2, 3, 1)
+        height, width = padded.shape[1:3]
+        spread = F.pad(grad, (0, width - grad.shape[3], 0, height - grad.shape[2])).permute(0, 2, 3, 1)
+        seen, rows = (t.reshape(count, height * width, -1) for t in (padded, spread))
+        last = (grad.shape[2] - 1) * width + grad.shape[3]
+        rows = rows[:, :last].transpose(1, 2)
+        shifts = [i * dh * width + j * dw for i in range(kh) for j in range(kw)]
+        return torch.cat([torch.bmm(rows, seen[:, s : s + last]).flatten(1) for s in shifts], dim=1)
+    patches = F.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)
+    groups = module.groups
+    patches = patches.reshape(count * groups, -1, patches.shape[-1])
+    rows = grad.reshape(count * groups, grad.shape[1] // groups, -1)
+    return torch.bmm(rows, patches.transpose(1, 2)).reshape(count, -1)
+
+
+@dataclass(frozen=True)
+class TangentKernel(Probe):
+    """Gram matrix of the gradients of each image's summed logits; observable `tangent_kernel` (B, B) float64.
+
+    Gradients of all parameters named `weight` (normalisations too), BatchNorm on the statistics of the
+    mini-batch, so that an image's logits depend on the others, as in TE-NAS: one backward an image.
+    """
+
+    init: str = "kaiming_fan_out"
+    batch_size: int = 16
+    dtype: str = "float32"
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        import torch
+
+        subject.initialise(self.init, dtype=self.dtype)
+        network = subject.network
+        images, _ = subject.images(self.batch_size, self.dtype)
+        weights = []
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_("weight" in name)
+            if "weight" in name:
+                weights.append(parameter)
+        logits = network(images)
+        rows = []
+        for i in range(len(images)):
+            grads = torch.autograd.grad(
+                logits[i].sum(), weights, retain_graph=i + 1 < len(images), allow_unused=True
+            )
+            rows.append(torch.cat([g.flatten() for g in grads if g is not None]))
+        stacked = torch.stack(rows)
+        return {"tangent_kernel": (stacked @ stacked.T).double().cpu().numpy()}

@@ -1,0 +1,148 @@
+"""Stored scores as vectors over a population: the one way from the store to a correlation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from harness.aggregates import Aggregate, find_aggregate
+from harness.benchmark import Benchmark
+from harness.errors import HarnessError
+from harness.learned import LEARNED, Forest, Learned, training_subset
+from harness.proxies import get_proxy
+from harness.proxies.base import Proxy
+from harness.store import ScoreKey, ScoreStore
+
+#: Which mini-batches a table's row takes a proxy's scores from when it does not name them.
+PAPER_INPUTS = "paper"
+
+
+class Scores(NamedTuple):
+    """Scores (n,) over a population, NaN where an architecture has none.
+
+    `missing`: how many networks of which partition are not in the store. `seconds`: median time of the passes
+    read. `members`: boolean (n,) of the architectures that a correlation may use: a learned ranking leaves out
+    those that it was trained on.
+    """
+
+    values: np.ndarray
+    missing: Mapping[ScoreKey, int]
+    seconds: float
+    members: np.ndarray
+
+
+def inputs_of(proxy: Proxy, inputs: str, dataset: str) -> str:
+    """The store's `inputs` for a proxy: `none` if it reads no mini-batch, its paper's kind for `paper`."""
+    if proxy.inputs == "none":
+        return "none"
+    if inputs == PAPER_INPUTS:
+        return dataset if proxy.inputs == "images" else "random"
+    return inputs
+
+
+class Reader:
+    """Reads the scores of one benchmark from a store, each partition once.
+
+    An architecture takes the score of the representative of its network where it has none of its own.
+    """
+
+    def __init__(self, store: ScoreStore, benchmark: Benchmark):
+        self.store, self.benchmark = store, benchmark
+        self._columns: dict[ScoreKey, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+
+    def scores(self, spec: str, dataset: str, population: np.ndarray, inputs: str = PAPER_INPUTS, seed: int = 0) -> Scores:
+        """Scores of the proxy or aggregate `spec` over `population` (n,) of indices.
+
+        An aggregate is computed over exactly this population, on whose members its value depends.
+        """
+        if spec in LEARNED:
+            return self._learned(LEARNED[spec], dataset, population, inputs, seed)
+        aggregate = find_aggregate(spec)
+        if aggregate is None:
+            return self._proxy(get_proxy(spec), dataset, population, inputs, seed)
+        return self._aggregate(aggregate, dataset, population, inputs, seed)
+
+    def _aggregate(
+        self, aggregate: Aggregate, dataset: str, population: np.ndarray, inputs: str, seed: int
+    ) -> Scores:
+        members = [self.scores(name, dataset, population, inputs, seed) for name in aggregate.members]
+        missing = {key: count for member in members for key, count in member.missing.items()}
+        values = np.full(len(population), np.nan)
+        if not missing:
+            values = aggregate.combine(np.stack([member.values for member in members]))
+        return Scores(values, missing, sum(member.seconds for member in members), np.ones(len(values), bool))
+
+    def _learned(self, model: Learned, dataset: str, population: np.ndarray, inputs: str, seed: int) -> Scores:
+        parts = [self.scores(name, dataset, population, inputs, seed) for name in model.members]
+        missing = {key: count for part in parts for key, count in part.missing.items()}
+        values = np.full(len(population), np.nan)
+        if len(population) <= model.train:
+            return Scores(values, {}, 0.0, np.zeros(len(values), bool))
+        train = training_subset(self.benchmark, population, model.train, seed)
+        if not missing:
+            columns = [part.values[:, None] for part in parts]
+            if model.graf:
+                architectures = [self.benchmark.architectures[i] for i in population]
+                columns.append(self.benchmark.space.graph_features(architectures))
+            accuracies = self.benchmark.accuracies(dataset).to_numpy()[population]
+            values = Forest().rank(np.concatenate(columns, axis=1), accuracies, train, seed)
+        return Scores(values, missing, sum(part.seconds for part in parts), ~train)
+
+    def _proxy(self, proxy: Proxy, dataset: str, population: np.ndarray, inputs: str, seed: int) -> Scores:
+        key = ScoreKey(
+            self.benchmark.name,
+            dataset,
+            inputs_of(proxy, inputs, dataset),
+            proxy.label,
+            seed if proxy.random else 0,
+        )
+        values, stored, seconds = self._column(key, proxy.version)
+        own = stored[population]
+        source = np.where(own, population, self.benchmark.representatives[population])
+        missing = int(np.unique(source[~stored[source]]).size)
+        return Scores(
+            np.where(stored[source], values[source], np.nan),
+            {key: missing} if missing else {},
+            float(np.nanmedian(seconds[source])) if stored[source].any() else float("nan"),
+            np.ones(len(population), bool),
+        )
+
+    def _column(self, key: ScoreKey, version: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if key not in self._columns:
+            frame = self.store.read(key, version)
+            # What an exception kept from its score may yet get one: it is missing, not failed.
+            frame = frame[~frame["status"].str.startswith("error")]
+            size = len(self.benchmark)
+            values, seconds = np.full(size, np.nan), np.full(size, np.nan)
+            stored = np.zeros(size, dtype=bool)
+            index = frame["index"].to_numpy()
+            if index.size and (index.min() < 0 or index.max() >= size):
+                raise HarnessError(
+                    f"{self.store.root / key.folder} holds index {index.max()} but {key.space} has {size} "
+                    "architectures: these scores belong to another benchmark, remove them"
+                )
+            values[index], seconds[index] = frame["score"].to_numpy(dtype=np.float64), frame["seconds"].to_numpy()
+            stored[index] = True
+            self._columns[key] = values, stored, seconds
+        return self._columns[key]
+
+
+def scoring_commands(keys: Iterable[ScoreKey], population: str, store: str) -> list[str]:
+    """Commands that compute what is missing over a population: one for all proxies of equal inputs and seed.
+
+    A proxy that reads no mini-batch joins those that read noise.
+    """
+    groups: dict[tuple, list[str]] = {}
+    for key in sorted(keys):
+        inputs = "random" if key.inputs == "none" else key.inputs
+        groups.setdefault((key.space, key.dataset, inputs, key.seed), []).append(key.proxy)
+    commands = []
+    for (space, dataset, inputs, seed), proxies in sorted(groups.items()):
+        source = "" if inputs == "random" else f" inputs={inputs} inputs.path=DATA"
+        commands.append(
+            f"harness score benchmark={space} dataset={dataset}{source} \"proxies=[{','.join(proxies)}]\" "
+            f'seed={seed} "population={population}" store={store}'
+        )
+    return commands
