@@ -56,7 +56,13 @@ class VkdnwAgg(_LogRankSum):
     name: ClassVar[str] = "vkdnw_agg"
     summary: ClassVar[str] = "log-rank sum of vkdnw_single, expressivity, trainability, jacov, flops"
     citation: ClassVar[str] = "Tybl & Neumann, VKDNW, CVPR 2025 (arXiv 2502.04975)"
-    members: ClassVar[tuple[str, ...]] = ("vkdnw_single", "az_expressivity", "az_trainability", "jacov", "flops")
+    members: ClassVar[tuple[str, ...]] = (
+        "vkdnw_single",
+        "az_expressivity",
+        "az_trainability",
+        "jacov",
+        "flops",
+    )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -17,7 +18,9 @@ from harness.seeds import stable_rng
 from harness.spaces import get_space
 from harness.spaces.base import Space
 
-_SAMPLE = re.compile(r"(?:(?P<base>\w+)\s*[./:]\s*)?sample\(\s*(?P<n>\d+)\s*(?:,\s*(?:seed\s*=\s*)?(?P<seed>\d+)\s*)?\)")
+_SAMPLE = re.compile(
+    r"(?:(?P<base>\w+)\s*[./:]\s*)?sample\(\s*(?P<n>\d+)\s*(?:,\s*(?:seed\s*=\s*)?(?P<seed>\d+)\s*)?\)"
+)
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,11 @@ class Benchmark:
         return pq.read_table(self._file, columns=[column]).column(0).to_pandas()
 
     @cached_property
-    def architectures(self) -> list[str]:
+    def architectures(self) -> Sequence[str]:
         """Encodings in index order."""
-        return self._read(self.card["encoding"]).tolist()
+        names = self.card["encoding"]
+        names = [names] if isinstance(names, str) else names
+        return self.space.encodings({name: self._read(name).to_numpy() for name in names})
 
     def dataset(self, name: str) -> Dataset:
         """Raises UnknownNameError with the nearest dataset of this benchmark."""
@@ -110,6 +115,8 @@ class Benchmark:
     @cached_property
     def representatives(self) -> np.ndarray:
         """(len,) int: for each architecture the smallest index whose network is alike to every proxy."""
+        if self.space.distinct:
+            return np.arange(len(self))
         first: dict[str, int] = {}
         return np.array([first.setdefault(self.space.network_key(a), i) for i, a in enumerate(self.architectures)])
 
@@ -135,11 +142,13 @@ class Benchmark:
             return np.sort(rng.permutation(members)[:n])
         if text not in self.space.populations:
             raise UnknownNameError("population", text, [*self.space.populations, "sample(n, seed=0)"])
-        if text == "unique":
+        if text == "unique" and not self.space.distinct:
             first: dict[str, int] = {}
             for i, architecture in enumerate(self.architectures):
                 first.setdefault(self.space.canonical(architecture), i)
             return np.array(sorted(first.values()))
+        if text in ("all", "unique"):
+            return np.arange(len(self))
         return np.flatnonzero(self.space.in_population(text, self.architectures))
 
 

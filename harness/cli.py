@@ -17,6 +17,7 @@ harness: training-free NAS proxies on NAS benchmarks, beside what the papers pri
   harness report table=vkdnw_table1
   harness report                        # every table, and what is missing from the store
   harness list proxies|benchmarks|tables
+  harness verify references path=FILE.parquet
   harness --version
 
 Settings are key=value (Hydra): `harness score --help` and `harness report --help` list them. Add -m to sweep,
@@ -36,7 +37,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"harness: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nharness: stopped; finished scores are stored, the same command goes on from there", file=sys.stderr)
+        print(
+            "\nharness: stopped; finished scores are stored, the same command goes on from there",
+            file=sys.stderr,
+        )
         return 130
     except BrokenPipeError:  # `harness list proxies | head`
         sys.stderr.close()
@@ -56,6 +60,7 @@ def _dispatch(arguments: list[str]) -> int:
         "list": _list,
         "score": lambda rest: _app("score", _score, rest),
         "report": lambda rest: _app("report", _report, rest),
+        "verify": _verify,
     }
     if arguments[0] not in commands:
         raise UnknownNameError("command", arguments[0], commands)
@@ -109,7 +114,9 @@ def _app(command: str, task: Callable[[Any], int], arguments: list[str]) -> int:
     register()
     flags = [a for a in arguments if a.startswith("-")]
     values = {"--cfg", "-c", "--info", "-i"}
-    overrides = [a for a, before in zip(arguments, ["", *arguments], strict=False) if a not in flags and before not in values]
+    overrides = [
+        a for a, before in zip(arguments, ["", *arguments], strict=False) if a not in flags and before not in values
+    ]
     check_overrides(command, overrides)
     codes: list[int] = []
 
@@ -172,6 +179,17 @@ def _report(config: Any) -> int:
     from harness.tables import build_tables
 
     return build_tables(config)
+
+
+def _verify(arguments: list[str]) -> int:
+    from harness.verify import verify_references
+
+    checks = {"references": verify_references}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        return _app("verify", verify_references, ["--help"])
+    if arguments[0] not in checks:
+        raise UnknownNameError("check", arguments[0], checks)
+    return _app("verify", checks[arguments[0]], arguments[1:])
 
 
 if __name__ == "__main__":

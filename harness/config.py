@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,17 @@ class ReportConfig:
     strict: bool = False
 
 
-SCHEMAS = {"score": ScoreConfig, "report": ReportConfig}
+@dataclass
+class VerifyConfig:
+    """`harness verify references`: `path` is a Parquet of scores computed elsewhere."""
+
+    path: str | None = None
+    population: str = "no_dead_ops.sample(300, seed=0)"
+    inputs: str = "cifar10"
+    store: str = "results/scores"
+
+
+SCHEMAS = {"score": ScoreConfig, "report": ReportConfig, "verify": VerifyConfig}
 
 
 def register() -> None:
@@ -101,9 +111,9 @@ def _keys(schema: type, prefix: str = "") -> list[str]:
     found = []
     for entry in fields(schema):
         found.append(prefix + entry.name)
-        nested = {"inputs": InputsConfig, "table": TableConfig}.get(entry.name)
-        if nested is not None and is_dataclass(nested):
-            found += _keys(nested, f"{prefix}{entry.name}.")
+        nested = [t for t in (InputsConfig, TableConfig) if t.__name__ in str(entry.type)]
+        if nested:
+            found += _keys(nested[0], f"{prefix}{entry.name}.")
     return found
 
 
@@ -119,6 +129,7 @@ def check_overrides(command: str, overrides: list[str]) -> list[str]:
 
     single = []
     keys = _keys(SCHEMAS[command])
+    groups = [name for name in ("inputs", "table") if any(key.startswith(f"{name}.") for key in keys)]
     for text in overrides:
         if "=" not in text and not text.startswith("~"):
             raise HarnessError(f"{text!r} is no setting: write key=value (`harness {command} --help`)")
@@ -136,7 +147,7 @@ def check_overrides(command: str, overrides: list[str]) -> list[str]:
         if override.is_sweep_override():
             first = next(iter(override.sweep_string_iterator()))
             text, value = f"{key}={first}", first
-        if key in ("inputs", "table") and isinstance(value, str) and value not in choices(key):
+        if key in groups and isinstance(value, str) and value not in choices(key):
             raise UnknownNameError(key, value, choices(key))
         single.append(text)
     return single

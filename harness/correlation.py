@@ -261,9 +261,7 @@ def top_precision(scores: Any, accuracies: Any, fraction: float = 0.01) -> float
     Raises:
         ValueError: as `kendall_tau`, or `fraction` is outside (0, 1].
     """
-    return _at_unit_weights(
-        partial(_weighted_top_precision, fraction=_fraction(fraction)), scores, accuracies
-    )
+    return _at_unit_weights(partial(_weighted_top_precision, fraction=_fraction(fraction)), scores, accuracies)
 
 
 def regret(scores: Any, accuracies: Any, top: int = 10) -> float:
@@ -805,7 +803,8 @@ def _draw(n: int, resamples: int, seed: int, chunk: int) -> Iterator[np.ndarray]
     for start in range(0, resamples, chunk):
         weights = np.empty((n, min(chunk, resamples - start)))
         for column in range(weights.shape[1]):
-            rows = np.random.default_rng([seed, start + column]).integers(0, n, size=n)
+            # RandomState: its streams never change with the version of numpy, so that tables do not either.
+            rows = np.random.RandomState([seed, start + column]).randint(n, size=n)
             weights[:, column] = np.bincount(rows, minlength=n)
         yield weights
 
@@ -821,9 +820,9 @@ def _bootstrap(
     values = np.empty((len(ranks), len(metrics), resamples))
     if not values.size:
         return values
-    # A count belongs to a place in this order, not to a row of the input, so that the row order of the
-    # input is immaterial: rows that tie on every key are interchangeable.
-    order = np.lexsort((*reversed(ranks), accuracies))
+    # A count belongs to a place in the order of accuracy, not to a row of the input. The scores have no say in
+    # it: a proxy's resamples are the same whichever others are measured beside it.
+    order = np.argsort(accuracies, kind="stable")
     plans = [[chosen.weighted(rank[order], accuracies[order]) for chosen in metrics] for rank in ranks]
     done = 0
     for weights in bootstrap_weights(accuracies.size, resamples, seed):
@@ -907,7 +906,8 @@ def correlate(
     """Measure how well the scores of one proxy rank the accuracies.
 
     The interval is the percentile bootstrap (Efron & Tibshirani 1993, section 13.3) over the rows, linear
-    interpolation between order statistics. Neither values nor intervals depend on the row order.
+    interpolation between order statistics. Values do not depend on the row order; intervals do within their
+    sampling error, and only where accuracies are tied.
 
     nDCG, top precision and regret hang on the few most accurate rows, each of which more than a third of the
     resamples lack: their intervals are wide, need not be centred on the value, and may miss their coverage.
@@ -941,9 +941,7 @@ def correlate_many(
 ) -> dict[str, Correlation]:
     """Measure several proxies on the same rows and the same resamples.
 
-    The rows are put in the order of accuracy, then of the scores of the proxies by name, before counts are
-    drawn. If accuracies are tied, the counts of the tied rows, and with them the intervals within their
-    sampling error, therefore depend on which proxies are measured together; values never do.
+    A proxy has the values and intervals that `correlate` gives it alone.
 
     Args:
         scores: (n,) scores by proxy name, each as in `correlate`.
@@ -964,9 +962,7 @@ def correlate_many(
     accuracy_array = _check_accuracies(accuracies)
     arrays = {name: _check_scores(scores[name], accuracies, name) for name in sorted(scores)}
     ranks = {name: rank_scores(array) for name, array in arrays.items()}
-    resampled = dict(
-        zip(ranks, _bootstrap(list(ranks.values()), accuracy_array, chosen, resamples, seed), strict=True)
-    )
+    resampled = dict(zip(ranks, _bootstrap(list(ranks.values()), accuracy_array, chosen, resamples, seed), strict=True))
     return {
         name: Correlation(
             n=accuracy_array.size,

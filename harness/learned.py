@@ -53,9 +53,7 @@ class Forest:
 
     CLIP: ClassVar[float] = 1e-4
 
-    def rank(
-        self, features: np.ndarray, accuracies: np.ndarray, train: np.ndarray, seed: int
-    ) -> np.ndarray:
+    def rank(self, features: np.ndarray, accuracies: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
         """Predictions (n,), NaN for the `train` architectures (boolean (n,)).
 
         Args:
@@ -68,7 +66,9 @@ class Forest:
         try:
             from sklearn.ensemble import RandomForestRegressor
         except ImportError as error:
-            raise HarnessError("learned rankings need scikit-learn: pip install 'nas-proxy-harness[learned]'") from error
+            raise HarnessError(
+                "learned rankings need scikit-learn: pip install 'nas-proxy-harness[learned]'"
+            ) from error
         columns = np.array(features, dtype=np.float64)
         for column in columns.T:
             finite = np.isfinite(column)

@@ -52,7 +52,9 @@ class Reader:
         self.store, self.benchmark = store, benchmark
         self._columns: dict[ScoreKey, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
-    def scores(self, spec: str, dataset: str, population: np.ndarray, inputs: str = PAPER_INPUTS, seed: int = 0) -> Scores:
+    def scores(
+        self, spec: str, dataset: str, population: np.ndarray, inputs: str = PAPER_INPUTS, seed: int = 0
+    ) -> Scores:
         """Scores of the proxy or aggregate `spec` over `population` (n,) of indices.
 
         An aggregate is computed over exactly this population, on whose members its value depends.
@@ -64,9 +66,7 @@ class Reader:
             return self._proxy(get_proxy(spec), dataset, population, inputs, seed)
         return self._aggregate(aggregate, dataset, population, inputs, seed)
 
-    def _aggregate(
-        self, aggregate: Aggregate, dataset: str, population: np.ndarray, inputs: str, seed: int
-    ) -> Scores:
+    def _aggregate(self, aggregate: Aggregate, dataset: str, population: np.ndarray, inputs: str, seed: int) -> Scores:
         members = [self.scores(name, dataset, population, inputs, seed) for name in aggregate.members]
         missing = {key: count for member in members for key, count in member.missing.items()}
         values = np.full(len(population), np.nan)
@@ -123,7 +123,10 @@ class Reader:
                     f"{self.store.root / key.folder} holds index {index.max()} but {key.space} has {size} "
                     "architectures: these scores belong to another benchmark, remove them"
                 )
-            values[index], seconds[index] = frame["score"].to_numpy(dtype=np.float64), frame["seconds"].to_numpy()
+            values[index], seconds[index] = (
+                frame["score"].to_numpy(dtype=np.float64),
+                frame["seconds"].to_numpy(),
+            )
             stored[index] = True
             self._columns[key] = values, stored, seconds
         return self._columns[key]
@@ -142,7 +145,7 @@ def scoring_commands(keys: Iterable[ScoreKey], population: str, store: str) -> l
     for (space, dataset, inputs, seed), proxies in sorted(groups.items()):
         source = "" if inputs == "random" else f" inputs={inputs} inputs.path=DATA"
         commands.append(
-            f"harness score benchmark={space} dataset={dataset}{source} \"proxies=[{','.join(proxies)}]\" "
+            f'harness score benchmark={space} dataset={dataset}{source} "proxies=[{",".join(proxies)}]" '
             f'seed={seed} "population={population}" store={store}'
         )
     return commands

@@ -124,7 +124,7 @@ def _synchronise(device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """One run of the engine over one (benchmark, dataset, inputs, seed). `store` is a folder, the rest as in conf/score.yaml."""
+    """One run of the engine over one (benchmark, dataset, inputs, seed); the fields are those of conf/score.yaml."""
 
     benchmark: str
     dataset: str
@@ -174,7 +174,6 @@ class Scorer:
     """Scores architectures of one job, in whatever process it lives."""
 
     def __init__(self, job: Job):
-        import torch
 
         self.job = job
         self.benchmark: Benchmark = load_benchmark(job.benchmark)

@@ -18,7 +18,19 @@ from harness.paths import published_csv
 from harness.results import Reader, Scores, scoring_commands
 from harness.store import ScoreKey, ScoreStore
 
-COLUMNS = ("proxy", "dataset", "metric", "n", "ours", "ci_low", "ci_high", "published", "delta", "agrees", "note")
+COLUMNS = (
+    "proxy",
+    "dataset",
+    "metric",
+    "n",
+    "ours",
+    "ci_low",
+    "ci_high",
+    "published",
+    "delta",
+    "agrees",
+    "note",
+)
 
 #: A published figure agrees when it lies in our interval widened by this much: papers round and average seeds.
 SLACK = 0.02
@@ -28,7 +40,7 @@ METRIC_NAMES = {"kendall": "Kendall tau", "spearman": "Spearman rho"}
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure of a table. `ours` is None where it was not computed, for want of `missing`: partitions and populations."""
+    """One figure of a table. `ours` is None where scores are `missing`: pairs of population and partition."""
 
     proxy: str
     dataset: str
@@ -126,10 +138,26 @@ def table_cells(table: Any, store: ScoreStore) -> list[Cell]:
                         notes.append(f"{result.n_failed} without a score, ranked last")
                 else:
                     ours, low, high = None, math.nan, math.nan
-                    notes.insert(0, "not computed" if result is None else f"not computed: needs all of {table.populations[0]}")
+                    notes.insert(
+                        0,
+                        "not computed" if result is None else f"not computed: needs all of {table.populations[0]}",
+                    )
                 n = result.n if result is not None else 0
                 label = row.label or row.proxy
-                cells.append(Cell(label, dataset, metric, n, ours, low, high, printed, "; ".join(filter(None, notes)), lacking))
+                cells.append(
+                    Cell(
+                        label,
+                        dataset,
+                        metric,
+                        n,
+                        ours,
+                        low,
+                        high,
+                        printed,
+                        "; ".join(filter(None, notes)),
+                        lacking,
+                    )
+                )
     return cells
 
 
@@ -149,7 +177,13 @@ def to_csv(cells: list[Cell]) -> str:
     for cell in cells:
         agrees = {None: "", True: "yes", False: "no"}[cell.agrees]
         ours = "not computed" if cell.ours is None else _number(cell.ours) or "undefined"
-        numbers = [ours, _number(cell.ci_low), _number(cell.ci_high), _number(cell.published, 3), _number(cell.delta)]
+        numbers = [
+            ours,
+            _number(cell.ci_low),
+            _number(cell.ci_high),
+            _number(cell.published, 3),
+            _number(cell.delta),
+        ]
         writer.writerow([cell.proxy, cell.dataset, cell.metric, cell.n, *numbers, agrees, cell.note])
     return out.getvalue()
 
@@ -197,10 +231,7 @@ def build_tables(config: Any) -> int:
     Returns the exit code: 1 with `strict` where a figure could not be computed.
     """
     store = ScoreStore(config.store)
-    if config.table is not None:
-        tables = [config.table]
-    else:
-        tables = [load_table(name) for name in choices("table")]
+    tables = [config.table] if config.table is not None else [load_table(name) for name in choices("table")]
     output = Path(config.output)
     lacking = 0
     for table in tables:

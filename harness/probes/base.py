@@ -77,6 +77,10 @@ class Subject:
         self.stages = stages or []
         self.keep_weights = keep_weights
         self.thin = thin
+        for module in network.modules():
+            # An in-place activation would overwrite what a hook on the layer before, or a removed norm, has kept.
+            if getattr(module, "inplace", False):
+                module.inplace = False
         self._trainable = [p.requires_grad for p in network.parameters()]
         # A space's network is re-initialised as a whole. Others may hold parameters that no scheme touches.
         self._state = {k: v.clone() for k, v in network.state_dict().items()} if restore or keep_weights else None
@@ -162,19 +166,6 @@ def replaced_forward(modules: list[nn.Module], forward: Callable) -> Iterator[No
     finally:
         for module in modules:
             del module.__dict__["forward"]
-
-
-@contextmanager
-def not_in_place(modules: list[nn.Module]) -> Iterator[None]:
-    """Switch in-place activations off: they would overwrite what a hook on the layer before has kept."""
-    changed = [m for m in modules if getattr(m, "inplace", False)]
-    for module in changed:
-        module.inplace = False
-    try:
-        yield
-    finally:
-        for module in changed:
-            module.inplace = True
 
 
 def normalisations(network: nn.Module) -> list[nn.Module]:

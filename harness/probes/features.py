@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
-from harness.probes.base import Probe, Subject, Unscorable, hooked, normalisations, not_in_place
+from harness.probes.base import Probe, Subject, Unscorable, hooked, normalisations
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,17 @@ class StagePass(Probe):
             maps.append((output, start))
             return start
 
-        with not_in_place(list(network.modules())), hooked([(stage, keep) for stage in subject.stages]):
+        with hooked([(stage, keep) for stage in subject.stages]):
             network(images)
         if len(maps) != len(subject.stages) or any(output.ndim != 4 for output, _ in maps):
             raise Unscorable("a stage's output is no feature map")
         generator = subject.generator("stage signs")
         gains = []
-        for (_, before), (after, _) in zip(maps, maps[1:], strict=False):
+        for (_, before), (after, _) in pairwise(maps):
             signs = _signs(after, generator)
-            (arriving,) = torch.autograd.grad(after, before, signs, allow_unused=True) if after.requires_grad else (None,)
+            (arriving,) = (
+                torch.autograd.grad(after, before, signs, allow_unused=True) if after.requires_grad else (None,)
+            )
             gains.append(_gain(arriving, signs))
         return {
             "stage_entropies": np.array([_spectral_entropy(output.detach()) for output, _ in maps]),
@@ -130,7 +133,7 @@ class ChannelCorrelation(Probe):
         read = [m for m in network.modules() if self.modules == "all" or isinstance(m, kinds) or m in norms]
         size = (1, subject.shape[0], self.resolution, self.resolution)
         image = torch.randn(size, generator=subject.generator("image")).to(subject.device, getattr(torch, self.dtype))
-        with torch.no_grad(), not_in_place(list(network.modules())), hooked([(module, keep) for module in read]):
+        with torch.no_grad(), hooked([(module, keep) for module in read]):
             network(image)
         if not found:
             raise Unscorable("no feature map")

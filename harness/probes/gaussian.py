@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from harness.probes.base import Probe, Subject, Unscorable, activations, hooked, not_in_place
+from harness.probes.base import Probe, Subject, Unscorable, activations, hooked
 
 
 @dataclass(frozen=True)
@@ -13,8 +13,8 @@ class PerturbationPass(Probe):
     """Forwards of Gaussian images x and of x + gamma * x', weights N(0, 1), BatchNorm on batch statistics.
 
     Observables: `feature_distance`, the mean over images of the summed absolute difference of the last feature
-    maps (the last four-dimensional output of a module: what is pooled); `log_norm_scale`, the sum over
-    BatchNorms of ln sqrt(mean running variance) after the two forwards.
+    maps, those being the last four-dimensional output of a module other than a pooling that has more than one
+    position; `log_norm_scale`, the sum over BatchNorms of ln sqrt(mean running variance) after both forwards.
     """
 
     batch_size: int = 64
@@ -27,17 +27,18 @@ class PerturbationPass(Probe):
         subject.initialise("gaussian", dtype=self.dtype)
         network = subject.network
         last: list = [None]
+        poolings = (torch.nn.AvgPool2d, torch.nn.MaxPool2d, torch.nn.AdaptiveAvgPool2d, torch.nn.AdaptiveMaxPool2d)
 
         def keep(module, args, output):
-            if isinstance(output, torch.Tensor) and output.ndim == 4:
+            if isinstance(output, torch.Tensor) and output.ndim == 4 and output[0, 0].numel() > 1:
                 last[0] = output
 
         generator = subject.generator("perturbation")
         size = (self.batch_size, *subject.shape)
         images, noise = (torch.randn(size, generator=generator).to(subject.device) for _ in range(2))
         maps = []
-        leaves = [module for module in network.modules() if not list(module.children())]
-        with torch.no_grad(), not_in_place(leaves), hooked([(module, keep) for module in leaves]):
+        leaves = [m for m in network.modules() if not list(m.children()) and not isinstance(m, poolings)]
+        with torch.no_grad(), hooked([(module, keep) for module in leaves]):
             for batch in (images, images + self.gamma * noise):
                 network(_like(subject, batch.to(getattr(torch, self.dtype))))
                 if last[0] is None:
@@ -72,28 +73,28 @@ class UnitPatterns(Probe):
         import numpy as np
         import torch
 
-        if self.batch_size > 62:
-            raise Unscorable("a pattern over more than 62 images does not fit one word: lower the batch size")
+        if self.batch_size > 24:
+            raise Unscorable("a pattern over more than 24 images has no exact float32 code: lower the batch size")
         network = subject.network
-        words: list = []
+        met = torch.zeros(2**self.batch_size, dtype=torch.bool, device=subject.device)
 
         def keep(module, args, output):
             if output.ndim == 4:
-                active = (output > 0).flatten(1).long()
-                place = 2 ** torch.arange(len(active), dtype=torch.int64, device=active.device)
-                words.append(torch.unique((active * place[:, None]).sum(dim=0)))
+                active = (output > 0).flatten(1).float()
+                place = 2.0 ** torch.arange(len(active), device=active.device)
+                met[(place @ active).long()] = True  # sums of powers of two below 2^24 are exact
 
         counts = []
         hooks = [(module, keep) for module in activations(network).values()]
         for repeat in range(self.repeats):
             subject.initialise("gaussian", repeat, self.dtype)
             images, _ = subject.images(self.batch_size, self.dtype, repeat)
-            words.clear()
+            met.zero_()
             with torch.no_grad(), hooked(hooks):
                 network(images)
-            if not words:
+            if not met.any():
                 raise Unscorable("no four-dimensional ReLU output")
-            counts.append(torch.unique(torch.cat(words)).numel())
+            counts.append(int(met.sum()))
         return {"distinct_patterns": np.array(counts, dtype=np.float64)}
 
 
@@ -129,7 +130,12 @@ class LinearRegions(Probe):
         rows = []
         with torch.no_grad(), hooked(hooks):
             for start in range(0, self.samples, self.chunk):
-                size = (min(self.chunk, self.samples - start), subject.shape[0], self.resolution, self.resolution)
+                size = (
+                    min(self.chunk, self.samples - start),
+                    subject.shape[0],
+                    self.resolution,
+                    self.resolution,
+                )
                 images = torch.randn(size, generator=generator).to(subject.device, getattr(torch, self.dtype))
                 codes.clear()
                 subject.network(images)

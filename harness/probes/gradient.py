@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from harness.probes.base import Probe, Subject, Unscorable, activations, hooked, not_in_place, weight_layers
+from harness.probes.base import Probe, Subject, Unscorable, activations, hooked, weight_layers
 
 
 @dataclass(frozen=True)
@@ -37,89 +39,43 @@ class GradientPass(Probe):
     dtype: str = "float32"
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
-        import numpy as np
         import torch
         import torch.nn.functional as F
 
         subject.initialise(self.init, dtype=self.dtype)
         network = subject.network
         layers = weight_layers(network)
-        parameters = [p for p in network.parameters() if p.requires_grad]
         weights = [module.weight for module in layers.values()]
+        parameters = [p for p in network.parameters() if p.requires_grad]
         images, labels = subject.images(self.batch_size, self.dtype)
-        found: dict[str, Any] = {}
-        hooks: list = []
-        relus: dict = {}
-        kernels: dict[str, dict] = {"relu": {}, "layer": {}}
-        source: dict[str, str] = {}  # weight layer -> the ReLU that feeds it
-        written: dict[int, str] = {}  # address of a ReLU's output, which the graph keeps alive -> ReLU
-        fisher: dict[str, list] = {name: [] for name in layers}
-        watching = False  # fisher's hooks would also see the backward passes of the Jacobian and of the Hessian
-
-        def keep_kernel(kind: str, name: str):
-            def hook(module, args, output):
-                values = args[0] if kind == "relu" else output
-                kernels[kind].setdefault(name, []).append(_agreement(values.detach()))
-                if kind == "relu":
-                    written[output.data_ptr()] = name
-
-            return hook
-
-        def keep_source(name: str):
-            def hook(module, args, output):
-                source[name] = written.get(args[0].data_ptr(), "")
-
-            return hook
-
-        def keep_fisher(name: str):
-            def hook(module, args, output):
-                if output.requires_grad:
-                    held = output.detach()
-
-                    def collect(grad):
-                        if watching:
-                            fisher[name].append(_fisher(held, grad.detach()))
-
-                    output.register_hook(collect)
-
-            return hook
-
-        if "relu_kernels" in wanted:
-            relus = activations(network)
-            hooks += [(module, keep_kernel("relu", name)) for name, module in relus.items()]
-        if "relu_places" in wanted:
-            hooks += [(module, keep_source(name)) for name, module in layers.items()]
-        if "layer_kernels" in wanted:
-            hooks += [(module, keep_kernel("layer", name)) for name, module in layers.items()]
-        if "fisher" in wanted:
-            hooks += [(module, keep_fisher(name)) for name, module in layers.items()]
-        second_order = "grasp" in wanted
         if "input_jacobian_correlation" in wanted:
             images = images.clone().requires_grad_(True)
+        watch = _Watch(network, layers, wanted)
+        found: dict[str, Any] = {}
 
-        with not_in_place(list(network.modules())):
-            with hooked(hooks):
-                logits = network(images)
-            if logits.ndim != 2:
-                raise Unscorable(f"network output has shape {tuple(logits.shape)}, a classifier gives (B, classes)")
-            loss = F.cross_entropy(logits, labels)
-            if "input_jacobian_correlation" in wanted:
-                rows = _input_jacobian(logits, images)
-                found["input_jacobian_correlation"] = _correlation(rows.flatten(1)).cpu().numpy()
-                found["labels"], found["classes"] = labels.cpu().numpy(), logits.shape[1]
-            targets = parameters if "all_gradient_norm" in wanted else weights
-            watching = True
-            raw = torch.autograd.grad(loss, targets, allow_unused=True, create_graph=second_order)
-            watching = False
-            by_id = {id(p): g for p, g in zip(targets, raw, strict=True)}
-            graph_grads = [by_id[id(w)] for w in weights]
-            grads = [torch.zeros_like(w) if g is None else g.detach() for w, g in zip(weights, graph_grads, strict=True)]
-            if second_order:
-                found["grasp"] = _grasp(weights, graph_grads)
-            del loss, logits
+        with hooked(watch.hooks):
+            logits = network(images)
+        if logits.ndim != 2:
+            raise Unscorable(f"network output has shape {tuple(logits.shape)}, a classifier gives (B, classes)")
+        loss = F.cross_entropy(logits, labels)
+        if "input_jacobian_correlation" in wanted:
+            rows = _input_jacobian(logits, images)
+            found["input_jacobian_correlation"] = _correlation(rows.flatten(1)).cpu().numpy()
+            found["labels"], found["classes"] = labels.cpu().numpy(), logits.shape[1]
+        targets = parameters if "all_gradient_norm" in wanted else weights
+        with watch.backward():
+            raw = torch.autograd.grad(loss, targets, allow_unused=True, create_graph="grasp" in wanted)
+        by_id = {id(target): grad for target, grad in zip(targets, raw, strict=True)}
+        graph_grads = [by_id[id(weight)] for weight in weights]
+        if "grasp" in wanted:
+            found["grasp"] = _grasp(weights, graph_grads)
+        if "all_gradient_norm" in wanted:
+            present = [grad.detach().flatten() for grad in raw if grad is not None]
+            found["all_gradient_norm"] = float(torch.cat(present).double().norm())
+        held = [weight.detach() for weight in weights]
+        grads = [torch.zeros_like(w) if g is None else g.detach() for w, g in zip(held, graph_grads, strict=True)]
+        del loss, logits, raw, by_id, graph_grads  # the graph holds every activation
 
-        held = [w.detach() for w in weights]
-        saliencies = [w * g for w, g in zip(held, grads, strict=True)]
         per_layer = {
             "weight_norm": lambda: [w.norm() for w in held],
             "gradient_norm": lambda: [g.norm() for g in grads],
@@ -128,26 +84,12 @@ class GradientPass(Probe):
             "saliency_sum": lambda: [s.sum(dtype=torch.float64) for s in saliencies],
             "saliency_sum_abs": lambda: [s.abs().sum() for s in saliencies],
             "saliency_std": lambda: [s.abs().std(correction=0) for s in saliencies],
-            "fisher": lambda: [
-                (sum(fisher[name]) * module.weight[0].numel()).sum() if fisher[name] else torch.zeros(())
-                for name, module in layers.items()
-            ],
+            "fisher": watch.fisher_sums,
             "zico": lambda: self._zico(subject, weights, grads),
         }
-        for name, compute in per_layer.items():
-            if name in wanted:
-                found[name] = _to_host(compute())
-        if "all_gradient_norm" in wanted:
-            present = [g.detach().flatten() for g in raw if g is not None]
-            found["all_gradient_norm"] = float(torch.cat(present).double().norm())
-        for kind, modules in (("relu", relus), ("layer", layers)):
-            if f"{kind}_kernels" in wanted:
-                called = [name for name in modules if name in kernels[kind]]
-                found[f"{kind}_kernels"] = torch.stack([sum(kernels[kind][name]) for name in called]).cpu().numpy()
-                place = {name: i for i, name in enumerate(called)}
-                feeding = source if kind == "relu" else {name: name for name in layers}
-                found[f"{kind}_places"] = np.array([place.get(feeding.get(name, ""), -1) for name in layers])
-        return found
+        saliencies = [w * g for w, g in zip(held, grads, strict=True)]
+        found.update({name: _to_host(compute()) for name, compute in per_layer.items() if name in wanted})
+        return {**found, **watch.kernels()}
 
     def _zico(self, subject: Subject, weights: list, first: list) -> list:
         import torch
@@ -172,6 +114,88 @@ class GradientPass(Probe):
             mask = variance > 0
             sums.append(((absolute.double() / k)[mask] / variance[mask].sqrt()).sum())
         return sums
+
+
+class _Watch:
+    """What hooks collect on one forward and backward: ReLU and layer codes, Fisher information of the outputs."""
+
+    def __init__(self, network: Any, layers: dict[str, Any], wanted: frozenset[str]):
+        self._layers = layers
+        self._relus = activations(network) if "relu_kernels" in wanted else {}
+        self._kernels: dict[str, dict[str, list]] = {"relu": {}, "layer": {}}
+        self._source: dict[str, str] = {}  # weight layer -> the ReLU that feeds it
+        self._written: dict[int, str] = {}  # address of a ReLU's output, which the graph keeps alive -> ReLU
+        self._fisher: dict[str, list] = {name: [] for name in layers}
+        self._watching = False
+        self.hooks = [(module, self._codes("relu", name)) for name, module in self._relus.items()]
+        if "relu_places" in wanted:
+            self.hooks += [(module, self._feeder(name)) for name, module in layers.items()]
+        if "layer_kernels" in wanted:
+            self.hooks += [(module, self._codes("layer", name)) for name, module in layers.items()]
+        if "fisher" in wanted:
+            self.hooks += [(module, self._information(name)) for name, module in layers.items()]
+
+    @contextmanager
+    def backward(self) -> Iterator[None]:
+        """The backward pass of the loss: those of the Jacobian and of the Hessian run the same tensor hooks."""
+        self._watching = True
+        try:
+            yield
+        finally:
+            self._watching = False
+
+    def _codes(self, kind: str, name: str) -> Callable:
+        def hook(module, args, output):
+            values = args[0] if kind == "relu" else output
+            self._kernels[kind].setdefault(name, []).append(_agreement(values.detach()))
+            if kind == "relu":
+                self._written[output.data_ptr()] = name
+
+        return hook
+
+    def _feeder(self, name: str) -> Callable:
+        def hook(module, args, output):
+            self._source[name] = self._written.get(args[0].data_ptr(), "")
+
+        return hook
+
+    def _information(self, name: str) -> Callable:
+        def hook(module, args, output):
+            if output.requires_grad:
+                held = output.detach()
+
+                def collect(grad):
+                    if self._watching:
+                        self._fisher[name].append(_fisher(held, grad.detach()))
+
+                output.register_hook(collect)
+
+        return hook
+
+    def fisher_sums(self) -> list:
+        """Per layer the sum over channels, each counted once for each of its weights; 0 where no gradient came."""
+        import torch
+
+        return [
+            (sum(self._fisher[name]) * module.weight[0].numel()).sum() if self._fisher[name] else torch.zeros(())
+            for name, module in self._layers.items()
+        ]
+
+    def kernels(self) -> dict[str, Any]:
+        """`relu_kernels`, `layer_kernels` and the places of the layers among them, where they were collected."""
+        import numpy as np
+        import torch
+
+        found = {}
+        for kind, modules in (("relu", self._relus), ("layer", self._layers)):
+            collected = self._kernels[kind]
+            called = [name for name in modules if name in collected]
+            if called:
+                found[f"{kind}_kernels"] = torch.stack([sum(collected[name]) for name in called]).cpu().numpy()
+                place = {name: i for i, name in enumerate(called)}
+                feeding = self._source if kind == "relu" else {name: name for name in self._layers}
+                found[f"{kind}_places"] = np.array([place.get(feeding.get(name, ""), -1) for name in self._layers])
+        return found
 
 
 def _to_host(values: list) -> Any:

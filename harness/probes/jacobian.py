@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from harness.probes.base import Probe, Subject, Unscorable, hooked, not_in_place
+from harness.probes.base import Probe, Subject, Unscorable, hooked
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class WeightJacobian(Probe):
                 closed.update(own.values())
         for parameter in network.parameters():
             parameter.requires_grad_(False)
-        with not_in_place(list(network.modules())), hooked(hooks):
+        with hooked(hooks):
             logits = network(images)
         if logits.ndim != 2:
             raise Unscorable(f"network output has shape {tuple(logits.shape)}, a classifier gives (B, classes)")
@@ -75,9 +75,7 @@ class WeightJacobian(Probe):
         jacobian = torch.zeros(count, classes, len(chosen), dtype=torch.float64, device=logits.device)
         if leaves and logits.requires_grad:
             for row in range(classes):
-                torch.autograd.grad(
-                    logits[:, row].sum(), leaves, retain_graph=row + 1 < classes, allow_unused=True
-                )
+                torch.autograd.grad(logits[:, row].sum(), leaves, retain_graph=row + 1 < classes, allow_unused=True)
         generic = [name for name in chosen if name not in closed]
         if generic:
             columns = [place[name] for name in generic]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from harness.probes.base import Probe, Subject, Unscorable, hooked, not_in_place, replaced_forward, weight_layers
+from harness.probes.base import Probe, Subject, Unscorable, hooked, replaced_forward, weight_layers
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,13 @@ class GradientSigns(Probe):
                 def collect(grad):
                     totals[name].append(_per_image_gradients(module, held, grad))
 
-                output.register_hook(collect)
+                if output.requires_grad:
+                    output.register_hook(collect)
 
             return hook
 
         norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        with not_in_place(list(network.modules())), _instance_norms(norms):
+        with _instance_norms(norms):
             with hooked([(module, watch(name)) for name, module in layers.items()]):
                 logits = network(images)
             loss = F.cross_entropy(logits, labels, reduction="sum")
@@ -61,7 +63,8 @@ class GradientSigns(Probe):
             if not collected:  # no gradient reaches the layer
                 agreement.append(0.0)
                 continue
-            agreement.append(float(sum(collected).sign().sum(dim=0).abs().sum(dtype=torch.float64)))
+            whole = [sum(calls) for calls in zip(*collected, strict=True)]  # a layer may be called several times
+            agreement.append(sum(float(part.sign().sum(dim=0).abs().sum(dtype=torch.float64)) for part in whole))
         return {"sign_agreement": np.array(agreement)}
 
 
@@ -69,13 +72,13 @@ def _instance_norms(norms: list) -> Any:
     """Each BatchNorm normalises every image by itself. One that sees no positions cannot: Unscorable."""
     from contextlib import ExitStack
 
-    import torch.nn.functional as F
+    function = _image_norm()
 
     def forward_of(norm: Any) -> Any:
         def forward(x: Any) -> Any:
-            if x.ndim < 3 or x[0, 0].numel() < 2:
+            if x.ndim != 4 or x[0, 0].numel() < 2:
                 raise Unscorable("BatchNorm over a single value: the network needs several images or positions")
-            return F.instance_norm(x, weight=norm.weight, bias=norm.bias, eps=norm.eps)
+            return function.apply(x, norm.weight, norm.bias, norm.eps)
 
         return forward
 
@@ -85,8 +88,38 @@ def _instance_norms(norms: list) -> Any:
     return stack
 
 
-def _per_image_gradients(module: Any, x: Any, grad: Any) -> Any:
-    """Gradients of the layer's weights, one an image: (B, weights), in an order of their own."""
+@cache
+def _image_norm() -> Any:
+    """Normalisation of each image over its positions, in the memory layout of its input.
+
+    torch's own instance normalisation copies channels_last maps to another layout and back.
+    """
+    import torch
+
+    class ImageNorm(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, weight, bias, eps):
+            normal = x - x.mean(dim=(2, 3), keepdim=True)
+            inverse = (normal.square().mean(dim=(2, 3), keepdim=True) + eps).rsqrt()
+            normal.mul_(inverse)
+            scale = inverse if weight is None else inverse * weight[:, None, None]
+            ctx.save_for_backward(normal, scale)
+            if weight is None:
+                return normal.clone()
+            return torch.addcmul(bias[:, None, None], normal, weight[:, None, None])
+
+        @staticmethod
+        def backward(ctx, grad):
+            normal, scale = ctx.saved_tensors
+            along = (grad * normal).mean(dim=(2, 3), keepdim=True)
+            inward = (grad - grad.mean(dim=(2, 3), keepdim=True)).sub_(normal * along)
+            return inward.mul_(scale), None, None, None
+
+    return ImageNorm
+
+
+def _per_image_gradients(module: Any, x: Any, grad: Any) -> list:
+    """Gradients of the layer's weights, one an image: tensors (B, …) that together hold each weight once."""
     import torch
     import torch.nn.functional as F
     from torch import nn
@@ -94,7 +127,7 @@ def _per_image_gradients(module: Any, x: Any, grad: Any) -> Any:
     count = len(x)
     if isinstance(module, nn.Linear):
         rows, seen = grad.reshape(count, -1, grad.shape[-1]), x.reshape(count, -1, x.shape[-1])
-        return torch.bmm(rows.transpose(1, 2), seen).flatten(1)
+        return [torch.bmm(rows.transpose(1, 2), seen)]
     if not isinstance(module, nn.Conv2d) or isinstance(module.padding, str) or module.padding_mode != "zeros":
         raise Unscorable(f"no single-image gradient for a {type(module).__name__} of this kind")
     (kh, kw), (ph, pw), (dh, dw) = module.kernel_size, module.padding, module.dilation
@@ -107,12 +140,12 @@ def _per_image_gradients(module: Any, x: Any, grad: Any) -> Any:
         last = (grad.shape[2] - 1) * width + grad.shape[3]
         rows = rows[:, :last].transpose(1, 2)
         shifts = [i * dh * width + j * dw for i in range(kh) for j in range(kw)]
-        return torch.cat([torch.bmm(rows, seen[:, s : s + last]).flatten(1) for s in shifts], dim=1)
+        return [torch.bmm(rows, seen[:, s : s + last]) for s in shifts]
     patches = F.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)
     groups = module.groups
     patches = patches.reshape(count * groups, -1, patches.shape[-1])
     rows = grad.reshape(count * groups, grad.shape[1] // groups, -1)
-    return torch.bmm(rows, patches.transpose(1, 2)).reshape(count, -1)
+    return [torch.bmm(rows, patches.transpose(1, 2)).reshape(count, -1)]
 
 
 @dataclass(frozen=True)
@@ -141,9 +174,7 @@ class TangentKernel(Probe):
         logits = network(images)
         rows = []
         for i in range(len(images)):
-            grads = torch.autograd.grad(
-                logits[i].sum(), weights, retain_graph=i + 1 < len(images), allow_unused=True
-            )
+            grads = torch.autograd.grad(logits[i].sum(), weights, retain_graph=i + 1 < len(images), allow_unused=True)
             rows.append(torch.cat([g.flatten() for g in grads if g is not None]))
         stacked = torch.stack(rows)
         return {"tangent_kernel": (stacked @ stacked.T).double().cpu().numpy()}

@@ -12,7 +12,6 @@ from harness.probes.base import (
     activations,
     hooked,
     normalisations,
-    not_in_place,
     replaced_forward,
     weight_layers,
 )
@@ -110,7 +109,6 @@ class PositivePass(Probe):
             collected.clear()
             with (
                 torch.no_grad(),
-                not_in_place(list(network.modules())),
                 replaced_forward(normalisations(network), _identity),
                 replaced_forward(list(modules.values()), torch.relu),
                 hooked(hooks),
@@ -149,7 +147,12 @@ class AttentionPass(Probe):
         projections = [module.weight for module in linear if id(module) in inside]
         for module in network.modules():
             if isinstance(module, nn.MultiheadAttention):
-                fused = [module.in_proj_weight, module.q_proj_weight, module.k_proj_weight, module.v_proj_weight]
+                fused = [
+                    module.in_proj_weight,
+                    module.q_proj_weight,
+                    module.k_proj_weight,
+                    module.v_proj_weight,
+                ]
                 projections += [weight for weight in fused if weight is not None]
         others = [module.weight for module in linear[:-1] if id(module) not in inside]
         if not projections:
@@ -161,7 +164,10 @@ class AttentionPass(Probe):
         values = [
             torch.zeros(()) if grad is None else form(weight.detach(), grad)
             for weight, grad, form in zip(
-                projections + others, grads, [_diversity] * len(projections) + [_saliency] * len(others), strict=True
+                projections + others,
+                grads,
+                [_diversity] * len(projections) + [_saliency] * len(others),
+                strict=True,
             )
         ]
         host = torch.stack([value.double().cpu() for value in values]).numpy()

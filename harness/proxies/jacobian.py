@@ -90,7 +90,12 @@ class Vkdnw(Proxy):
     dtype: str = "float32"
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
-        return {WeightJacobian(self.init, self.batch_size, self.tensors, self.dtype): ("jacobian", "probabilities")}
+        return {
+            WeightJacobian(self.init, self.batch_size, self.tensors, self.dtype): (
+                "jacobian",
+                "probabilities",
+            )
+        }
 
     def score(self, seen: Mapping[str, Any]) -> float:
         return decile_entropy(fisher_eigenvalues(seen["jacobian"], seen["probabilities"], self.variant))
@@ -191,7 +196,7 @@ class Ntk(Proxy):
     """Condition number of the neural tangent kernel of a mini-batch; the score is its negative.
 
     TE-NAS: batch of 16, BatchNorm on batch statistics, kaiming fan_out; its code averages three draws where
-    this takes one (set seeds for more). A kernel whose least eigenvalue is not positive is a status.
+    this takes one (set seeds for more). A kernel that is singular to the precision of its dtype is a status.
     """
 
     name: ClassVar[str] = "ntk"
@@ -212,7 +217,7 @@ class Ntk(Proxy):
         if not np.isfinite(kernel).all():
             raise Unscorable("tangent kernel is not finite")
         eigenvalues = np.linalg.eigvalsh(kernel)
-        if eigenvalues[0] <= 0:
+        if eigenvalues[0] <= eigenvalues[-1] * len(kernel) * np.finfo(self.dtype).eps:
             raise Unscorable("singular tangent kernel")
         return -eigenvalues[-1] / eigenvalues[0]
 

@@ -50,7 +50,9 @@ class Sed(Proxy):
 
     name: ClassVar[str] = "sed"
     summary: ClassVar[str] = "suppression of local entropy decrease (reconstruction)"
-    citation: ClassVar[str] = "Wu et al., Zero-Shot NAS via the Suppression of Local Entropy Decrease (arXiv 2411.06236)"
+    citation: ClassVar[str] = (
+        "Wu et al., Zero-Shot NAS via the Suppression of Local Entropy Decrease (arXiv 2411.06236)"
+    )
     inputs: ClassVar[str] = "none"
     random: ClassVar[bool] = False
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,16 @@ class Space(ABC):
 
     name: str
     populations: tuple[str, ...] = ("all", "unique")
+    #: Whether no two members of a benchmark share a `network_key`, so that none needs to be computed to know.
+    distinct: bool = False
+
+    def encodings(self, columns: Mapping[str, np.ndarray]) -> Sequence[str]:
+        """The encodings in index order from the columns that a benchmark's card names under `encoding`.
+
+        A space with many members may return a sequence that makes each string when it is asked for.
+        """
+        (column,) = columns.values()
+        return column.tolist()
 
     @abstractmethod
     def parse(self, text: str) -> str:
@@ -61,7 +71,8 @@ class Space(ABC):
         """Counts from the encodings alone, vectorised, one float64 array of (n,) a name.
 
         `params` trainable parameters, `flops` multiply-accumulates of convolutions and linear layers for
-        one image of `resolution` x `resolution`, `trainable_layers` convolutions + linear layers,
+        one image of `resolution` x `resolution`, `elementwise` what other counters add to them (2 an element for
+        a normalisation, 1 for a ReLU, the window for a pooling), `trainable_layers` convolutions + linear layers,
         `parameter_tensors` named parameters of the network.
         """
 
@@ -74,7 +85,8 @@ class Space(ABC):
         """The benchmark's own network, in train mode on the CPU, weights as torch makes them by default.
 
         `thin` asks for the same topology at one channel (doubled where the space doubles) and one cell a
-        stage, in which TE-NAS counts linear regions; a space without such a network builds the full one. Its `stages` property lists the submodules whose outputs AZ-NAS reads, in order.
+        stage, in which TE-NAS counts linear regions; a space without such a network builds the full one.
+        The `stages` property of the network lists the submodules whose outputs AZ-NAS reads, in order.
         """
 
     def graph_features(self, architectures: Sequence[str]) -> np.ndarray:
@@ -82,7 +94,5 @@ class Space(ABC):
         raise HarnessError(f"space {self.name} defines no graph features: leave out the rankings learned on them")
 
     def in_population(self, population: str, architectures: Sequence[str]) -> np.ndarray:
-        """Boolean (n,) of the members of a named population (`unique` and samples are not asked here)."""
-        if population == "all":
-            return np.ones(len(architectures), dtype=bool)
+        """Boolean (n,) of the members of a population that the space itself names (not `all`, `unique`, samples)."""
         raise KeyError(population)

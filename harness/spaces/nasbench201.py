@@ -189,14 +189,22 @@ class NasBench201(Space):
             flops += weights * side**2
         params = params + np.zeros_like(ones)
         flops = flops + np.zeros_like(ones)
+        pools = (codes == POOL).sum(axis=1)
+        maps = [width * side**2 for width, side in zip(CHANNELS, sides, strict=True)]
+        # BatchNorm 2 an element, ReLU 1, pooling its window: stem, reductions, and the end of the network.
+        elementwise = 2 * maps[0] + 3 * maps[-1] + np.zeros_like(ones)
+        for width, before, after in zip(CHANNELS, maps, maps[1:], strict=False):
+            elementwise += before + 2 * after + after + 2 * after + 4 * width * after // (2 * width)
         for width, side in zip(CHANNELS, sides, strict=True):
             weights = CELLS_PER_STAGE * width * width * (ones + 9 * threes)
             params += weights + CELLS_PER_STAGE * 2 * width * (ones + threes)
             flops += weights * side**2
+            elementwise += CELLS_PER_STAGE * width * side**2 * (3 * (ones + threes) + 9 * pools)
         cells = CELLS_PER_STAGE * len(CHANNELS)
         return {
             "params": params,
             "flops": flops,
+            "elementwise": elementwise,
             "trainable_layers": 2 + 3 * (len(CHANNELS) - 1) + cells * (ones + threes),
             "parameter_tensors": 7 + 7 * (len(CHANNELS) - 1) + 3 * cells * (ones + threes),
         }

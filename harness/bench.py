@@ -1,0 +1,172 @@
+"""Cost of the passes in units of one forward + backward pass: `python -m harness.bench` or `make bench`.
+
+All figures are ratios of processor times within one run, so they carry over between machines better than
+seconds do. One thread, batch 64, medians over random NAS-Bench-201 cells; written to results/bench.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+#: Proxies whose passes cost most, measured apart from the rest.
+HEAVY = (
+    "az_expressivity",
+    "az_progressivity",
+    "az_trainability",
+    "grasp",
+    "ntk",
+    "vkdnw",
+    "vkdnw_single",
+    "vkdnw_decile",
+)
+
+
+def _sets() -> dict[str, list[str]]:
+    from harness.proxies import available
+
+    # sed and dss read no network of this space.
+    names = [name for name in available() if name not in ("sed", "dss")]
+    return {
+        "all less az_nas, grasp, ntk, vkdnw": [name for name in names if name not in HEAVY],
+        "vkdnw": ["vkdnw"],
+        "grasp": ["grasp"],
+        "ntk": ["ntk"],
+        "az_nas": [name for name in names if name.startswith("az_")],
+        "all": names,
+    }
+
+
+def _prepare(cells: int, seed: int) -> tuple[Any, list[int]]:
+    import torch
+
+    from harness.scoring import Job, Scorer
+
+    torch.set_num_threads(1)
+    scorer = Scorer(Job("nasbench201", "cifar10", ("synflow",), device="cpu"))
+    return scorer, [int(i) for i in scorer.benchmark.population(f"sample({cells}, seed={seed})")]
+
+
+def _forward_backward(subject: Any, repeats: int = 3) -> float:
+    """Least processor time of a plain forward and backward of the loss, all parameters, the engine's layout."""
+    import torch
+    import torch.nn.functional as F
+
+    subject.initialise("kaiming_fan_in")
+    images, labels = subject.batch(0, 64)
+    parameters = list(subject.network.parameters())
+    best = float("inf")
+    for _ in range(repeats):
+        started = time.process_time()
+        torch.autograd.grad(F.cross_entropy(subject.network(images), labels), parameters, allow_unused=True)
+        best = min(best, time.process_time() - started)
+    return best
+
+
+def cost_ratios(cells: int, seed: int) -> dict[str, Any]:
+    """For each set of proxies the median over cells of (its cost / one forward + backward pass)."""
+    from harness.proxies import get_proxy
+    from harness.scoring import score_subject
+
+    scorer, indices = _prepare(cells, seed)
+    ratios: dict[str, list[float]] = {name: [] for name in _sets()}
+    seconds = []
+    for index in indices:
+        subject = scorer.subject(index)
+        unit = _forward_backward(subject)
+        seconds.append(unit)
+        for name, members in _sets().items():
+            proxies = [get_proxy(member) for member in members]
+            started = time.process_time()
+            score_subject(scorer.subject(index), proxies)
+            ratios[name].append((time.process_time() - started) / unit)
+    return {
+        "forward_backward_seconds": statistics.median(seconds),
+        "cost": {name: round(statistics.median(values), 2) for name, values in ratios.items()},
+    }
+
+
+def _peak(index: int, members: list[str] | None, answer: Any) -> None:
+    import resource
+
+    from harness.proxies import get_proxy
+    from harness.scoring import score_subject
+
+    scorer, _ = _prepare(1, 0)
+    subject = scorer.subject(index)
+    subject.batch(0, 64)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if members is None:
+        _forward_backward(subject, repeats=1)
+    else:
+        score_subject(subject, [get_proxy(member) for member in members])
+    answer.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+
+
+def memory_ratios(cells: int, seed: int) -> dict[str, float]:
+    """Median over cells of the growth of the peak resident memory, over that of one forward + backward pass."""
+    context = multiprocessing.get_context("spawn")
+    _, indices = _prepare(cells, seed)
+
+    def growth(index: int, members: list[str] | None) -> int:
+        answer = context.Queue()
+        process = context.Process(target=_peak, args=(index, members, answer))
+        process.start()
+        value = answer.get()
+        process.join()
+        return value
+
+    found: dict[str, list[float]] = {}
+    for index in indices:
+        unit = growth(index, None)
+        for name, members in _sets().items():
+            found.setdefault(name, []).append(growth(index, members) / unit)
+    return {name: round(statistics.median(values), 2) for name, values in found.items()}
+
+
+def correlation_seconds(proxies: int = 30, n: int = 9445) -> float:
+    """Seconds for tau, rho and nDCG_1000 with 1,000-resample intervals of `proxies` proxies on n architectures."""
+    import numpy as np
+
+    from harness.correlation import correlate_many
+
+    rng = np.random.default_rng(0)
+    accuracies = rng.uniform(50, 94, n)
+    columns = {str(i): accuracies + rng.normal(0, 5 + i, n) for i in range(proxies)}
+    started = time.perf_counter()
+    correlate_many(columns, accuracies)
+    return round(time.perf_counter() - started, 2)
+
+
+def main() -> None:
+    """Measure and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cells", type=int, default=10)
+    parser.add_argument("--memory-cells", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("results/bench.json"))
+    options = parser.parse_args()
+    import torch
+
+    figures = {
+        "protocol": f"NAS-Bench-201, {options.cells} random cells (seed {options.seed}), batch 64, one thread, medians",
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        **cost_ratios(options.cells, options.seed),
+        "peak_memory": memory_ratios(options.memory_cells, options.seed),
+        "correlation_30_proxies_9445_seconds": correlation_seconds(),
+    }
+    text = json.dumps(figures, indent=2)
+    print(text)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Checks of the numbers against others' numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from harness.benchmark import load_benchmark
+from harness.errors import HarnessError
+from harness.results import Reader
+from harness.store import ScoreStore
+
+#: Names in the reference file -> our proxy, and the least rank correlation that shows the same definition.
+REFERENCES: dict[str, tuple[str, float | None]] = {
+    "flops": ("flops:count=all", 0.999),
+    "params": ("params", 0.999),
+    "l2_norm": ("l2_norm:init=default", 0.999),
+    "synflow": ("synflow:init=default", 0.95),
+    "grad_norm": ("grad_norm:init=default", 0.95),
+    "snip": ("snip:init=default", 0.95),
+    "fisher": ("fisher:init=default", 0.95),
+    "jacov": ("jacov:init=default", None),
+    "epe_nas": ("epe_nas:init=default", None),
+    "plain": ("plain:init=default", None),
+    "grasp": ("grasp:init=default", None),
+    "zen": ("zen", None),
+    "nwot": ("naswot:init=default", None),
+}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Spearman's rho between our scores and the reference's over n architectures; None where ours are missing."""
+
+    reference: str
+    proxy: str
+    n: int
+    rho: float | None
+    least: float | None
+
+    @property
+    def passes(self) -> bool | None:
+        """Whether `rho` reaches `least`; None where there is nothing to reach or nothing to compare."""
+        return None if self.rho is None or self.least is None else self.rho >= self.least
+
+
+def compare_references(
+    path: str | Path,
+    store: ScoreStore,
+    population: str = "no_dead_ops.sample(300, seed=0)",
+    inputs: str = "cifar10",
+) -> list[Agreement]:
+    """Rank correlation of stored scores (nasbench201, cifar10, seed 0) with a table of others' scores.
+
+    Args:
+        path: Parquet with `arch_str` and one column a proxy, such as NAS-Bench-Suite-Zero's scores.
+
+    Raises:
+        HarnessError: the file is missing, unreadable, or of another form.
+    """
+    try:
+        table = pd.read_parquet(path)
+        by_cell = table.set_index("arch_str")
+    except (OSError, KeyError, ValueError) as error:
+        raise HarnessError(
+            f"reference scores {path} cannot be read ({str(error).splitlines()[0]}): give a Parquet with `arch_str` "
+            "and a column a proxy, as in `harness verify references path=FILE`"
+        ) from error
+    benchmark = load_benchmark("nasbench201")
+    reader = Reader(store, benchmark)
+    indices = benchmark.population(population)
+    cells = [benchmark.architectures[i] for i in indices]
+    known = [cell in by_cell.index for cell in cells]
+    indices = indices[np.array(known)]
+    rows = by_cell.loc[[cell for cell, there in zip(cells, known, strict=True) if there]]
+    found = []
+    for name, (spec, least) in REFERENCES.items():
+        if name not in rows:
+            continue
+        scores = reader.scores(spec, "cifar10", indices, inputs)
+        if scores.missing:
+            found.append(Agreement(name, spec, 0, None, least))
+            continue
+        theirs = rows[name].to_numpy(dtype=np.float64)
+        both = np.isfinite(theirs) & np.isfinite(scores.values)
+        rho = float(spearmanr(scores.values[both], theirs[both]).statistic)
+        found.append(Agreement(name, spec, int(both.sum()), rho, least))
+    return found
+
+
+def verify_references(config: object) -> int:
+    """Print the agreement with the reference file; exit code 1 where a definition differs or scores lack."""
+    if not config.path:
+        raise HarnessError("which file? harness verify references path=FILE.parquet (NAS-Bench-Suite-Zero's scores)")
+    results = compare_references(config.path, ScoreStore(config.store), config.population, config.inputs)
+    print("| reference | ours | n | Spearman rho | at least | |\n|---|---|--:|--:|--:|---|")
+    for result in results:
+        rho = "not computed" if result.rho is None else f"{result.rho:.4f}"
+        least = "" if result.least is None else f"{result.least}"
+        verdict = {None: "", True: "ok", False: "DIFFERS"}[result.passes]
+        print(f"| {result.reference} | {result.proxy} | {result.n or ''} | {rho} | {least} | {verdict} |")
+    lacking = [result.proxy for result in results if result.rho is None]
+    if lacking:
+        print(
+            f'missing: harness score inputs={config.inputs} inputs.path=DATA "proxies=[{",".join(lacking)}]" '
+            f'"population={config.population}" store={config.store}'
+        )
+    return 1 if lacking or any(result.passes is False for result in results) else 0

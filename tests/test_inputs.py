@@ -1,0 +1,343 @@
+"""Tests of the mini-batches: noise, the dataset's own folder, archives, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.errors import HarnessError
+from harness.inputs import CIFAR10_MEAN, CIFAR10_STD, ImageInputs, RandomInputs, load_inputs
+
+SHAPE = (3, 32, 32)
+
+
+def pictures(n: int, seed: int = 0, side: int = 32, classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Images (n, side, side, 3) uint8 of which no two are alike, and labels (n,)."""
+    rng = np.random.RandomState(seed)
+    return rng.randint(0, 256, (n, side, side, 3), dtype=np.uint8), rng.randint(0, classes, n)
+
+
+def normalised(images: np.ndarray) -> np.ndarray:
+    """What networks are to be given for images (n, H, W, 3) uint8: (n, 3, H, W)."""
+    planes = [(images[..., c] / 255.0 - CIFAR10_MEAN[c]) / CIFAR10_STD[c] for c in range(3)]
+    return np.stack(planes, axis=1)
+
+
+class Python2Pickler(pickle._Pickler):
+    """Writes bytes as Python 2 wrote its strings, which is how the dataset was published."""
+
+    dispatch = dict(pickle._Pickler.dispatch)
+
+    def save_bytes(self, text: bytes) -> None:
+        short = len(text) < 256
+        self.write(b"U" + bytes([len(text)]) if short else b"T" + struct.pack("<i", len(text)))
+        self.write(text)
+        self.memoize(text)
+
+    dispatch[bytes] = save_bytes
+
+
+def dump_python2(content: dict, path: Path) -> None:
+    with open(path, "wb") as file:
+        Python2Pickler(file, protocol=2).dump(content)
+    # numpy's arrays were pickled under the module's old name.
+    path.write_bytes(path.read_bytes().replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+
+
+def dump_python3(content: dict, path: Path) -> None:
+    path.write_bytes(pickle.dumps(content, protocol=4))
+
+
+def write_folder(
+    folder: Path, images: np.ndarray, labels: np.ndarray, dump: Callable[[dict, Path], None] = dump_python2
+) -> Path:
+    """The dataset's layout: five batches, each image 1,024 red values, then green, then blue, row by row."""
+    folder.mkdir(exist_ok=True)
+    for number, chosen in enumerate(np.array_split(np.arange(len(images)), 5), start=1):
+        planes = [images[chosen][..., channel].reshape(len(chosen), -1) for channel in range(3)]
+        content = {
+            b"batch_label": f"training batch {number} of 5".encode(),
+            b"labels": [int(label) for label in labels[chosen]],
+            b"data": np.concatenate(planes, axis=1),
+            b"filenames": [f"image_{i}.png".encode() for i in chosen],
+        }
+        dump(content, folder / f"data_batch_{number}")
+    return folder
+
+
+def write_npz(path: Path, images: np.ndarray, labels: np.ndarray) -> Path:
+    np.savez(path, images=images, labels=labels)
+    return path
+
+
+def load(path: Path | str, classes: int = 10, shape: tuple[int, int, int] = SHAPE):
+    return load_inputs("cifar10", str(path), classes, shape)
+
+
+def whole(inputs: ImageInputs, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    return inputs.batch(seed, 0, n)
+
+
+# Noise ----------------------------------------------------------------------------------------------------
+
+
+def test_noise_is_deterministic_per_seed_and_number():
+    def draw(seed: int, number: int, shape=SHAPE) -> bytes:
+        images, labels = RandomInputs(10, shape).batch(seed, number, 8)
+        return images.tobytes() + labels.tobytes()
+
+    np.random.seed(0)
+    once = {(seed, number): draw(seed, number) for seed in (0, 1, 7) for number in (0, 1, 2)}
+    np.random.seed(1)
+    again = {(seed, number): draw(seed, number) for seed in (7, 1, 0) for number in (2, 0, 1)}
+    assert once == again
+    assert len(set(once.values())) == 9
+
+
+def test_noise_is_the_same_everywhere():
+    """Regression: stored scores were computed on these mini-batches."""
+    images, labels = RandomInputs(10, SHAPE).batch(0, 0, 4)
+    assert images[0, 0, 0, :3].tolist() == pytest.approx([1.76051736, 1.92571425, 0.02754196], rel=1e-6)
+    assert labels.tolist() == [2, 3, 7, 5]
+
+
+def test_noise_is_standard_normal_with_every_label():
+    images, labels = RandomInputs(10, SHAPE).batch(3, 0, 256)
+    assert images.shape == (256, *SHAPE)
+    assert images.dtype == np.float32
+    assert abs(images.mean()) < 0.005
+    assert images.std() == pytest.approx(1.0, abs=0.005)
+    assert labels.shape == (256,)
+    assert labels.dtype == np.int64
+    assert set(labels.tolist()) == set(range(10))
+
+
+def test_noise_needs_no_path():
+    assert isinstance(load_inputs("random", None, 10, SHAPE), RandomInputs)
+    assert load_inputs("random", None, 120, (3, 16, 16)).batch(0, 0, 2)[0].shape == (2, 3, 16, 16)
+
+
+# Images ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dump", [dump_python2, dump_python3])
+def test_folder_is_read_in_the_datasets_channel_order(tmp_path, dump):
+    images, labels = pictures(15)
+    inputs = load(write_folder(tmp_path / "cifar-10-batches-py", images, labels, dump))
+    drawn, drawn_labels = whole(inputs, 15)
+    assert drawn.shape == (15, 3, 32, 32)
+    assert drawn.dtype == np.float32
+    assert drawn.flags.c_contiguous
+    assert drawn_labels.dtype == np.int64
+    expected = normalised(images)
+    found = [int(np.abs(expected - image).sum(axis=(1, 2, 3)).argmin()) for image in drawn]
+    assert sorted(found) == list(range(15))
+    np.testing.assert_allclose(drawn, expected[found], atol=1e-5)
+    assert drawn_labels.tolist() == labels[found].tolist()
+
+
+def test_red_is_the_first_channel_and_rows_run_down(tmp_path):
+    image = np.zeros((5, 32, 32, 3), dtype=np.uint8)
+    image[:, 0, 31] = (255, 128, 0)  # the upper right corner is orange
+    drawn, _ = whole(load(write_folder(tmp_path / "data", image, np.zeros(5, dtype=int))), 5)
+    back = (drawn[0] * np.array(CIFAR10_STD)[:, None, None] + np.array(CIFAR10_MEAN)[:, None, None]) * 255
+    assert np.rint(back[:, 0, 31]).tolist() == [255, 128, 0]
+    assert np.rint(back[:, 31, 0]).tolist() == [0, 0, 0]
+
+
+def test_archive_gives_the_same_mini_batches_as_the_folder(tmp_path):
+    images, labels = pictures(20)
+    folder = load(write_folder(tmp_path / "data", images, labels))
+    archive = load(write_npz(tmp_path / "images.npz", images, labels))
+    for number in (0, 1):
+        for left, right in zip(folder.batch(5, number, 8), archive.batch(5, number, 8), strict=True):
+            np.testing.assert_array_equal(left, right)
+
+
+def test_archive_of_another_benchmarks_images(tmp_path):
+    images, labels = pictures(6, side=16, classes=120)
+    inputs = load(write_npz(tmp_path / "images.npz", images, labels), classes=120, shape=(3, 16, 16))
+    assert inputs.batch(0, 0, 6)[0].shape == (6, 3, 16, 16)
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_npz(tmp_path / "images.npz", *pictures(4))
+    assert len(load("~/images.npz").batch(0, 0, 4)[1]) == 4
+
+
+@pytest.fixture
+def twenty(tmp_path) -> ImageInputs:
+    return load(write_npz(tmp_path / "images.npz", *pictures(20)))
+
+
+def test_a_small_mini_batch_is_the_beginning_of_a_larger_one(twenty):
+    small, small_labels = twenty.batch(2, 0, 4)
+    large, large_labels = twenty.batch(2, 0, 8)
+    np.testing.assert_array_equal(small, large[:4])
+    np.testing.assert_array_equal(small_labels, large_labels[:4])
+
+
+def test_mini_batches_of_a_seed_share_no_image(twenty):
+    batches = [twenty.batch(2, number, 5)[0] for number in range(4)]
+    assert len({image.tobytes() for batch in batches for image in batch}) == 20
+
+
+def test_images_are_deterministic_and_differ_by_seed(twenty):
+    np.random.seed(0)
+    first = [twenty.batch(seed, 1, 6)[0].tobytes() for seed in range(4)]
+    np.random.seed(1)
+    assert [twenty.batch(seed, 1, 6)[0].tobytes() for seed in range(4)] == first
+    assert len(set(first)) == 4
+
+
+def test_too_few_images_are_refused_when_asked_for(twenty):
+    twenty.batch(0, 1, 10)
+    with pytest.raises(HarnessError, match=r"hold 20 images, too few for mini-batch 2 of 10.*lower the batch size"):
+        twenty.batch(0, 2, 10)
+
+
+# What is refused ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [None, ""])
+def test_images_without_a_path_are_refused(path):
+    with pytest.raises(HarnessError, match="inputs=cifar10 needs images: set inputs.path=FOLDER"):
+        load_inputs("cifar10", path, 10, SHAPE)
+
+
+def test_a_path_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(HarnessError, match="does not exist") as caught:
+        load(tmp_path / "nowhere")
+    assert str(tmp_path / "nowhere") in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [1, 5])
+def test_a_missing_batch_is_named(tmp_path, number):
+    folder = write_folder(tmp_path / "data", *pictures(10))
+    (folder / f"data_batch_{number}").unlink()
+    with pytest.raises(HarnessError, match=f"has no data_batch_{number}") as caught:
+        load(folder)
+    assert str(folder) in str(caught.value)
+    assert "cifar-10-batches-py" in str(caught.value)
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(HarnessError, match="has no data_batch_1"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle", None])
+def test_a_damaged_batch_is_named(tmp_path, content):
+    folder = write_folder(tmp_path / "data", *pictures(10))
+    path = folder / "data_batch_3"
+    path.write_bytes(path.read_bytes()[:-500] if content is None else content)
+    with pytest.raises(HarnessError, match="cannot be read") as caught:
+        load(folder)
+    assert str(path) in str(caught.value)
+    assert "download the dataset again" in str(caught.value)
+
+
+class Payload:
+    """Unpickled, it calls a function: the classical attack."""
+
+    def __init__(self, function: Callable, *arguments: object):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_malicious_pickle_is_refused_and_not_executed(tmp_path, protocol):
+    folder = write_folder(tmp_path / "data", *pictures(10))
+    trace = tmp_path / "executed"
+    payload = pickle.dumps({b"data": Payload(os.system, f"touch {trace}"), b"labels": []}, protocol=protocol)
+    (folder / "data_batch_1").write_bytes(payload)
+    with pytest.raises(HarnessError, match=f"refused to load {os.system.__module__}.system"):
+        load(folder)
+    assert not trace.exists()
+    pickle.loads(payload)
+    assert trace.exists()  # the payload is a working one
+
+
+@pytest.mark.parametrize("target", [eval, getattr, __import__, np.load])
+def test_no_other_callable_is_loaded(tmp_path, target):
+    folder = write_folder(tmp_path / "data", *pictures(10))
+    (folder / "data_batch_2").write_bytes(pickle.dumps(Payload(target, "1")))
+    with pytest.raises(HarnessError, match="refused to load .*no plain array archive"):
+        load(folder)
+
+
+def test_an_archive_of_objects_is_not_unpickled(tmp_path):
+    trace = tmp_path / "executed"
+    images = np.array([Payload(os.system, f"touch {trace}")], dtype=object)
+    with pytest.raises(HarnessError, match="an input archive is a .npz with `images`"):
+        load(write_npz(tmp_path / "images.npz", images, np.zeros(1, dtype=int)))
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 torn"])
+def test_a_damaged_archive_is_named(tmp_path, content):
+    path = tmp_path / "images.npz"
+    path.write_bytes(content)
+    with pytest.raises(HarnessError, match="cannot be read") as caught:
+        load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_an_archive_without_labels_is_refused(tmp_path):
+    np.savez(tmp_path / "images.npz", images=pictures(4)[0])
+    with pytest.raises(HarnessError, match=r"labels.*\(N,\)"):
+        load(tmp_path / "images.npz")
+
+
+@pytest.mark.parametrize("label", [10, -1])
+def test_labels_beyond_the_classes_are_refused(tmp_path, label):
+    images, labels = pictures(10)
+    labels[7] = label
+    with pytest.raises(HarnessError, match="but the dataset has 10 classes"):
+        load(write_npz(tmp_path / "images.npz", images, labels))
+    with pytest.raises(HarnessError, match="but the dataset has 10 classes"):
+        load(write_folder(tmp_path / "data", images, labels))
+
+
+def test_images_of_another_size_are_refused(tmp_path):
+    with pytest.raises(HarnessError, match=r"images of \(16, 16, 3\) but .* read \(32, 32, 3\)"):
+        load(write_npz(tmp_path / "images.npz", *pictures(5, side=16)))
+    folder = write_folder(tmp_path / "data", *pictures(5))
+    with pytest.raises(HarnessError, match=r"images of \(32, 32, 3\) but .* read \(16, 16, 3\)"):
+        load(folder, classes=120, shape=(3, 16, 16))
+
+
+def test_images_with_the_channels_first_are_refused(tmp_path):
+    images, labels = pictures(5)
+    with pytest.raises(HarnessError, match=r"images of \(3, 32, 32\)"):
+        load(write_npz(tmp_path / "images.npz", images.transpose(0, 3, 1, 2), labels))
+
+
+def test_an_empty_archive_is_refused(tmp_path):
+    with pytest.raises(HarnessError):
+        load(write_npz(tmp_path / "images.npz", *(values[:0] for values in pictures(5))))
+
+
+@pytest.mark.parametrize("extra", [-2, 3])
+def test_as_many_labels_as_images_are_asked_for(tmp_path, extra):
+    images, labels = pictures(10)
+    labels = np.resize(labels, 10 + extra)
+    with pytest.raises(HarnessError):
+        load(write_npz(tmp_path / "images.npz", images, labels))
+
+
+def test_images_that_are_no_bytes_are_refused(tmp_path):
+    """Values in [0, 1] would be divided by 255 once more, and all images would look alike."""
+    images, labels = pictures(10)
+    with pytest.raises(HarnessError, match="uint8"):
+        load(write_npz(tmp_path / "images.npz", images / 255.0, labels))

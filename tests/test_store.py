@@ -1,0 +1,358 @@
+"""Tests of the score store: layout, round trips, damage, failing writes, compaction."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+
+from harness.errors import HarnessError
+from harness.store import SCHEMA, Row, ScoreKey, ScoreStore
+
+KEY = ScoreKey("nasbench201", "cifar10", "random", "snip", 0)
+
+
+@pytest.fixture
+def store(tmp_path) -> ScoreStore:
+    return ScoreStore(tmp_path / "scores")
+
+
+def ok(index: int, score: float = 0.5, version: int = 1) -> Row:
+    return Row(index, score, 0.25, "ok", version)
+
+
+def failed(index: int, status: str, version: int = 1) -> Row:
+    return Row(index, None, 0.25, status, version)
+
+
+def files(store: ScoreStore) -> list[Path]:
+    """Every file below the store, whatever its name."""
+    return sorted(path for path in store.root.rglob("*") if path.is_file())
+
+
+def values(frame: pd.DataFrame) -> list[tuple]:
+    """Rows of a frame, NaN as None."""
+    columns = [frame[name].tolist() for name in SCHEMA.names]
+    return [tuple(None if value != value else value for value in row) for row in zip(*columns, strict=True)]
+
+
+# Reading and appending ------------------------------------------------------------------------------------
+
+
+def test_round_trip_is_exact_and_sorted(store):
+    store.append(KEY, [ok(7, 0.1 + 0.2), ok(2, -1e300)])
+    store.append(KEY, [ok(5, 5e-324), failed(1, "nan")])
+    assert values(store.read(KEY)) == [
+        (1, None, 0.25, "nan", 1),
+        (2, -1e300, 0.25, "ok", 1),
+        (5, 5e-324, 0.25, "ok", 1),
+        (7, 0.1 + 0.2, 0.25, "ok", 1),
+    ]
+
+
+def test_empty_store_reads_as_an_empty_frame(store):
+    frame = store.read(KEY)
+    assert frame.empty
+    assert list(frame.columns) == SCHEMA.names
+    assert list(store.keys()) == []
+
+
+def test_columns_have_the_types_that_are_documented(store):
+    path = store.append(KEY, [ok(1), failed(2, "nan")])
+    schema = pq.read_schema(path)
+    assert [(f.name, str(f.type)) for f in schema] == [
+        ("index", "int32"),
+        ("score", "double"),
+        ("seconds", "float"),
+        ("status", "string"),
+        ("version", "int16"),
+    ]
+    assert pq.read_table(path, schema=SCHEMA)["score"].null_count == 1
+
+
+def test_other_keys_are_not_read(store):
+    others = [
+        ScoreKey("other", "cifar10", "random", "snip", 0),
+        ScoreKey("nasbench201", "cifar100", "random", "snip", 0),
+        ScoreKey("nasbench201", "cifar10", "none", "snip", 0),
+        ScoreKey("nasbench201", "cifar10", "random", "snip:batch_size=4", 0),
+        ScoreKey("nasbench201", "cifar10", "random", "snip", 1),
+    ]
+    for number, key in enumerate(others):
+        store.append(key, [ok(number)])
+    assert store.read(KEY).empty
+    assert [store.read(key)["index"].tolist() for key in others] == [[0], [1], [2], [3], [4]]
+    assert list(store.keys()) == sorted(others)
+
+
+def test_rows_of_another_version_are_left_out(store):
+    store.append(KEY, [ok(1, 0.1, version=1), ok(2, 0.2, version=1)])
+    store.append(KEY, [ok(1, 0.9, version=2)])
+    assert values(store.read(KEY, version=1)) == [(1, 0.1, 0.25, "ok", 1), (2, 0.2, 0.25, "ok", 1)]
+    assert values(store.read(KEY, version=2)) == [(1, 0.9, 0.25, "ok", 2)]
+    assert store.read(KEY, version=3).empty
+
+
+def test_duplicates_are_kept_once(store):
+    store.append(KEY, [ok(1), ok(1), ok(2)], writer="0of2")
+    store.append(KEY, [ok(1), ok(3)], writer="1of2")
+    assert store.read(KEY)["index"].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_score_is_preferred_over_a_failed_attempt(store, order):
+    rows = [ok(1, 0.75), failed(1, "error: RuntimeError: gone")]
+    for place in order:
+        store.append(KEY, [rows[place], failed(2, "error: RuntimeError: still")])
+    assert values(store.read(KEY)) == [
+        (1, 0.75, 0.25, "ok", 1),
+        (2, None, 0.25, "error: RuntimeError: still", 1),
+    ]
+
+
+def test_merging_two_stores_is_copying_files(store, tmp_path):
+    other = ScoreStore(tmp_path / "other")
+    store.append(KEY, [ok(1), ok(2)])
+    part = other.append(KEY, [ok(2), ok(3)])
+    target = store.root / part.relative_to(other.root)
+    assert not target.exists()  # two writers never choose the same name
+    target.write_bytes(part.read_bytes())
+    assert store.read(KEY)["index"].tolist() == [1, 2, 3]
+
+
+# Layout ---------------------------------------------------------------------------------------------------
+
+
+def test_layout_is_hive_partitioned_and_percent_encoded(store):
+    key = ScoreKey("nasbench201", "ImageNet16-120", "random", "ssnr:saliency=grad", 3)
+    path = store.append(key, [ok(1)], writer="1of4")
+    folders = path.relative_to(store.root).parts
+    assert folders[:-1] == (
+        "space=nasbench201",
+        "dataset=ImageNet16-120",
+        "inputs=random",
+        "proxy=ssnr%3Asaliency%3Dgrad",
+        "seed=3",
+    )
+    assert folders[-1].startswith("part-1of4-")
+    assert folders[-1].endswith(".parquet")
+    assert files(store) == [path]
+    assert list(store.keys()) == [key]
+
+
+@pytest.mark.parametrize("label", ["a/b", "..", "x y", "ä=ö", "100%", "%2F", "p:init=a,b"])
+def test_any_label_survives_the_layout(store, label):
+    key = ScoreKey("nasbench201", "cifar10", "none", label, 0)
+    path = store.append(key, [ok(4)])
+    assert path.parent.parent.parent == store.root / "space=nasbench201/dataset=cifar10/inputs=none"
+    assert list(store.keys()) == [key]
+    assert store.read(key)["index"].tolist() == [4]
+
+
+def test_other_readers_see_the_keys_as_columns(store):
+    store.append(KEY, [ok(1, 0.5), ok(2, 0.25)])
+    store.append(ScoreKey("nasbench201", "cifar100", "none", "ssnr:saliency=grad", 3), [ok(1, 0.125)])
+    (store.root / KEY.folder / ".part-0-abc.parquet.writing").write_bytes(b"half a file")
+    expected = {
+        ("nasbench201", "cifar10", "random", "snip", "0", 1, 0.5),
+        ("nasbench201", "cifar10", "random", "snip", "0", 2, 0.25),
+        ("nasbench201", "cifar100", "none", "ssnr:saliency=grad", "3", 1, 0.125),
+    }
+    columns = ["space", "dataset", "inputs", "proxy", "seed", "index", "score"]
+    by_pandas = pd.read_parquet(store.root)
+    by_arrow = pyarrow.dataset.dataset(store.root, partitioning="hive").to_table().to_pandas()
+    for frame in (by_pandas, by_arrow):
+        assert {(*map(str, row[:5]), *row[5:]) for row in frame[columns].itertuples(index=False)} == expected
+        assert len(frame) == 3
+
+
+# Damage ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", [0, 3, 100, -1])
+def test_truncated_part_is_named_with_the_fix(store, keep):
+    store.append(KEY, [ok(1)])
+    path = store.append(KEY, [ok(index) for index in range(50)])
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(HarnessError, match="is damaged") as caught:
+        store.read(KEY)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "delete that file and run the same scoring command again" in message
+    assert "\n" not in message
+    path.unlink()  # the fix that the message names
+    assert store.read(KEY)["index"].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pa.table({"index": [1], "value": [0.5]}),
+        pa.table({"index": ["one"], "score": [0.5], "seconds": [0.1], "status": ["ok"], "version": [1]}),
+    ],
+)
+def test_part_with_other_columns_is_refused(store, table):
+    path = store.root / KEY.folder / "part-0-foreign.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(table, path)
+    with pytest.raises(HarnessError) as caught:
+        store.read(KEY)
+    assert str(path) in str(caught.value)
+
+
+def test_remains_of_a_crashed_write_are_not_read(store):
+    path = store.append(KEY, [ok(1)])
+    path.with_name(f".{path.name}.writing").write_bytes(path.read_bytes()[:20])
+    assert store.read(KEY)["index"].tolist() == [1]
+    store.compact(KEY)
+    assert store.read(KEY)["index"].tolist() == [1]
+
+
+# Writes that fail -----------------------------------------------------------------------------------------
+
+
+def fails_half_way(table, file, **options):
+    file.write(b"PAR1 half of a part")
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_full_disk_leaves_no_partial_file_and_earlier_parts_intact(store, monkeypatch):
+    first = store.append(KEY, [ok(1), ok(2)])
+    content = first.read_bytes()
+    monkeypatch.setattr(pq, "write_table", fails_half_way)
+    with pytest.raises(HarnessError, match="No space left on device") as caught:
+        store.append(KEY, [ok(3)])
+    message = str(caught.value)
+    assert str(store.root) in message
+    assert "free some space or set store=DIR" in message
+    assert files(store) == [first]
+    assert first.read_bytes() == content
+    monkeypatch.undo()
+    assert store.read(KEY)["index"].tolist() == [1, 2]
+    store.append(KEY, [ok(3)])
+    assert store.read(KEY)["index"].tolist() == [1, 2, 3]
+
+
+def test_full_disk_during_compaction_loses_nothing(store, monkeypatch):
+    parts = [store.append(KEY, [ok(index)]) for index in range(3)]
+    monkeypatch.setattr(pq, "write_table", fails_half_way)
+    with pytest.raises(HarnessError, match="No space left on device"):
+        store.compact(KEY)
+    monkeypatch.undo()
+    assert files(store) == sorted(parts)
+    assert store.read(KEY)["index"].tolist() == [0, 1, 2]
+
+
+def test_unwritable_folder_is_named(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    store = ScoreStore(blocked / "scores")
+    with pytest.raises(HarnessError, match="cannot write scores below") as caught:
+        store.append(KEY, [ok(1)])
+    assert str(store.root) in str(caught.value)
+
+
+def test_interrupt_during_a_write_leaves_no_file(store, monkeypatch):
+    def interrupted(table, file, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pq, "write_table", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.append(KEY, [ok(1)])
+    assert files(store) == []
+
+
+# Compaction -----------------------------------------------------------------------------------------------
+
+
+def test_compaction_keeps_the_values_in_one_part(store):
+    store.append(KEY, [ok(9, 0.1 + 0.2), failed(4, "error: ValueError: x")])
+    store.append(KEY, [ok(4, 1 / 3), failed(5, "nan")])
+    store.append(KEY, [ok(9, 0.1 + 0.2), ok(9, 7.0, version=2)])
+    before = {version: values(store.read(KEY, version)) for version in (None, 1, 2)}
+    assert len(before[1]) == 3
+    store.compact(KEY)
+    assert len(files(store)) == 1
+    assert {version: values(store.read(KEY, version)) for version in (None, 1, 2)} == before
+
+
+def test_compaction_leaves_the_parts_of_other_writers(store):
+    theirs = [store.append(KEY, [ok(index)], writer="10of16") for index in (1, 2)]
+    for index in (3, 4):
+        store.append(KEY, [ok(index)], writer="1of16")
+    store.compact(KEY, writer="1of16")
+    assert len(files(store)) == 3
+    assert set(theirs) < set(files(store))
+    assert store.read(KEY)["index"].tolist() == [1, 2, 3, 4]
+
+
+def test_compaction_of_a_single_part_or_of_none_does_nothing(store):
+    store.compact(KEY)
+    path = store.append(KEY, [ok(1)])
+    store.compact(KEY)
+    assert files(store) == [path]
+
+
+@pytest.mark.parametrize("survivors", [1, 3])
+def test_crash_before_the_old_parts_are_gone_gives_no_duplicates(store, monkeypatch, survivors):
+    for index in range(3):
+        store.append(KEY, [ok(index, index / 3), ok(index + 1, (index + 1) / 3)])
+    before = values(store.read(KEY))
+    unlink, left = Path.unlink, 3 - survivors
+
+    def crash(self, missing_ok=False):
+        nonlocal left
+        if self.name.startswith("part-"):
+            if left == 0:
+                raise KeyboardInterrupt
+            left -= 1
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", crash)
+    with pytest.raises(KeyboardInterrupt):
+        store.compact(KEY)
+    monkeypatch.undo()
+    assert len(files(store)) == survivors + 1
+    assert values(store.read(KEY)) == before
+    store.compact(KEY)
+    assert len(files(store)) == 1
+    assert values(store.read(KEY)) == before
+
+
+def test_a_reader_beside_a_compaction_sees_every_row(store, monkeypatch):
+    for index in range(3):
+        store.append(KEY, [ok(index)])
+    read_table, calls = pq.read_table, 0
+
+    def compacted_meanwhile(path, **options):
+        nonlocal calls
+        calls += 1
+        if calls == 2:  # the reader has listed three parts and read one
+            monkeypatch.setattr(pq, "read_table", read_table)
+            store.compact(KEY)
+        return read_table(path, **options)
+
+    monkeypatch.setattr(pq, "read_table", compacted_meanwhile)
+    assert store.read(KEY)["index"].tolist() == [0, 1, 2]
+    assert calls == 2
+
+
+def test_writers_beside_each_other_lose_nothing(store):
+    def write(writer: int) -> None:
+        for number in range(10):
+            store.append(KEY, [ok(100 * writer + number)], writer=f"{writer}of4")
+
+    threads = [threading.Thread(target=write, args=(writer,)) for writer in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expected = [100 * writer + number for writer in range(4) for number in range(10)]
+    assert store.read(KEY)["index"].tolist() == expected
+    assert len(files(store)) == 40
