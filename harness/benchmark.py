@@ -55,7 +55,7 @@ class Benchmark:
 
     @cached_property
     def space(self) -> Space:
-        return get_space(self.card["space"])
+        return get_space(self.card["space"]).configure(self.card.get("network", {}))
 
     @cached_property
     def _file(self) -> Path:
@@ -106,7 +106,10 @@ class Benchmark:
 
     def index(self, architecture: str) -> int:
         """Index of an encoding. Raises HarnessError where it is no member."""
-        return self._index_of[self.space.parse(architecture)]
+        parsed = self.space.parse(architecture)
+        if parsed not in self._index_of:
+            raise HarnessError(f"{parsed} is none of the {len(self):,} architectures of {self.name}")
+        return self._index_of[parsed]
 
     @cached_property
     def _index_of(self) -> dict[str, int]:

@@ -59,35 +59,31 @@ def score_subject(
     for probes in needs.values():
         for probe, names in probes.items():
             wanted[probe].update(names)
-    seen: dict[Probe, dict[str, Any] | Exception] = {}
-    seconds: dict[Probe, float] = {}
-    for probe, names in wanted.items():
+
+    def observe(probe: Probe, names: Iterable[str]) -> tuple[dict[str, Any] | Exception, float]:
         started = time.perf_counter()
         try:
             if read is not None and isinstance(probe, EncodingProbe):
-                seen[probe] = read(probe)
+                found = read(probe)
             else:
-                seen[probe] = probe.run(subject, frozenset(names))
+                found = probe.run(subject, frozenset(names))
                 _synchronise(subject.device)
         except Exception as error:
-            seen[probe] = error
-        seconds[probe] = time.perf_counter() - started
+            found = error
+        return found, time.perf_counter() - started
+
+    seen = {probe: observe(probe, names) for probe, names in wanted.items()}
     results = {}
     for proxy in proxies:
         observed: dict[str, Any] = {}
         failed: Exception | None = None
         spent = 0.0
         for probe, names in needs[proxy.label].items():
-            found = seen[probe]
-            spent += seconds[probe]
+            found, seconds = seen[probe]
             if isinstance(found, Exception) and len(wanted[probe]) > len(names):
                 # What fails may be an observable of another proxy: this one is to have its value all the same.
-                started = time.perf_counter()
-                try:
-                    found = probe.run(subject, frozenset(names))
-                except Exception as error:
-                    found = error
-                spent = time.perf_counter() - started
+                found, seconds = observe(probe, names)
+            spent += seconds
             if isinstance(found, Exception):
                 failed = failed or found
             else:

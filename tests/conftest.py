@@ -1,7 +1,7 @@
 """Tiny networks and a factory of subjects, shared by the tests.
 
-The networks are small enough to be worked out by hand: two or three weight layers that matter, images of 8 x 8
-at most. Each has something that a pass over a network may get wrong.
+The networks are small enough to be worked out by hand: two or three weight layers that matter, images of
+8 x 8 at most. Each has something that a pass over a network may get wrong.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Mlp(nn.Module):
 
 
 class Loose(nn.Module):
-    """A chain with a layer that is never called, one whose output is dropped, and one that reads zeros only."""
+    """A chain with a layer that is never called, one whose output is dropped, and one that reads zeros."""
 
     shape = (3, 8, 8)
 
@@ -155,7 +155,7 @@ class Shared(nn.Module):
 
 
 class PreActivation(nn.Module):
-    """Pre-activation residual block with in-place ReLUs: with BatchNorm bypassed they overwrite the shortcut."""
+    """Pre-activation residual block: with BatchNorm bypassed, its in-place ReLUs overwrite the shortcut."""
 
     shape = (3, 8, 8)
 

@@ -95,24 +95,18 @@ class GradientPass(Probe):
         import torch
         import torch.nn.functional as F
 
-        total_abs = [g.abs() for g in first]
-        total = [g.clone() for g in first]
-        squares = [g.double().square() for g in first]
+        batches = [first]
         for number in range(1, self.minibatches):
             images, labels = subject.images(self.batch_size, self.dtype, number)
             loss = F.cross_entropy(subject.network(images), labels)
             grads = torch.autograd.grad(loss, weights, allow_unused=True)
-            for place, grad in enumerate(grads):
-                if grad is not None:
-                    total_abs[place] += grad.abs()
-                    total[place] += grad
-                    squares[place] += grad.double().square()
+            batches.append([torch.zeros_like(w) if g is None else g for w, g in zip(weights, grads, strict=True)])
         sums = []
-        for absolute, plain, square in zip(total_abs, total, squares, strict=True):
-            k = self.minibatches
-            variance = (square / k - (plain.double() / k).square()).clamp_min(0)
-            mask = variance > 0
-            sums.append(((absolute.double() / k)[mask] / variance[mask].sqrt()).sum())
+        for layer in zip(*batches, strict=True):
+            stacked = torch.stack(layer).double()
+            deviation = stacked.std(dim=0, correction=0)
+            varies = (stacked != stacked[0]).any(dim=0)
+            sums.append((stacked.abs().mean(dim=0)[varies] / deviation[varies]).sum())
         return sums
 
 

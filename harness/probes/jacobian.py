@@ -42,6 +42,7 @@ class WeightJacobian(Probe):
 
         def watch(names: dict[str, str]):
             def hook(module, args, output):
+                closed.update(names.values())  # a layer used by another way than its call has no closed form
                 forms = {place[full]: _closed_form(module, own, args[0]) for own, full in names.items()}
 
                 def collect(grad):
@@ -64,7 +65,6 @@ class WeightJacobian(Probe):
             own = {n: full for n, full in own.items() if full in place}
             if own and _has_closed_form(module):
                 hooks.append((module, watch(own)))
-                closed.update(own.values())
         for parameter in network.parameters():
             parameter.requires_grad_(False)
         with hooked(hooks):
@@ -101,11 +101,13 @@ def _closed_form(module: Any, parameter: str, x: Any) -> Callable[[Any], Any]:
     from torch import nn
 
     x = x.detach()
-    if parameter == "bias":
-        return lambda grad: _first(grad).sum(dim=1)
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear):  # features come last, whatever lies between them and the images
+        if parameter == "bias":
+            return lambda grad: grad[..., 0].reshape(len(grad), -1).sum(dim=1)
         seen = x[..., 0].reshape(len(x), -1)
         return lambda grad: (grad[..., 0].reshape(len(grad), -1) * seen).sum(dim=1)
+    if parameter == "bias":
+        return lambda grad: _first(grad).sum(dim=1)
     if isinstance(module, nn.Conv2d):
         (ph, pw), (sh, sw) = module.padding, module.stride
         kh, kw = ((k - 1) * d + 1 for k, d in zip(module.kernel_size, module.dilation, strict=True))
@@ -114,9 +116,9 @@ def _closed_form(module: Any, parameter: str, x: Any) -> Callable[[Any], Any]:
         width = (padded.shape[2] - kw) // sw + 1
         seen = padded[:, : (height - 1) * sh + 1 : sh, : (width - 1) * sw + 1 : sw].flatten(1)
         return lambda grad: (_first(grad) * seen).sum(dim=1)
-    mean, variance = module.running_mean[0], module.running_var[0]
     if module.running_mean is None:
         raise Unscorable("BatchNorm without running statistics has no eval mode")
+    mean, variance = module.running_mean[0], module.running_var[0]
     seen = (_first(x) - mean) / torch.sqrt(variance + module.eps)
     return lambda grad: (_first(grad) * seen).sum(dim=1)
 

@@ -36,12 +36,14 @@ class GradientSigns(Probe):
         images, labels = subject.images(self.batch_size, self.dtype)
         layers = weight_layers(network)
         totals: dict[str, list] = {name: [] for name in layers}
+        called: set[str] = set()
         for parameter in network.parameters():
             parameter.requires_grad_(False)
         images = images.clone().requires_grad_(True)
 
         def watch(name: str):
             def hook(module, args, output):
+                called.add(name)
                 held = args[0].detach()
 
                 def collect(grad):
@@ -58,6 +60,8 @@ class GradientSigns(Probe):
                 logits = network(images)
             loss = F.cross_entropy(logits, labels, reduction="sum")
             torch.autograd.grad(loss, images, allow_unused=True)
+            for name in layers.keys() - called:  # used by another way than its call, if at all: one image at a time
+                totals[name] = _one_by_one(network, layers[name].weight, images, labels)
         agreement = []
         for collected in totals.values():
             if not collected:  # no gradient reaches the layer
@@ -66,6 +70,22 @@ class GradientSigns(Probe):
             whole = [sum(calls) for calls in zip(*collected, strict=True)]  # a layer may be called several times
             agreement.append(sum(float(part.sign().sum(dim=0).abs().sum(dtype=torch.float64)) for part in whole))
         return {"sign_agreement": np.array(agreement)}
+
+
+def _one_by_one(network: Any, weight: Any, images: Any, labels: Any) -> list:
+    import torch
+    import torch.nn.functional as F
+
+    weight.requires_grad_(True)
+    grads = []
+    for image, label in zip(images, labels, strict=True):
+        loss = F.cross_entropy(network(image[None]), label[None])
+        (grad,) = torch.autograd.grad(loss, weight, allow_unused=True)
+        if grad is None:
+            return []
+        grads.append(grad)
+    weight.requires_grad_(False)
+    return [[torch.stack(grads)]]
 
 
 def _instance_norms(norms: list) -> Any:
@@ -176,5 +196,5 @@ class TangentKernel(Probe):
         for i in range(len(images)):
             grads = torch.autograd.grad(logits[i].sum(), weights, retain_graph=i + 1 < len(images), allow_unused=True)
             rows.append(torch.cat([g.flatten() for g in grads if g is not None]))
-        stacked = torch.stack(rows)
-        return {"tangent_kernel": (stacked @ stacked.T).double().cpu().numpy()}
+        stacked = torch.stack(rows).double()
+        return {"tangent_kernel": (stacked @ stacked.T).cpu().numpy()}

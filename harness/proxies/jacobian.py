@@ -202,6 +202,7 @@ class Ntk(Proxy):
     name: ClassVar[str] = "ntk"
     summary: ClassVar[str] = "minus the condition number of the neural tangent kernel"
     citation: ClassVar[str] = "Chen et al., TE-NAS, ICLR 2021"
+    version: ClassVar[int] = 2  # 1 summed the kernel in float32
     inputs: ClassVar[str] = "images"
     sign: ClassVar[int] = -1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,6 +41,16 @@ class Space(ABC):
     populations: tuple[str, ...] = ("all", "unique")
     #: Whether no two members of a benchmark share a `network_key`, so that none needs to be computed to know.
     distinct: bool = False
+
+    def configure(self, network: Mapping[str, Any]) -> Space:
+        """The space with the network of one benchmark: `network` is what its card says under that name.
+
+        Raises:
+            HarnessError: a setting that the space does not have, or a value that it cannot take.
+        """
+        if network:
+            raise HarnessError(f"space {self.name} has no setting {min(network)!r}: leave `network` out of the card")
+        return self
 
     def encodings(self, columns: Mapping[str, np.ndarray]) -> Sequence[str]:
         """The encodings in index order from the columns that a benchmark's card names under `encoding`.
