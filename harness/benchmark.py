@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -107,13 +107,17 @@ class Benchmark:
     def index(self, architecture: str) -> int:
         """Index of an encoding. Raises HarnessError where it is no member."""
         parsed = self.space.parse(architecture)
-        if parsed not in self._index_of:
-            raise HarnessError(f"{parsed} is none of the {len(self):,} architectures of {self.name}")
-        return self._index_of[parsed]
+        try:
+            return self._place(parsed)
+        except (KeyError, ValueError):
+            raise HarnessError(f"{parsed} is none of the {len(self):,} architectures of {self.name}") from None
 
     @cached_property
-    def _index_of(self) -> dict[str, int]:
-        return {architecture: i for i, architecture in enumerate(self.architectures)}
+    def _place(self) -> Callable[[str], int]:
+        """Finds an encoding. A sequence that makes its strings on demand is asked, so as not to make them all."""
+        if isinstance(self.architectures, list):
+            return {architecture: i for i, architecture in enumerate(self.architectures)}.__getitem__
+        return self.architectures.index
 
     @cached_property
     def representatives(self) -> np.ndarray:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +33,9 @@ _HYDRA_FLAGS = {"-m", "--multirun", "--cfg", "-c", "--info", "-i", "--resolve", 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if threading.current_thread() is threading.main_thread():
+        # Schedulers end a job by SIGTERM: finished scores are written then, as after Ctrl-C.
+        signal.signal(signal.SIGTERM, _stop)
     try:
         return _dispatch(arguments)
     except HarnessError as error:
@@ -45,6 +50,10 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `harness list proxies | head`
         sys.stderr.close()
         return 0
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -1,0 +1,151 @@
+"""DARTS's evaluation network (affine BatchNorm with running statistics, no auxiliary head, no drop-path)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from harness.spaces import darts
+from harness.spaces.darts import AVG_POOL, DIL3, DIL5, INPUTS, KERNELS, MAX_POOL, NODES, NONE, SKIP
+
+
+class ReLUConvBN(nn.Sequential):
+    """ReLU, 1x1 convolution, BatchNorm."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(nn.ReLU(), nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+
+
+class FactorizedReduce(nn.Module):
+    """ReLU, two 1x1 convolutions of stride 2 on the even and on the odd pixels, BatchNorm.
+
+    Maps of an odd side, which the original refuses, get a last row and column of zeros.
+    """
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.relu = nn.ReLU()
+        self.conv_1 = nn.Conv2d(inputs, outputs // 2, 1, stride=2, bias=False)
+        self.conv_2 = nn.Conv2d(inputs, outputs - outputs // 2, 1, stride=2, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.relu(x)
+        shifted = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))[:, :, 1:, 1:]
+        return self.norm(torch.cat([self.conv_1(x), self.conv_2(shifted)], dim=1))
+
+
+class SeparableConv(nn.Sequential):
+    """ReLU, depthwise and pointwise convolution, BatchNorm: twice for `sep_conv`, once dilated for `dil_conv`."""
+
+    def __init__(self, channels: int, kernel: int, stride: int, dilation: int = 1):
+        layers: list[nn.Module] = []
+        for step in range(2 if dilation == 1 else 1):
+            layers += [
+                nn.ReLU(),
+                nn.Conv2d(
+                    channels,
+                    channels,
+                    kernel,
+                    1 if step else stride,
+                    padding=dilation * (kernel // 2),
+                    dilation=dilation,
+                    groups=channels,
+                    bias=False,
+                ),
+                nn.Conv2d(channels, channels, 1, bias=False),
+                nn.BatchNorm2d(channels),
+            ]
+        super().__init__(*layers)
+
+
+def operation(code: int, channels: int, stride: int) -> nn.Module | None:
+    """The module of an operation; None for `none` and for a skip of stride 1, which compute nothing."""
+    if code == NONE or (code == SKIP and stride == 1):
+        return None
+    if code == SKIP:
+        return FactorizedReduce(channels, channels)
+    if code == MAX_POOL:
+        return nn.MaxPool2d(3, stride=stride, padding=1)
+    if code == AVG_POOL:
+        return nn.AvgPool2d(3, stride=stride, padding=1, count_include_pad=False)
+    return SeparableConv(channels, KERNELS[code], stride, dilation=2 if code in (DIL3, DIL5) else 1)
+
+
+class Cell(nn.Module):
+    """A cell on the outputs of the two cells before it; every operation and preprocessing is computed."""
+
+    def __init__(
+        self, cell: darts.Cell, reads: tuple[int, int], channels: int, reduction: bool, reduction_before: bool
+    ):
+        super().__init__()
+        self.reduction = reduction
+        self.preprocess0 = (FactorizedReduce if reduction_before else ReLUConvBN)(reads[0], channels)
+        self.preprocess1 = ReLUConvBN(reads[1], channels)
+        self.operations = nn.ModuleDict()
+        self._plan: list[tuple[int, int, str | None]] = []
+        for place, (code, source) in enumerate(cell):
+            if code == NONE:
+                continue
+            module = operation(code, channels, 2 if reduction and source < INPUTS else 1)
+            name = str(place) if module is not None else None
+            if module is not None:
+                self.operations[name] = module
+            self._plan.append((source, INPUTS + place // 2, name))
+        self._some_empty = len({target for _, target, _ in self._plan}) < NODES
+
+    def forward(self, before_last: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        nodes: list[torch.Tensor | None] = [self.preprocess0(before_last), self.preprocess1(last)] + [None] * NODES
+        step = 2 if self.reduction else 1
+        empty = torch.zeros_like(nodes[1][:, :, ::step, ::step]) if self._some_empty else None
+        for source, target, name in self._plan:
+            value = empty if nodes[source] is None else nodes[source]
+            if name is not None:
+                value = self.operations[name](value)
+            nodes[target] = value if nodes[target] is None else nodes[target] + value
+        return torch.cat([empty if node is None else node for node in nodes[INPUTS:]], dim=1)
+
+
+class Network(nn.Module):
+    """Image batch (B, 3, H, W) to logits (B, num_classes)."""
+
+    def __init__(
+        self, genotype: darts.Genotype, num_classes: int, channels: int = 16, layers: int = 8, stem: str = "cifar"
+    ):
+        super().__init__()
+        if stem == "cifar":
+            width = darts.STEM_MULTIPLIER * channels
+            self.stem = nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
+            self.stem1 = None
+        else:
+            width = channels
+            self.stem = nn.Sequential(
+                nn.Conv2d(3, width // 2, 3, 2, padding=1, bias=False),
+                nn.BatchNorm2d(width // 2),
+                nn.ReLU(),
+                nn.Conv2d(width // 2, width, 3, 2, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+            )
+            self.stem1 = nn.Sequential(
+                nn.ReLU(), nn.Conv2d(width, width, 3, 2, padding=1, bias=False), nn.BatchNorm2d(width)
+            )
+        self.cells = nn.ModuleList()
+        reads, before = (width, width), self.stem1 is not None
+        for reduction in darts.reductions(layers):
+            channels *= 2 if reduction else 1
+            self.cells.append(Cell(genotype[reduction], reads, channels, reduction, before))
+            reads, before = (reads[1], NODES * channels), reduction
+        self.classifier = nn.Linear(reads[1], num_classes)
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The modules whose outputs are AZ-NAS's features: the stem and each cell."""
+        return [self.stem if self.stem1 is None else self.stem1, *self.cells]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        before_last = self.stem(x)
+        last = before_last if self.stem1 is None else self.stem1(before_last)
+        for cell in self.cells:
+            before_last, last = last, cell(before_last, last)
+        return self.classifier(last.mean(dim=(2, 3)))
