@@ -120,6 +120,35 @@ class Subject:
             initialise(network, scheme, self.generator("initialisation", scheme, repeat))
 
 
+def gradients(output: torch.Tensor, tensors: Sequence[torch.Tensor], **options: Any) -> list[torch.Tensor | None]:
+    """d output / d tensors, None for a tensor that is frozen or that no gradient reaches.
+
+    Raises Unscorable when no gradient can reach any of them.
+    """
+    import torch
+
+    trained = [tensor for tensor in tensors if tensor.requires_grad]
+    if not trained or not output.requires_grad:
+        raise Unscorable("no trainable weight")
+    found = dict(zip(map(id, trained), torch.autograd.grad(output, trained, allow_unused=True, **options), strict=True))
+    return [found.get(id(tensor)) for tensor in tensors]
+
+
+def finite_logits(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Logits (B, classes). Raises Unscorable for another shape, and where NaN or infinity says they mean nothing.
+
+    Codes, patterns and maxima of such a network would look like numbers.
+    """
+    import torch
+
+    logits = network(images)
+    if logits.ndim != 2:
+        raise Unscorable(f"network output has shape {tuple(logits.shape)}, a classifier gives (B, classes)")
+    if not torch.isfinite(logits).all():
+        raise Unscorable("logits are not finite")
+    return logits
+
+
 def weight_layers(network: nn.Module) -> dict[str, nn.Module]:
     """Convolutions and linear layers by name: the layers that saliencies are summed over."""
     from torch import nn

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from harness.probes.base import Probe, Subject, Unscorable, hooked, normalisations
+from harness.probes.base import Probe, Subject, Unscorable, finite_logits, hooked, normalisations
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ def _spectral_entropy(features: Any) -> float:
 
     samples = features.transpose(0, 1).flatten(1)
     samples = samples - samples.mean(dim=1, keepdim=True)
+    if not torch.isfinite(samples).all():
+        return float("nan")
     eigenvalues = torch.linalg.eigvalsh((samples @ samples.T).double() / samples.shape[1]).clamp_min(0)
     total = eigenvalues.sum()
     if not total > 0:
@@ -90,7 +92,12 @@ def _gain(arriving: Any, signs: Any) -> float:
         return 0.0
     if arriving.shape == signs.shape and torch.equal(arriving, signs):
         return float("nan")
+    if not torch.isfinite(arriving).all():
+        return float("nan")
     if arriving.shape[2:] != signs.shape[2:]:
+        (height, width), (below, beside) = arriving.shape[2:], signs.shape[2:]
+        if height % below or width % beside or height // below != width // beside:
+            raise Unscorable("a stage's maps are no whole multiple of the next one's")
         arriving = F.pixel_unshuffle(arriving, arriving.shape[2] // signs.shape[2])
     left, right = arriving.transpose(0, 1).flatten(1), signs.transpose(0, 1).flatten(1)
     return float(torch.linalg.matrix_norm((left @ right.T).double() / left.shape[1], ord=2))
@@ -134,7 +141,7 @@ class ChannelCorrelation(Probe):
         size = (1, subject.shape[0], self.resolution, self.resolution)
         image = torch.randn(size, generator=subject.generator("image")).to(subject.device, getattr(torch, self.dtype))
         with torch.no_grad(), hooked([(module, keep) for module in read]):
-            network(image)
+            finite_logits(network, image)
         if not found:
             raise Unscorable("no feature map")
         return {"least_eigenvalues": np.array(found)}

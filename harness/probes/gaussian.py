@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from harness.probes.base import Probe, Subject, Unscorable, activations, hooked
+from harness.probes.base import Probe, Subject, Unscorable, activations, finite_logits, hooked
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class UnitPatterns(Probe):
             images, _ = subject.images(self.batch_size, self.dtype, repeat)
             met.zero_()
             with torch.no_grad(), hooked(hooks):
-                network(images)
+                finite_logits(network, images)
             if not met.any():
                 raise Unscorable("no four-dimensional ReLU output")
             counts.append(int(met.sum()))
@@ -138,6 +138,6 @@ class LinearRegions(Probe):
                 )
                 images = torch.randn(size, generator=generator).to(subject.device, getattr(torch, self.dtype))
                 codes.clear()
-                subject.network(images)
+                finite_logits(subject.network, images)
                 rows.append(np.packbits(torch.cat(codes, dim=1).cpu().numpy(), axis=1))
         return {"regions": float(len(np.unique(np.concatenate(rows), axis=0)))}

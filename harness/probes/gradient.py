@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from harness.probes.base import Probe, Subject, Unscorable, activations, hooked, weight_layers
+from harness.probes.base import Probe, Subject, activations, finite_logits, gradients, hooked, weight_layers
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,7 @@ class GradientPass(Probe):
         found: dict[str, Any] = {}
 
         with hooked(watch.hooks):
-            logits = network(images)
-        if logits.ndim != 2:
-            raise Unscorable(f"network output has shape {tuple(logits.shape)}, a classifier gives (B, classes)")
+            logits = finite_logits(network, images)
         loss = F.cross_entropy(logits, labels)
         if "input_jacobian_correlation" in wanted:
             rows = _input_jacobian(logits, images)
@@ -64,9 +62,9 @@ class GradientPass(Probe):
             found["labels"], found["classes"] = labels.cpu().numpy(), logits.shape[1]
         targets = parameters if "all_gradient_norm" in wanted else weights
         with watch.backward():
-            raw = torch.autograd.grad(loss, targets, allow_unused=True, create_graph="grasp" in wanted)
+            raw = gradients(loss, targets, create_graph="grasp" in wanted)
         by_id = {id(target): grad for target, grad in zip(targets, raw, strict=True)}
-        graph_grads = [by_id[id(weight)] for weight in weights]
+        graph_grads = [by_id.get(id(weight)) for weight in weights]
         if "grasp" in wanted:
             found["grasp"] = _grasp(weights, graph_grads)
         if "all_gradient_norm" in wanted:
@@ -99,7 +97,7 @@ class GradientPass(Probe):
         for number in range(1, self.minibatches):
             images, labels = subject.images(self.batch_size, self.dtype, number)
             loss = F.cross_entropy(subject.network(images), labels)
-            grads = torch.autograd.grad(loss, weights, allow_unused=True)
+            grads = gradients(loss, weights)
             batches.append([torch.zeros_like(w) if g is None else g for w, g in zip(weights, grads, strict=True)])
         sums = []
         for layer in zip(*batches, strict=True):
@@ -244,7 +242,7 @@ def _grasp(weights: list, grads: list) -> Any:
     import torch
 
     product = sum((g.detach() * g).sum() for g in grads if g is not None)
-    hessian_gradient = torch.autograd.grad(product, weights, allow_unused=True)
+    hessian_gradient = gradients(product, weights)
     return _to_host(
         [
             torch.zeros(()) if h is None else -(w.detach() * h).sum(dtype=torch.float64)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from harness.probes.base import Probe, Subject, Unscorable, hooked
+from harness.probes.base import Probe, Subject, Unscorable, finite_logits, hooked
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class WeightJacobian(Probe):
         network = subject.network.eval()
         images, _ = subject.images(self.batch_size, self.dtype)
         chosen = [name for name, _ in network.named_parameters()][: self.tensors]
+        if not chosen:
+            raise Unscorable("no trainable weight")
         place = {name: i for i, name in enumerate(chosen)}
         jacobian: torch.Tensor | None = None
         row = 0
@@ -68,9 +70,7 @@ class WeightJacobian(Probe):
         for parameter in network.parameters():
             parameter.requires_grad_(False)
         with hooked(hooks):
-            logits = network(images)
-        if logits.ndim != 2:
-            raise Unscorable(f"network output has shape {tuple(logits.shape)}, a classifier gives (B, classes)")
+            logits = finite_logits(network, images)
         count, classes = logits.shape
         jacobian = torch.zeros(count, classes, len(chosen), dtype=torch.float64, device=logits.device)
         if leaves and logits.requires_grad:

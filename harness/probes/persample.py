@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from harness.probes.base import Probe, Subject, Unscorable, hooked, replaced_forward, weight_layers
+from harness.probes.base import (
+    Probe,
+    Subject,
+    Unscorable,
+    finite_logits,
+    gradients,
+    hooked,
+    replaced_forward,
+    weight_layers,
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,7 @@ class GradientSigns(Probe):
         norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         with _instance_norms(norms):
             with hooked([(module, watch(name)) for name, module in layers.items()]):
-                logits = network(images)
+                logits = finite_logits(network, images)
             loss = F.cross_entropy(logits, labels, reduction="sum")
             torch.autograd.grad(loss, images, allow_unused=True)
             for name in layers.keys() - called:  # used by another way than its call, if at all: one image at a time
@@ -68,7 +77,9 @@ class GradientSigns(Probe):
                 agreement.append(0.0)
                 continue
             whole = [sum(calls) for calls in zip(*collected, strict=True)]  # a layer may be called several times
-            agreement.append(sum(float(part.sign().sum(dim=0).abs().sum(dtype=torch.float64)) for part in whole))
+            defined = not any(part.isnan().any() for part in whole)  # sign(NaN) is 0
+            parts = (float(part.sign().sum(dim=0).abs().sum(dtype=torch.float64)) for part in whole)
+            agreement.append(sum(parts) if defined else float("nan"))
         return {"sign_agreement": np.array(agreement)}
 
 
@@ -188,13 +199,13 @@ class TangentKernel(Probe):
         images, _ = subject.images(self.batch_size, self.dtype)
         weights = []
         for name, parameter in network.named_parameters():
-            parameter.requires_grad_("weight" in name)
-            if "weight" in name:
+            parameter.requires_grad_(parameter.requires_grad and "weight" in name)
+            if parameter.requires_grad:
                 weights.append(parameter)
-        logits = network(images)
+        logits = finite_logits(network, images)
         rows = []
         for i in range(len(images)):
-            grads = torch.autograd.grad(logits[i].sum(), weights, retain_graph=i + 1 < len(images), allow_unused=True)
+            grads = gradients(logits[i].sum(), weights, retain_graph=i + 1 < len(images))
             rows.append(torch.cat([g.flatten() for g in grads if g is not None]))
         stacked = torch.stack(rows).double()
         return {"tangent_kernel": (stacked @ stacked.T).cpu().numpy()}

@@ -10,6 +10,8 @@ from harness.probes.base import (
     Subject,
     Unscorable,
     activations,
+    finite_logits,
+    gradients,
     hooked,
     normalisations,
     replaced_forward,
@@ -58,7 +60,7 @@ class LinearisedPass(Probe):
         for repeat in range(self.repeats):
             _make_positive(subject, self.init, repeat)
             with replaced_forward(normalisations(network), _identity):
-                grads = torch.autograd.grad(network(ones).sum(), weights, allow_unused=True)
+                grads = gradients(network(ones).sum(), weights)
             values = torch.zeros(3, len(weights), dtype=torch.float64, device=subject.device)
             for place, (weight, grad) in enumerate(zip(weights, grads, strict=True)):
                 if grad is None:
@@ -113,7 +115,7 @@ class PositivePass(Probe):
                 replaced_forward(list(modules.values()), torch.relu),
                 hooked(hooks),
             ):
-                network(noise.to(subject.device))
+                finite_logits(network, noise.to(subject.device))
             if not collected:
                 raise Unscorable("no activation module was reached")
             rows.append(torch.stack(collected).cpu().numpy())
@@ -160,7 +162,7 @@ class AttentionPass(Probe):
         norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         ones = torch.ones(1, *subject.shape, dtype=torch.float64, device=subject.device)
         with replaced_forward(norms, _identity):
-            grads = torch.autograd.grad(network(ones).sum(), projections + others, allow_unused=True)
+            grads = gradients(network(ones).sum(), projections + others)
         values = [
             torch.zeros(()) if grad is None else form(weight.detach(), grad)
             for weight, grad, form in zip(
@@ -177,6 +179,8 @@ class AttentionPass(Probe):
 def _diversity(weight: Any, grad: Any) -> Any:
     import torch
 
+    if not torch.isfinite(grad).all():
+        return grad.new_tensor(float("nan"))
     return torch.linalg.matrix_norm(grad, ord="nuc") * torch.linalg.matrix_norm(weight, ord="nuc")
 
 

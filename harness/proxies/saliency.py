@@ -150,9 +150,9 @@ class Zico(_Gradient):
 
     def score(self, seen: Mapping[str, Any]) -> float:
         sums = seen["zico"]
-        if not (sums > 0).any():
+        if not sums.any():
             raise Unscorable("no gradient varies over the mini-batches")
-        return np.log(sums[sums > 0]).sum()
+        return np.log(sums[sums != 0]).sum()
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def saliency_probe(saliency: str, init: str, batch_size: int, dtype: str) -> dic
 def signal_to_noise(seen: Mapping[str, Any], saliency: str) -> np.ndarray:
     """(L,): sum of a layer's saliencies over their population standard deviation; 0 where that is 0."""
     total, deviation = (np.atleast_2d(seen[name])[0] for name in SALIENCIES[saliency])
-    return np.divide(total, deviation, out=np.zeros_like(total), where=deviation > 0)
+    return np.divide(total, deviation, out=np.zeros_like(total), where=deviation != 0)
 
 
 @dataclass(frozen=True)
