@@ -126,7 +126,7 @@ def _app(command: str, task: Callable[[Any], int], arguments: list[str]) -> int:
     overrides = [
         a for a, before in zip(arguments, ["", *arguments], strict=False) if a not in flags and before not in values
     ]
-    check_overrides(command, overrides)
+    check_overrides(command, overrides, sweep=bool({"-m", "--multirun"} & set(flags)))
     codes: list[int] = []
 
     def job(config: Any) -> None:

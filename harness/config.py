@@ -117,7 +117,7 @@ def _keys(schema: type, prefix: str = "") -> list[str]:
     return found
 
 
-def check_overrides(command: str, overrides: list[str]) -> list[str]:
+def check_overrides(command: str, overrides: list[str], sweep: bool = False) -> list[str]:
     """The overrides with every sweep replaced by its first value, after naming what is wrong with one.
 
     Raises:
@@ -145,6 +145,8 @@ def check_overrides(command: str, overrides: list[str]) -> list[str]:
             raise UnknownNameError(f"setting of `harness {command}`", key, keys)
         value = override.value()
         if override.is_sweep_override():
+            if not sweep:
+                raise HarnessError(f"{text!r} is a sweep over several values: add -m to run them all")
             first = next(iter(override.sweep_string_iterator()))
             text, value = f"{key}={first}", first
         if key in groups and isinstance(value, str) and value not in choices(key):

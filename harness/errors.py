@@ -20,5 +20,14 @@ class UnknownNameError(HarnessError, KeyError):
         shown = ", ".join(valid) if len(valid) <= 12 else ", ".join(valid[:12]) + f", … ({len(valid)} in all)"
         super().__init__(f"unknown {kind} {name!r}: {hint}valid: {shown or 'none'}")
 
+    def __reduce__(self) -> tuple:  # comes back from a worker process with its message
+        return _remade, (type(self), self.args)
+
     def __str__(self) -> str:  # KeyError would print the message in quotes
         return str(self.args[0])
+
+
+def _remade(kind: type[UnknownNameError], arguments: tuple) -> UnknownNameError:
+    error = kind.__new__(kind)
+    error.args = arguments
+    return error

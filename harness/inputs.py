@@ -51,6 +51,11 @@ class ImageInputs(Inputs):
     def __init__(self, name: str, images: np.ndarray, labels: np.ndarray, num_classes: int, shape: tuple):
         super().__init__(num_classes, shape)
         self.name = name
+        if not len(images) or len(images) != len(labels) or images.dtype != np.uint8:
+            raise HarnessError(
+                f"inputs {name!r} hold {len(images)} images of {images.dtype} and {len(labels)} labels: as many "
+                "labels as images are needed, and images in bytes (uint8, 0 to 255)"
+            )
         if images.shape[1:] != (shape[1], shape[2], shape[0]):
             raise HarnessError(
                 f"inputs {name!r} hold images of {images.shape[1:]} but the benchmark's networks read "

@@ -7,6 +7,7 @@ proxies were asked for.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -105,7 +106,11 @@ def _result(proxy: Proxy, observed: dict[str, Any], failed: Exception | None, se
     except Exception as error:
         text = str(error).strip().splitlines()
         return Result(None, seconds, f"error: {type(error).__name__}: {text[0] if text else ''}")
-    seconds += time.perf_counter() - started
+    return _checked(score, seconds + time.perf_counter() - started)
+
+
+def _checked(score: float, seconds: float) -> Result:
+    """NaN and infinity are a status, never a number."""
     if not np.isfinite(score):
         return Result(None, seconds, "nan" if np.isnan(score) else "inf" if score > 0 else "-inf")
     return Result(score, seconds, "ok")
@@ -246,18 +251,18 @@ _scorer: Scorer | None = None
 def _start_worker(job: Job) -> None:
     """Prepare a worker process: one thread, Ctrl-C left to the parent, and no life after the parent's death."""
     global _scorer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()  # before torch: its import takes seconds
+
     import torch
 
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
     _scorer = Scorer(job)
 
 
@@ -274,6 +279,13 @@ class Summary:
     stored_now: int = 0
     failed: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     seconds: float = 0.0
+
+    def add(self, label: str, rows: Sequence[Row]) -> None:
+        """Count newly stored rows of a proxy."""
+        self.stored_now += len(rows)
+        for row in rows:
+            if row.status != "ok":
+                self.failed[f"{label}: {row.status}"] += 1
 
     @property
     def errors(self) -> int:
@@ -292,6 +304,10 @@ def run(job: Job, progress: bool = True) -> Summary:
         KeyboardInterrupt: after the finished rows were written.
     """
     started = time.perf_counter()
+    for name, least in (("limit", 1), ("chunk", 1), ("workers", 0)):
+        value = getattr(job, name)
+        if value is not None and value < least:
+            raise HarnessError(f"{name}={value} makes no sense: give at least {least}")
     proxies = job.resolved
     benchmark = load_benchmark(job.benchmark)
     dataset = benchmark.dataset(job.dataset)
@@ -322,7 +338,7 @@ def run(job: Job, progress: bool = True) -> Summary:
         if counted:
             rows = _count(proxy, benchmark, missing, dataset.classes, dataset.resolution)
             store.append(key, rows, writer)
-            summary.stored_now += len(rows)
+            summary.add(proxy.label, rows)
         else:
             for index in missing:
                 networks.setdefault(index, []).append(proxy.label)
@@ -335,9 +351,7 @@ def run(job: Job, progress: bool = True) -> Summary:
             for rows, finished in _rows(job, networks):
                 for label, row in rows:
                     writing.add(label, row)
-                    if row.status != "ok":
-                        summary.failed[f"{label}: {row.status}"] += 1
-                summary.stored_now += len(rows)
+                    summary.add(label, [row])
                 bar.advance(finished)
         finally:
             writing.flush()
@@ -353,9 +367,13 @@ def _count(proxy: Proxy, benchmark: Benchmark, indices: list[int], classes: int,
     seen: dict[str, Any] = {}
     for probe in proxy.needs():
         seen.update(probe.read(benchmark.space, architectures, classes, resolution))
-    values = np.broadcast_to(np.asarray(proxy.score(seen), dtype=np.float64), (len(indices),))
+    try:
+        scores = proxy.score(seen)
+    except Unscorable as error:
+        return [Row(i, None, 0.0, str(error), proxy.version) for i in indices]
+    values = np.broadcast_to(np.asarray(scores, dtype=np.float64), (len(indices),))
     each = (time.perf_counter() - started) / len(indices)
-    return [Row(i, float(value), each, "ok", proxy.version) for i, value in zip(indices, values, strict=True)]
+    return [Row(i, *_checked(float(value), each), proxy.version) for i, value in zip(indices, values, strict=True)]
 
 
 def _rows(job: Job, networks: dict[int, list[str]]) -> Iterator[tuple[list[tuple[str, Row]], int]]:
@@ -376,8 +394,6 @@ def _rows(job: Job, networks: dict[int, list[str]]) -> Iterator[tuple[list[tuple
         finally:
             torch.set_num_threads(threads)
         return
-
-    import multiprocessing
 
     context = multiprocessing.get_context("spawn")
     waiting = iter(chunks)

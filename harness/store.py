@@ -81,10 +81,13 @@ class ScoreStore:
             folder.mkdir(parents=True, exist_ok=True)
             return _write_whole(table, folder / f"part-{writer}-{uuid.uuid4().hex[:12]}.parquet")
         except OSError as error:
-            raise HarnessError(
-                f"cannot write scores below {self.root} ({error.strerror or error}): free some space or set "
-                "store=DIR to a writable folder; parts already written are kept"
-            ) from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> HarnessError:
+        return HarnessError(
+            f"cannot write scores below {self.root} ({error.strerror or error}): free some space or set "
+            "store=DIR to a writable folder; parts already written are kept"
+        )
 
     def read(self, key: ScoreKey, version: int | None = None) -> pd.DataFrame:
         """Stored rows of `key`, sorted by index, one an index; those of another `version` are left out.
@@ -95,14 +98,9 @@ class ScoreStore:
         tables = []
         for part in parts:
             try:
-                tables.append(pq.read_table(part, schema=SCHEMA, partitioning=None))
+                tables.append(_read_part(part))
             except FileNotFoundError:  # compacted away by its writer since the listing: read the listing again
                 return self.read(key, version)
-            except (pa.ArrowException, OSError) as error:
-                raise HarnessError(
-                    f"{part} is damaged ({str(error).splitlines()[0]}): delete that file and run the same "
-                    "scoring command again, which computes its rows only"
-                ) from error
         frame = pa.concat_tables(tables).to_pandas() if tables else SCHEMA.empty_table().to_pandas()
         if version is not None:
             frame = frame[frame["version"] == version]
@@ -123,12 +121,28 @@ class ScoreStore:
         parts = sorted((self.root / key.folder).glob(f"part-{writer}-*.parquet"))
         if len(parts) < 2:
             return
-        frame = pa.concat_tables([pq.read_table(p, schema=SCHEMA, partitioning=None) for p in parts]).to_pandas()
+        frame = pa.concat_tables([_read_part(part) for part in parts]).to_pandas()
         frame = frame.drop_duplicates(["index", "version", "status"]).sort_values("index", kind="stable")
         table = pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False)
-        _write_whole(table, parts[0].with_name(f"part-{writer}-{uuid.uuid4().hex[:12]}.parquet"))
+        try:
+            _write_whole(table, parts[0].with_name(f"part-{writer}-{uuid.uuid4().hex[:12]}.parquet"))
+        except OSError as error:
+            raise self._unwritable(error) from error
         for part in parts:
             part.unlink(missing_ok=True)
+
+
+def _read_part(part: Path) -> pa.Table:
+    try:
+        table = pq.read_table(part, partitioning=None)
+        return table.select(SCHEMA.names).cast(SCHEMA)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise HarnessError(
+            f"{part} is damaged ({str(error).splitlines()[0]}): delete that file and run the same "
+            "scoring command again, which computes its rows only"
+        ) from error
 
 
 def _write_whole(table: pa.Table, target: Path) -> Path:

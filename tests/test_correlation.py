@@ -227,12 +227,8 @@ def test_correlations_are_those_of_scipy(ties, n):
     scores, accuracies = table(n, ties, seed=n)
     if len(set(scores)) == 1 or len(set(accuracies)) == 1:
         pytest.skip("constant")
-    assert kendall_tau(scores, accuracies) == pytest.approx(
-        stats.kendalltau(scores, accuracies).statistic, abs=1e-14
-    )
-    assert spearman_rho(scores, accuracies) == pytest.approx(
-        stats.spearmanr(scores, accuracies).statistic, abs=1e-14
-    )
+    assert kendall_tau(scores, accuracies) == pytest.approx(stats.kendalltau(scores, accuracies).statistic, abs=1e-14)
+    assert spearman_rho(scores, accuracies) == pytest.approx(stats.spearmanr(scores, accuracies).statistic, abs=1e-14)
 
 
 @pytest.mark.parametrize("ties", TIES[:4])
@@ -324,9 +320,7 @@ def test_increasing_transformations_change_nothing(rows):
 def test_row_order_changes_no_bit_of_a_value(rows, random):
     shuffled = list(rows)
     random.shuffle(shuffled)
-    first, second = (
-        correlate(*np.array(each, dtype=float).T, ALL_METRICS, resamples=0) for each in (rows, shuffled)
-    )
+    first, second = (correlate(*np.array(each, dtype=float).T, ALL_METRICS, resamples=0) for each in (rows, shuffled))
     assert repr(first) == repr(second)
 
 
@@ -415,15 +409,11 @@ def test_metrics_are_found_by_name():
     [("kendal", "kendall"), ("Spearman", "spearman"), ("ndcg", "ndcg_1000"), ("top_1", "top_1%")],
 )
 def test_an_unknown_metric_names_the_nearest_and_all_names(name, near):
-    with pytest.raises(
-        ValueError, match=f"did you mean '{near}'.*kendall, spearman, ndcg_P.*top_F%.*regret_K"
-    ):
+    with pytest.raises(ValueError, match=f"did you mean '{near}'.*kendall, spearman, ndcg_P.*top_F%.*regret_K"):
         correlate([1, 2], [1, 2], (name,))
 
 
-@pytest.mark.parametrize(
-    "name", ["", "accuracy", "ndcg_0", "ndcg_010", "ndcg_-5", "regret_1.5", "top_0%", "top_101%"]
-)
+@pytest.mark.parametrize("name", ["", "accuracy", "ndcg_0", "ndcg_010", "ndcg_-5", "regret_1.5", "top_0%", "top_101%"])
 def test_names_with_parameters_out_of_range_are_refused(name):
     with pytest.raises(ValueError, match="metric"):
         metric(name)
@@ -473,10 +463,7 @@ def test_the_interval_is_made_of_percentiles_of_the_replicated_data():
     scores, accuracies = scores[order], accuracies[order]
     weights = np.hstack(list(bootstrap_weights(60, 40, 3))).astype(int)
     for name in ALL_METRICS:
-        values = [
-            metric(name).point(np.repeat(scores, column), np.repeat(accuracies, column))
-            for column in weights.T
-        ]
+        values = [metric(name).point(np.repeat(scores, column), np.repeat(accuracies, column)) for column in weights.T]
         estimate = correlate(scores, accuracies, name, resamples=40, confidence=0.9, seed=3)[name]
         assert estimate.value == metric(name).point(scores, accuracies)
         assert [estimate.low, estimate.high] == pytest.approx(np.percentile(values, [5, 95]), abs=1e-10)

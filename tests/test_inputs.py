@@ -7,6 +7,7 @@ import pickle
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def normalised(images: np.ndarray) -> np.ndarray:
 class Python2Pickler(pickle._Pickler):
     """Writes bytes as Python 2 wrote its strings, which is how the dataset was published."""
 
-    dispatch = dict(pickle._Pickler.dispatch)
+    dispatch: ClassVar[dict] = dict(pickle._Pickler.dispatch)
 
     def save_bytes(self, text: bytes) -> None:
         short = len(text) < 256
@@ -209,7 +210,7 @@ def test_too_few_images_are_refused_when_asked_for(twenty):
 
 @pytest.mark.parametrize("path", [None, ""])
 def test_images_without_a_path_are_refused(path):
-    with pytest.raises(HarnessError, match="inputs=cifar10 needs images: set inputs.path=FOLDER"):
+    with pytest.raises(HarnessError, match=r"inputs=cifar10 needs images: set inputs\.path=FOLDER"):
         load_inputs("cifar10", path, 10, SHAPE)
 
 
@@ -272,14 +273,14 @@ def test_a_malicious_pickle_is_refused_and_not_executed(tmp_path, protocol):
 def test_no_other_callable_is_loaded(tmp_path, target):
     folder = write_folder(tmp_path / "data", *pictures(10))
     (folder / "data_batch_2").write_bytes(pickle.dumps(Payload(target, "1")))
-    with pytest.raises(HarnessError, match="refused to load .*no plain array archive"):
+    with pytest.raises(HarnessError, match=r"refused to load .*no plain array archive"):
         load(folder)
 
 
 def test_an_archive_of_objects_is_not_unpickled(tmp_path):
     trace = tmp_path / "executed"
     images = np.array([Payload(os.system, f"touch {trace}")], dtype=object)
-    with pytest.raises(HarnessError, match="an input archive is a .npz with `images`"):
+    with pytest.raises(HarnessError, match=r"an input archive is a \.npz with `images`"):
         load(write_npz(tmp_path / "images.npz", images, np.zeros(1, dtype=int)))
     assert not trace.exists()
 

@@ -163,9 +163,7 @@ def operations_by_hooks(network: nn.Module, resolution: int) -> dict[str, int]:
     return total
 
 
-@pytest.mark.parametrize(
-    ("classes", "resolution", "number"), [(10, 32, 12), (100, 32, 4), (120, 16, 14), (10, 15, 3)]
-)
+@pytest.mark.parametrize(("classes", "resolution", "number"), [(10, 32, 12), (100, 32, 4), (120, 16, 14), (10, 15, 3)])
 def test_counts_equal_those_of_the_network(classes, resolution, number):
     cells = [ALL_NONE, *sample_cells(number, seed=classes)]
     counts = SPACE.topology(cells, classes, resolution)

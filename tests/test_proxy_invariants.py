@@ -1,7 +1,7 @@
-"""What holds for every proxy, those of other packages too: each registered one is tested as soon as it exists.
+"""What holds for every proxy, those of other packages too: a registered one is tested as soon as it exists.
 
-Networks are tiny. `Hybrid` has something for every pass to read (stages, BatchNorm, ReLUs, attention), so that
-every proxy that reads a network has a score there; what reads an encoding gets that of a cell as well.
+Networks are tiny. `Hybrid` has something for every pass to read (stages, BatchNorm, ReLUs, attention), so
+that every proxy that reads a network has a score there; what reads an encoding gets that of a cell as well.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from harness.proxies.base import Proxy
 from harness.scoring import Result, score_subject
 from harness.spaces.nasbench201 import CONV1, CONV3, NONE, POOL, SKIP, NasBench201, encode
 
-#: Settings that make a pass cheap, given to the proxies that have them; some need others to tell networks apart.
+#: Settings that make a pass cheap, given to the proxies that have them.
 SMALL = {"batch_size": 6, "resolution": 8}
+#: Those of proxies that need others to tell networks apart.
 OWN = {"nregions": {"samples": 1000, "resolution": 3}, "swap": {"batch_size": 12}}
 #: Settings that take another way through a proxy than its defaults.
 VARIANTS = (
@@ -87,7 +88,7 @@ def block(inputs: int, outputs: int, stride: int = 1, norm: bool = True, act: bo
 
 
 class Hybrid(nn.Module):
-    """Stages of ReLU, convolution, BatchNorm, one of them strided; attention; an MLP on the pooled features."""
+    """Stages of ReLU, convolution, BatchNorm, one strided; attention; a linear layer on the pooled features."""
 
     def __init__(
         self,
@@ -190,7 +191,7 @@ def exact(results: Mapping[str, Result]) -> dict[str, tuple]:
 
 
 def evaluate(proxies: Iterable[Proxy], subject: Subject) -> dict[str, tuple]:
-    """Scores by label from the network alone and, of a proxy that an encoding answers, from that of a cell too."""
+    """By label the score of the network alone and, where an encoding answers, that of a cell too."""
     proxies = list(proxies)
     encoded = [p for p in proxies if all(isinstance(probe, EncodingProbe) for probe in p.needs())]
     found: dict[str, tuple] = {label: (one,) for label, one in exact(score_subject(subject, proxies)).items()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,9 +20,14 @@ def test_table_is_the_one_that_the_report_writes():
     assert shown == block, "put this block into README.md:\n\n" + block
 
 
-@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL), ids=lambda code: code.split("\n")[0])
-def test_python_examples_run(code, capsys):
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+@pytest.mark.parametrize(
+    "code", re.findall(r"```python\n(.*?)```", README, re.DOTALL), ids=lambda code: code.split("\n")[0]
+)
+def test_python_examples_run(code, tmp_path, monkeypatch):
+    (tmp_path / "readme_example.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "readme_example", raising=False)
+    importlib.import_module("readme_example")
 
 
 def test_named_paths_exist():

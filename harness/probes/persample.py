@@ -68,7 +68,8 @@ class GradientSigns(Probe):
             with hooked([(module, watch(name)) for name, module in layers.items()]):
                 logits = finite_logits(network, images)
             loss = F.cross_entropy(logits, labels, reduction="sum")
-            torch.autograd.grad(loss, images, allow_unused=True)
+            if loss.requires_grad:  # else nothing leads from the images to the logits
+                torch.autograd.grad(loss, images, allow_unused=True)
             for name in layers.keys() - called:  # used by another way than its call, if at all: one image at a time
                 totals[name] = _one_by_one(network, layers[name].weight, images, labels)
         agreement = []
@@ -91,8 +92,9 @@ def _one_by_one(network: Any, weight: Any, images: Any, labels: Any) -> list:
     grads = []
     for image, label in zip(images, labels, strict=True):
         loss = F.cross_entropy(network(image[None]), label[None])
-        (grad,) = torch.autograd.grad(loss, weight, allow_unused=True)
-        if grad is None:
+        grad = torch.autograd.grad(loss, weight, allow_unused=True)[0] if loss.requires_grad else None
+        if grad is None:  # a layer that is not used
+            weight.requires_grad_(False)
             return []
         grads.append(grad)
     weight.requires_grad_(False)

@@ -27,8 +27,9 @@ def available() -> dict[str, type[Proxy]]:
         try:
             cls = entry.load()
         except Exception as error:
+            cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise HarnessError(
-                f"proxy {entry.name!r} of entry point {entry.value} cannot be imported ({error}): fix or "
+                f"proxy {entry.name!r} of entry point {entry.value} cannot be imported ({cause}): fix or "
                 "uninstall that package"
             ) from error
         if not (isinstance(cls, type) and issubclass(cls, Proxy)):

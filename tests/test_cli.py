@@ -1,0 +1,392 @@
+"""Tests of the command line: what it prints, and one line for every mistake."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import harness
+from harness import cli
+from harness.benchmark import load_benchmark
+from harness.cli import main
+from harness.proxies import available
+from harness.store import Row, ScoreKey, ScoreStore
+
+SNIP = "snip:batch_size=4"
+SMALL = "dataset=ImageNet16-120"  # images of 16 x 16: the cheapest networks
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch) -> None:
+    """Whatever a command leaves in its working directory is seen, and never lands in the checkout."""
+    monkeypatch.chdir(tmp_path)
+
+
+def stored(root: Path | str) -> dict[tuple[str, str, int], list[int]]:
+    """Indices by (proxy, dataset, seed)."""
+    store = ScoreStore(root)
+    keys = list(store.keys())
+    return {(key.proxy, key.dataset, key.seed): store.read(key)["index"].tolist() for key in keys}
+
+
+def score(*arguments: str) -> int:
+    return main(["score", "store=scores", "device=cpu", "workers=1", *arguments])
+
+
+def python(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env=environment, cwd=cwd, timeout=600
+    )
+
+
+# What it prints -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
+def test_usage(capsys, arguments):
+    assert main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert out == cli.USAGE
+    assert err == ""
+    for word in ("harness score", "harness report", "harness list", "--version"):
+        assert word in out
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"harness {harness.__version__}\n"
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+@pytest.mark.parametrize(
+    ("command", "settings"),
+    [
+        ("score", ["proxies", "population", "limit", "shard", "store", "inputs.path", "workers", "seed"]),
+        ("report", ["table", "store", "output", "strict"]),
+    ],
+)
+def test_help_of_a_command_lists_its_settings(capsys, command, settings, flag):
+    assert main([command, flag]) == 0
+    out, err = capsys.readouterr()
+    assert all(setting in out for setting in settings)
+    assert "hydra:" not in out
+    assert err == ""
+
+
+def test_list_of_proxies(capsys):
+    assert main(["list", "proxies"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == sorted(available())
+    assert all(len(line.split(maxsplit=1)[1]) > 10 for line in lines)
+
+
+def test_list_of_benchmarks(capsys):
+    assert main(["list", "benchmarks"]) == 0
+    assert any(line.startswith("nasbench201 ") and "15,625" in line for line in capsys.readouterr().out.splitlines())
+
+
+def test_list_into_a_closed_pipe_is_no_error():
+    code = "import sys; from harness.cli import main; sys.exit(main(['list', 'proxies']))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONUNBUFFERED": "1"}
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, env=environment, timeout=600, check=False
+    )
+    os.close(writer)
+    assert done.stderr == b""
+    assert done.returncode == 0
+
+
+# Mistakes -------------------------------------------------------------------------------------------------
+
+
+def refused(capsys, arguments: list[str]) -> str:
+    """The one line with which a command is refused."""
+    code = main(arguments)
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    lines = err.splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("harness: ")
+    assert code == 2
+    return lines[0]
+
+
+MISTAKES = [
+    (["scor"], ["unknown command 'scor'", "did you mean 'score'?"]),
+    (["list"], ["harness list proxies|benchmarks"]),
+    (["list", "proxy"], ["unknown list 'proxy'", "did you mean 'proxies'?"]),
+    (["list", "proxies", "benchmarks"], ["harness list proxies|benchmarks"]),
+    (["score"], ["no proxy was asked for", "proxies=[synflow", "harness list proxies"]),
+    (["score", "proxies=[snipp]"], ["unknown proxy 'snipp'", "did you mean 'snip'?"]),
+    (["score", "proxies=[synflow,nasswot]"], ["unknown proxy 'nasswot'", "did you mean 'naswot'?"]),
+    (["score", "proxies=[snip:batchsize=4]"], ["setting of proxy 'snip' 'batchsize'", "'batch_size'?"]),
+    (["score", "proxies=[snip:batch_size=four]"], ["batch_size='four' is no int", "the default is 64"]),
+    (["score", "proxies=[snip:4]"], ["name:key=value", "'4'"]),
+    (["score", "proxies=[grad_norm:norm=some]"], ["norm='some' is neither 'layers' nor 'all'"]),
+    (["score", "proxies=[flops]", "dataset=cifar-10"], ["unknown dataset", "did you mean 'cifar10'?"]),
+    (["score", "proxies=[flops]", "benchmark=nasbench-201"], ["unknown benchmark", "'nasbench201'?"]),
+    (["score", "proxies=[flops]", "population=no_dead_op"], ["unknown population", "'no_dead_ops'?"]),
+    (["score", "proxies=[flops]", "population=sample(99999)"], ["99999 of 15625", "lower n"]),
+    (["score", "proxies=[flops]", "populaton=all"], ["unknown setting", "did you mean 'population'?"]),
+    (["score", "proxies=[flops]", "inputs.pth=x"], ["unknown setting", "did you mean 'inputs.path'?"]),
+    (["score", "proxies=[flops]", "+extra=1"], ["unknown setting", "'extra'"]),
+    (["score", "proxies=[flops]", "inputs=cifar-10"], ["unknown inputs", "did you mean 'cifar10'?"]),
+    (["score", "proxies=[flops]", "inputs=cifar10"], ["inputs=cifar10 needs images", "inputs.path=FOLDER"]),
+    (
+        ["score", "proxies=[flops]", "inputs=cifar10", "inputs.path=nowhere"],
+        ["inputs.path=nowhere does not exist", "inputs=random"],
+    ),
+    (["score", "proxies=[flops]", "inputs=cifar10", "inputs.path=."], ["has no data_batch_1"]),
+    (["score", "proxies=[flops]", "shard=2/2"], ["shard='2/2'", "0 <= i < n"]),
+    (["score", "proxies=[flops]", "shard=-1/2"], ["shard='-1/2'", "0 <= i < n"]),
+    (["score", "proxies=[flops]", "shard=half"], ["shard='half'", "such as shard=0/4"]),
+    (["score", "proxies=[flops]", "shard=1"], ["shard='1'", "such as shard=0/4"]),
+    (["score", "proxies=[flops]", "device=quantum"], ["device=quantum cannot be used here", "device=cpu"]),
+    (["score", "proxies=[flops]", "device=cuda:99"], ["device=cuda:99 cannot be used here", "device=cpu"]),
+    (["score", "proxies=[flops]", "seed=one"], ["seed", "one"]),
+    (["score", "proxies=[flops]", "limit=few"], ["limit", "few"]),
+    (["score", f"proxies=[{SNIP}]", "limit=1", "workers=-1"], ["workers", "-1"]),
+    (["score", f"proxies=[{SNIP}]", "limit=1", "workers=1", "chunk=0"], ["chunk", "0"]),
+    (["score", "proxies=[flops]", "limit=-5"], ["limit", "-5"]),
+    (["score", "proxies=flops,"], ["proxies"]),
+    (["score", "flops"], ["'flops' is no setting", "key=value"]),
+    (["score", "proxies=[flops"], ["'proxies=[flops' cannot be read"]),
+    (["score", "-m", "proxies=[flops]", "sed=0,1"], ["unknown setting", "did you mean 'seed'?"]),
+    (["score", "proxies=[flops]", "seed=0,1"], ["seed", "-m"]),
+    (["report", "tabel=vkdnw_table1"], ["unknown setting", "did you mean 'table'?"]),
+    (["report", "table=vkdnw_table"], ["unknown table", "did you mean 'vkdnw_table1'?"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), MISTAKES, ids=[" ".join(command) for command, _ in MISTAKES])
+def test_mistakes_are_answered_in_one_line(capsys, tmp_path, arguments, words):
+    line = refused(capsys, arguments)
+    for word in words:
+        assert word in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_nearest_name_comes_with_the_valid_ones(capsys):
+    line = refused(capsys, ["score", "proxies=[flops]", "dataset=imagenet"])
+    assert "valid: ImageNet16-120, cifar10, cifar100" in line
+
+
+def test_a_truncated_part_is_named(capsys, tmp_path):
+    key = ScoreKey("nasbench201", "cifar10", "none", "flops", 0)
+    path = ScoreStore(tmp_path / "scores").append(key, [Row(0, 1.0, 0.0, "ok", 1)])
+    path.write_bytes(path.read_bytes()[:-10])
+    line = refused(capsys, ["score", "proxies=[flops]", "limit=2", "store=scores", "device=cpu"])
+    assert path.name in line
+    assert "is damaged" in line
+    assert "delete that file" in line
+    path.unlink()
+    assert score("proxies=[flops]", "limit=2") == 0
+    assert stored("scores") == {("flops", "cifar10", 0): [0, 1]}
+
+
+def test_a_store_that_cannot_be_written_is_named(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    line = refused(capsys, ["score", "proxies=[flops]", "limit=2", "store=file/scores", "device=cpu"])
+    assert "file/scores" in line
+    assert "set store=DIR" in line
+
+
+def test_mistakes_reach_the_shell():
+    done = python("-m", "harness.cli", "score", "proxies=[snipp]")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("harness: unknown proxy 'snipp': did you mean 'snip'?")
+
+
+# Scoring --------------------------------------------------------------------------------------------------
+
+
+def test_unquoted_populations_and_settings(capsys, tmp_path):
+    arguments = ["proxies=[snip:batch_size=4,flops]", "population=sample(3, seed=1)", SMALL]
+    assert score(*arguments) == 0
+    benchmark = load_benchmark("nasbench201")
+    members = benchmark.population("sample(3, seed=1)")
+    assert stored("scores") == {
+        (SNIP, "ImageNet16-120", 0): sorted(set(benchmark.representatives[members].tolist())),
+        ("flops", "ImageNet16-120", 0): members.tolist(),
+    }
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.startswith("nasbench201/ImageNet16-120 seed 0: 6 scores computed, 0 were stored already, ")
+    assert out.rstrip().endswith("store scores")
+    assert [path.name for path in tmp_path.iterdir()] == ["scores"]
+
+    assert score(*arguments) == 0
+    assert "0 scores computed, 6 were stored already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "population",
+    ["population=sample(2, 1)", "population='sample(2, seed=1)'", 'population="sample(2, seed=1)"'],
+)
+def test_spellings_of_a_population(population):
+    assert score("proxies=[flops]", population) == 0
+    expected = load_benchmark("nasbench201").population("sample(2, seed=1)")
+    assert stored("scores") == {("flops", "cifar10", 0): expected.tolist()}
+
+
+@pytest.mark.parametrize(
+    "proxies",
+    [
+        "proxies=[flops:count=all,trainable_layers]",
+        'proxies=["flops:count=all",trainable_layers]',
+        "proxies=['flops:count=all','trainable_layers']",
+        "proxies=[flops:count=all, trainable_layers]",
+    ],
+)
+def test_spellings_of_settings(proxies):
+    assert score(proxies, "limit=1") == 0
+    assert set(stored("scores")) == {("flops:count=all", "cifar10", 0), ("trainable_layers", "cifar10", 0)}
+
+
+def test_the_first_dataset_is_the_default(capsys):
+    assert score("proxies=[flops]", "limit=1") == 0
+    assert capsys.readouterr().out.startswith("nasbench201/cifar10 seed 0: 1 scores computed")
+
+
+def test_shards_and_limit():
+    for shard in range(3):
+        assert score("proxies=[flops]", "limit=10", f"shard={shard}/3") == 0
+        assert len(stored("scores")["flops", "cifar10", 0]) == [4, 7, 10][shard]
+
+
+def test_images_of_an_archive(tmp_path):
+    rng = np.random.RandomState(0)
+    np.savez("images.npz", images=rng.randint(0, 256, (8, 32, 32, 3), dtype=np.uint8), labels=np.arange(8))
+    assert score("proxies=[snip:batch_size=4]", "limit=1", "inputs=cifar10", "inputs.path=images.npz") == 0
+    (key,) = ScoreStore("scores").keys()
+    assert (key.inputs, key.proxy) == ("cifar10", SNIP)
+
+
+def test_too_few_images_are_refused(capsys):
+    rng = np.random.RandomState(0)
+    np.savez("images.npz", images=rng.randint(0, 256, (3, 32, 32, 3), dtype=np.uint8), labels=np.arange(3))
+    images = ["inputs=cifar10", "inputs.path=images.npz"]
+    line = refused(capsys, ["score", f"proxies=[{SNIP}]", "limit=1", *images, "store=scores", "workers=1"])
+    assert "hold 3 images, too few for mini-batch 0 of 4" in line
+    assert "lower the batch size" in line
+
+
+def test_failed_rows_are_counted_by_their_reason(capsys):
+    assert score("proxies=[dss]", SMALL, "limit=1") == 0  # a proxy of networks with attention
+    out = capsys.readouterr().out
+    assert "without a score: 1 x dss: no attention module" in out
+
+
+def test_exceptions_while_scoring_give_exit_code_1(capsys, monkeypatch):
+    from harness.proxies.saliency import Snip
+
+    def broken(self, seen):
+        raise RuntimeError("gone wrong")
+
+    monkeypatch.setattr(Snip, "score", broken)
+    assert score(f"proxies=[{SNIP}]", SMALL, "limit=1") == 1
+    assert f"without a score: 1 x {SNIP}: error: RuntimeError: gone wrong" in capsys.readouterr().out
+
+
+def test_interrupt_gives_exit_code_130(capsys, monkeypatch):
+    from harness.scoring import Scorer
+
+    def interrupted(self, index, labels):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Scorer, "score", interrupted)
+    assert score(f"proxies=[{SNIP}]", SMALL, "limit=1") == 130
+    assert "finished scores are stored, the same command goes on from there" in capsys.readouterr().err
+
+
+# Hydra ----------------------------------------------------------------------------------------------------
+
+
+def test_sweep_stores_every_job_and_leaves_nothing_in_the_working_directory(tmp_path):
+    done = python(
+        *("-m", "harness.cli", "score", "-m", "seed=0,1", f"proxies=[{SNIP},flops]", SMALL, "limit=1"),
+        *("store=results/scores", "device=cpu", "workers=1"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert stored(tmp_path / "results" / "scores") == {
+        (SNIP, "ImageNet16-120", 0): [0],
+        (SNIP, "ImageNet16-120", 1): [0],
+        ("flops", "ImageNet16-120", 0): [0],
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+    assert "Traceback" not in done.stderr
+    assert "seed 0: 2 scores computed" in done.stdout
+    assert "seed 1: 1 scores computed, 1 were stored already" in done.stdout
+
+
+def test_a_mistake_in_a_sweep_gives_exit_code_2(tmp_path):
+    done = python(
+        *("-m", "harness.cli", "score", "-m", "dataset=cifar10,cifar11", "proxies=[flops]", "limit=1"),
+        *("store=results/scores", "device=cpu"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert [line for line in done.stderr.splitlines() if "cifar11" in line and "did you mean 'cifar10'?" in line]
+    assert stored(tmp_path / "results" / "scores") == {("flops", "cifar10", 0): [0]}
+
+
+def test_configuration_can_be_shown(tmp_path):
+    done = python("-m", "harness.cli", "score", "proxies=[flops]", "--cfg", "job", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "population: all" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+# Imports --------------------------------------------------------------------------------------------------
+
+HEAVY = ["torch", "pandas", "hydra", "numpy", "scipy", "pyarrow", "sklearn"]
+
+
+def imported(code: str) -> set[str]:
+    done = python("-c", f"{code}\nimport sys, json; print(json.dumps([m for m in {HEAVY} if m in sys.modules]))")
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_import_loads_no_heavy_package():
+    assert imported("import harness; harness.__version__; dir(harness)") == set()
+
+
+def test_help_and_version_load_no_heavy_package():
+    code = "from harness.cli import main\nmain(['--help']); main(['--version']); main(['lst'])"
+    assert imported(code) == set()
+
+
+def test_listing_loads_no_torch():
+    code = "from harness.cli import main\nmain(['list', 'proxies']); main(['list', 'benchmarks'])"
+    assert "torch" not in imported(code)
+
+
+def test_public_names_are_those_that_are_documented():
+    for name in harness.__all__:
+        assert getattr(harness, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = harness.nothing
+
+
+def test_main_reads_the_arguments_of_the_process(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["harness", "--version"])
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert main() == 0
+    assert out.getvalue().startswith("harness ")

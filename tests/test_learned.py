@@ -1,0 +1,325 @@
+"""Tests of the learned rankings: trained on a seeded part of the population, scored on the rest."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import kendalltau
+
+from harness.benchmark import Benchmark, load_benchmark
+from harness.errors import HarnessError
+from harness.learned import DECILES, LEARNED, ZERO_COST, Forest, Learned, training_subset
+from harness.proxies import get_proxy
+from harness.results import Reader
+from harness.spaces.nasbench201 import CONV1, CONV3, EDGES, NONE, POOL, SKIP, NasBench201, decode, encode
+from harness.store import Row, ScoreKey, ScoreStore
+
+BENCHMARK = load_benchmark("nasbench201")
+SAMPLE = BENCHMARK.population("no_dead_ops.sample(120, seed=2)")
+#: Places in `no_dead_ops` of the first six of the 1,024 that seed 0 trains on.
+FIRST_SIX = [9, 10, 24, 31, 40, 52]
+
+
+@pytest.fixture(autouse=True)
+def _small_models(monkeypatch):
+    """Rankings that are trained on 40 architectures."""
+    monkeypatch.setitem(LEARNED, "small_graf", Learned((), graf=True, train=40))
+    monkeypatch.setitem(LEARNED, "small_counts", Learned(("flops", "params"), graf=False, train=40))
+    monkeypatch.setitem(LEARNED, "small_both", Learned(("flops",), graf=True, train=40))
+
+
+def store_counts(root: Path, proxies: tuple[str, ...] = ("flops", "params")) -> ScoreStore:
+    store = ScoreStore(root)
+    cells = [BENCHMARK.architectures[i] for i in SAMPLE]
+    counts = BENCHMARK.space.topology(cells, 10, 32)
+    for name in proxies:
+        rows = [Row(int(i), float(v), 0.0, "ok", 1) for i, v in zip(SAMPLE, counts[name], strict=True)]
+        store.append(ScoreKey("nasbench201", "cifar10", "none", name, 0), rows)
+    return store
+
+
+# The training subset ----------------------------------------------------------------------------------------
+
+
+def test_training_subset():
+    mask = training_subset(BENCHMARK, SAMPLE, 40, 0)
+    assert mask.dtype == bool
+    assert mask.shape == SAMPLE.shape
+    assert mask.sum() == 40
+    assert np.array_equal(mask, training_subset(BENCHMARK, SAMPLE, 40, 0))
+    others = [training_subset(BENCHMARK, SAMPLE, 40, seed) for seed in range(1, 4)]
+    assert all(not np.array_equal(mask, other) for other in others)
+    # Drawn from the whole population: neither its beginning nor its end.
+    places = np.flatnonzero(np.any([mask, *others], axis=0))
+    assert places.min() < 20
+    assert places.max() >= 100
+
+
+def test_training_subset_is_the_same_everywhere():
+    """As stored tables depend on it: places of the first draws, fixed once."""
+    mask = training_subset(BENCHMARK, BENCHMARK.population("no_dead_ops"), 1024, 0)
+    places = np.flatnonzero(mask)
+    assert [*places[:6]] == FIRST_SIX
+    assert len(places) == 1024
+
+
+def test_the_subset_does_not_depend_on_accuracies(monkeypatch):
+    mask = training_subset(BENCHMARK, SAMPLE, 40, 0)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("accuracies were read")
+
+    monkeypatch.setattr(Benchmark, "accuracies", refuse)
+    assert np.array_equal(mask, training_subset(BENCHMARK, SAMPLE, 40, 0))
+
+
+# Trained and scored are apart -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["small_graf", "small_counts", "small_both"])
+def test_never_scores_what_it_was_trained_on(tmp_path, model):
+    store = store_counts(tmp_path)
+    for seed in (0, 1):
+        train = training_subset(BENCHMARK, SAMPLE, 40, seed)
+        found = Reader(store, BENCHMARK).scores(model, "cifar10", SAMPLE, seed=seed)
+        assert np.isnan(found.values[train]).all()
+        assert np.isfinite(found.values[~train]).all()
+        assert np.array_equal(found.members, ~train)
+        assert len(set(found.values[~train])) > 10
+        assert found.missing == {}
+
+
+def scores_with(monkeypatch, accuracies: np.ndarray, store: ScoreStore, model: str) -> np.ndarray:
+    """The ranking where the benchmark stores these accuracies."""
+    monkeypatch.setattr(Benchmark, "accuracies", lambda self, dataset, target=None: pd.Series(accuracies))
+    return Reader(store, BENCHMARK).scores(model, "cifar10", SAMPLE).values
+
+
+@pytest.mark.parametrize("model", ["small_graf", "small_counts", "small_both"])
+def test_accuracies_of_the_scored_have_no_influence(tmp_path, monkeypatch, model):
+    store = store_counts(tmp_path)
+    stored = BENCHMARK.accuracies("cifar10").to_numpy()
+    expected = scores_with(monkeypatch, stored.copy(), store, model)
+    trained = SAMPLE[training_subset(BENCHMARK, SAMPLE, 40, 0)]
+    others = np.setdiff1d(np.arange(len(BENCHMARK)), trained)
+    for value in (10.0, 99.0, np.nan):
+        changed = stored.copy()
+        changed[others] = value
+        assert scores_with(monkeypatch, changed, store, model).tobytes() == expected.tobytes()
+    for place in trained[:3]:  # and those of the trained have
+        changed = stored.copy()
+        changed[trained] = changed[trained][::-1]
+        changed[place] = 99.0
+        assert scores_with(monkeypatch, changed, store, model).tobytes() != expected.tobytes()
+
+
+def test_another_dataset_is_learned_from_its_own_accuracies(tmp_path):
+    reader = Reader(ScoreStore(tmp_path), BENCHMARK)
+    one, two = (reader.scores("small_graf", dataset, SAMPLE) for dataset in ("cifar10", "cifar100"))
+    assert np.array_equal(one.members, two.members)
+    assert not np.array_equal(one.values[one.members], two.values[two.members])
+
+
+def test_a_population_no_larger_than_the_training_part(tmp_path):
+    for size in (39, 40):
+        found = Reader(ScoreStore(tmp_path), BENCHMARK).scores("small_graf", "cifar10", SAMPLE[:size])
+        assert np.isnan(found.values).all()
+        assert not found.members.any()
+        assert found.missing == {}
+    found = Reader(ScoreStore(tmp_path), BENCHMARK).scores("small_graf", "cifar10", SAMPLE[:41])
+    assert found.members.sum() == np.isfinite(found.values).sum() == 1
+
+
+def test_missing_features(tmp_path):
+    store = store_counts(tmp_path, ("flops",))
+    found = Reader(store, BENCHMARK).scores("small_counts", "cifar10", SAMPLE)
+    networks = np.unique(BENCHMARK.representatives[SAMPLE])
+    assert np.isnan(found.values).all()
+    assert found.missing == {ScoreKey("nasbench201", "cifar10", "none", "params", 0): networks.size}
+    assert Reader(store, BENCHMARK).scores("small_both", "cifar10", SAMPLE).missing == {}
+
+
+# The forest -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def problem() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features of which one tells the accuracy, accuracies, what is trained on."""
+    rng = np.random.RandomState(4)
+    features = rng.standard_normal((200, 3))
+    accuracies = 60 + 10 * np.tanh(features[:, 1]) + rng.standard_normal(200)
+    train = np.zeros(200, dtype=bool)
+    train[rng.permutation(200)[:100]] = True
+    return features, accuracies, train
+
+
+def test_forest_ranks(problem):
+    features, accuracies, train = problem
+    found = Forest().rank(features, accuracies, train, 0)
+    assert np.isnan(found[train]).all()
+    assert kendalltau(found[~train], accuracies[~train]).statistic > 0.6
+    assert np.array_equal(found, Forest().rank(features, accuracies, train, 0), equal_nan=True)
+    other = Forest().rank(features, accuracies, train, 1)
+    assert not np.array_equal(found[~train], other[~train])
+    # Predicted is the logit of the accuracy as a share.
+    logits = np.log(accuracies / (100 - accuracies))
+    assert logits[train].min() <= found[~train].min()
+    assert found[~train].max() <= logits[train].max()
+    assert np.corrcoef(found[~train], logits[~train])[0, 1] > 0.8
+
+
+def test_forest_reads_the_order_of_a_feature_alone(problem):
+    """Scores of 1e60 and of 1e-60 serve as well as others."""
+    features, accuracies, train = problem
+    expected = Forest().rank(features, accuracies, train, 0)
+    stretched = np.stack([features[:, 0] * 1e60, np.exp(20 * features[:, 1]), features[:, 2] * 1e-60], axis=1)
+    assert np.array_equal(expected, Forest().rank(stretched, accuracies, train, 0), equal_nan=True)
+
+
+def test_failed_features_count_as_the_least(problem):
+    features, accuracies, train = problem
+    failed, least = features.copy(), features.copy()
+    *lowest, next_one = np.argsort(features[:, 1])[:6]
+    least[lowest, 1] = features[next_one, 1]
+    for value in (np.nan, -np.inf, np.inf):
+        failed[lowest, 1] = value
+        found = Forest().rank(failed, accuracies, train, 0)
+        assert np.array_equal(found, Forest().rank(least, accuracies, train, 0), equal_nan=True)
+    failed[:, 0] = np.nan
+    assert np.isfinite(Forest().rank(failed, accuracies, train, 0)[~train]).all()
+
+
+def test_accuracies_of_zero_and_a_hundred(problem):
+    features, accuracies, train = problem
+    extreme = accuracies.copy()
+    extreme[np.flatnonzero(train)[:2]] = 0.0, 100.0
+    found = Forest().rank(features, extreme, train, 0)
+    assert np.isfinite(found[~train]).all()
+
+
+def test_inputs_are_left_as_they_are(problem):
+    features, accuracies, train = (part.copy() for part in problem)
+    features[3, 0] = np.nan
+    held = features.copy(), accuracies.copy(), train.copy()
+    Forest().rank(features, accuracies, train, 0)
+    for was, now in zip(held, (features, accuracies, train), strict=True):
+        assert np.array_equal(was, now, equal_nan=was.dtype != bool)
+
+
+def test_without_scikit_learn(problem, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.ensemble", None)
+    with pytest.raises(HarnessError, match="scikit-learn"):
+        Forest().rank(*problem, 0)
+
+
+# The models of the paper's table ----------------------------------------------------------------------------
+
+
+def test_members_are_stored_under_their_names():
+    for model in LEARNED.values():
+        for member in model.members:
+            assert get_proxy(member).label == member
+        assert len(set(model.members)) == len(model.members)
+    assert [get_proxy(name).k for name in DECILES] == [*range(1, 10)]
+    assert set(ZERO_COST) <= set(LEARNED["vkdnw_zcs_model"].members)
+    papers = {name: model for name, model in LEARNED.items() if not name.startswith("small")}
+    assert {name: (model.graf, model.train) for name, model in papers.items()} == {
+        "graf_model": (True, 1024),
+        "vkdnw_model": (False, 1024),
+        "vkdnw_zcs_model": (False, 1024),
+        "vkdnw_zcs_graf_model": (True, 1024),
+    }
+
+
+def test_graf_ranks_the_cells(tmp_path):
+    """Features of the graph alone tell most of the order."""
+    population = BENCHMARK.population("no_dead_ops")
+    found = Reader(ScoreStore(tmp_path), BENCHMARK).scores("graf_model", "cifar10", population)
+    assert found.members.sum() == 9445 - 1024
+    accuracies = BENCHMARK.accuracies("cifar10").to_numpy()[population]
+    tau = kendalltau(found.values[found.members], accuracies[found.members]).statistic
+    assert 0.75 < tau < 0.9
+
+
+# GRAF's features --------------------------------------------------------------------------------------------
+
+SETS = [chosen for size in range(1, 6) for chosen in itertools.combinations(range(5), size)]
+
+
+def features_of(codes: list[int]) -> np.ndarray:
+    (row,) = NasBench201().graph_features([encode(codes)])
+    return row
+
+
+def block(row: np.ndarray, *operations: int) -> list[float]:
+    """The six features of a set of operations."""
+    start = 5 + 6 * SETS.index(operations)
+    return [*row[start : start + 6]]
+
+
+def test_features_of_a_cell():
+    r"""Worked out on paper.
+
+    0 -CONV3-> 1, 0 -SKIP-> 2, 0 -POOL-> 3, 1 -CONV1-> 3, 2 -CONV3-> 3, and nothing between 1 and 2. Per set:
+    shortest path of the set alone, most edges of it on an open path, degrees of input and output, mean in-
+    and out-degree of the inner nodes.
+    """
+    row = features_of([CONV3, SKIP, NONE, POOL, CONV1, CONV3])
+    assert row.shape == (191,)
+    assert [*row[:5]] == [1, 1, 1, 2, 1]  # none, skip, 1x1, 3x3, pooling
+    assert block(row, NONE) == [4, 0, 0, 0, 0.5, 0.5]
+    assert block(row, SKIP) == [4, 1, 1, 0, 0.5, 0]
+    assert block(row, CONV1) == [4, 1, 0, 1, 0, 0.5]
+    assert block(row, CONV3) == [4, 1, 1, 1, 0.5, 0.5]
+    assert block(row, POOL) == [1, 1, 1, 1, 0, 0]
+    assert block(row, NONE, CONV3) == [3, 1, 1, 1, 1, 1]
+    assert block(row, SKIP, CONV3) == [2, 2, 2, 1, 1, 0.5]
+    assert block(row, CONV1, CONV3) == [2, 2, 1, 2, 0.5, 1]
+    assert block(row, SKIP, CONV1, CONV3) == [2, 2, 2, 2, 1, 1]
+    assert block(row, NONE, SKIP, CONV1, CONV3, POOL) == [1, 2, 3, 3, 1.5, 1.5]
+
+
+def test_features_of_the_empty_cell():
+    row = features_of([NONE] * 6)
+    assert [*row[:5]] == [6, 0, 0, 0, 0]
+    assert block(row, NONE) == [1, 0, 3, 3, 1.5, 1.5]
+    assert block(row, CONV3) == [4, 0, 0, 0, 0, 0]
+    assert block(row, SKIP, POOL) == [4, 0, 0, 0, 0, 0]
+    assert block(row, NONE, SKIP, CONV1, CONV3, POOL) == [1, 0, 3, 3, 1.5, 1.5]
+
+
+def walked(codes: tuple[int, ...]) -> list[float]:
+    """The features by walks over the graph, edge by edge."""
+    edges = dict(zip(EDGES, codes, strict=True))
+
+    def paths(node: int) -> list[list[int]]:
+        """Operations along each way from `node` to the output."""
+        if node == 3:
+            return [[]]
+        return [[edges[node, n], *rest] for n in range(node + 1, 4) for rest in paths(n)]
+
+    row = [float(codes.count(code)) for code in range(5)]
+    for chosen in SETS:
+        ways = paths(0)
+        row.append(min([len(way) for way in ways if set(way) <= set(chosen)], default=4))
+        row.append(max([sum(code in chosen for code in way) for way in ways if NONE not in way], default=0))
+        row.append(sum(code in chosen for (source, _), code in edges.items() if source == 0))
+        row.append(sum(code in chosen for (_, target), code in edges.items() if target == 3))
+        row.append(np.mean([sum(c in chosen for (_, t), c in edges.items() if t == n) for n in (1, 2)]))
+        row.append(np.mean([sum(c in chosen for (s, _), c in edges.items() if s == n) for n in (1, 2)]))
+    return row
+
+
+def test_features_of_many_cells():
+    cells = [BENCHMARK.architectures[i] for i in BENCHMARK.population("sample(60, seed=1)")]
+    features = NasBench201().graph_features(cells)
+    assert features.shape == (60, 191)
+    assert features.dtype == np.float64
+    for cell, row in zip(cells, features, strict=True):
+        assert [*row] == walked(decode(cell))

@@ -1,0 +1,528 @@
+"""Tests of the papers' tables: `harness report` reads stored scores and computes none."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import math
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import harness
+from harness import cli, tables
+from harness.aggregates import find_aggregate
+from harness.benchmark import load_benchmark
+from harness.config import choices, compose_config
+from harness.errors import HarnessError, UnknownNameError
+from harness.learned import LEARNED
+from harness.proxies import get_proxy
+from harness.store import Row, ScoreKey, ScoreStore
+from harness.tables import COLUMNS, SLACK, Cell, list_tables, load_table, read_published, table_cells, to_csv
+
+ROOT = Path(harness.__file__).resolve().parents[1]
+BENCHMARK = load_benchmark("nasbench201")
+DATASETS = ("cifar10", "cifar100", "ImageNet16-120")
+NUMBERS = ("ours", "ci_low", "ci_high", "published", "delta")
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def command(*arguments: str) -> Done:
+    """`harness …` in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.main(list(arguments))
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    """The counts of all cells with no dead operation, and nothing else."""
+    root = tmp_path_factory.mktemp("counts") / "scores"
+    for dataset in DATASETS:
+        done = command(
+            "score",
+            f"dataset={dataset}",
+            "proxies=[flops,params,trainable_layers]",
+            "population=no_dead_ops",
+            f"store={root}",
+        )
+        assert done.code == 0
+        assert "28,335 scores computed" in done.out
+    return root
+
+
+@pytest.fixture(scope="module")
+def report(store, tmp_path_factory) -> tuple[Done, list[dict[str, str]], Path]:
+    """VKDNW's table from these counts: what was printed, its rows, its folder."""
+    output = tmp_path_factory.mktemp("tables")
+    done = command("report", "table=vkdnw_table1", f"store={store}", f"output={output}")
+    return done, rows_of(output / "vkdnw_table1.csv"), output
+
+
+def small(*rows: str, **settings: Any) -> list[str]:
+    """Overrides that make of VKDNW's table a small one."""
+    settings = {"datasets": "[cifar10]", "metrics": "[kendall]", "resamples": 30, **settings}
+    named = ",".join(f"{{proxy: '{row}'}}" for row in rows)
+    return ["table=vkdnw_table1", f"table.rows=[{named}]", *(f"table.{k}={v}" for k, v in settings.items())]
+
+
+# The file ---------------------------------------------------------------------------------------------------
+
+
+def test_columns_and_rows(report):
+    done, rows, output = report
+    assert done.code == 0
+    assert sorted(path.name for path in output.iterdir()) == ["vkdnw_table1.csv", "vkdnw_table1.md"]
+    text = (output / "vkdnw_table1.csv").read_text(encoding="utf-8")
+    assert text.splitlines()[0] == "proxy,dataset,metric,n,ours,ci_low,ci_high,published,delta,agrees,note"
+    assert text.splitlines()[0] == ",".join(COLUMNS)
+    assert "\r" not in text
+    table = load_table("vkdnw_table1")
+    expected = [
+        (row.label or row.proxy, dataset, metric)
+        for dataset in table.datasets
+        for row in table.rows
+        for metric in table.metrics
+    ]
+    assert [(row["proxy"], row["dataset"], row["metric"]) for row in rows] == expected
+    assert len(set(expected)) == len(expected) == 3 * 3 * len(table.rows)
+
+
+def test_figures(report):
+    """What VKDNW's Table 1 prints for the counts."""
+    _, rows, _ = report
+    found = {(row["proxy"], row["dataset"], row["metric"]): row for row in rows}
+    for dataset, tau in zip(DATASETS, (0.623, 0.588, 0.547), strict=True):
+        row = found["flops", dataset, "kendall"]
+        assert row["n"] == "9445"
+        assert float(row["ours"]) == pytest.approx(tau, abs=0.001)
+        assert float(row["published"]) == pytest.approx(tau, abs=0.0031)
+    row = found["trainable_layers", "cifar10", "ndcg_1000"]
+    assert float(row["ours"]) == pytest.approx(0.671, abs=0.006)
+    assert row["published"] == "0.671"
+    for name in ("flops", "trainable_layers"):
+        for dataset in DATASETS:
+            for metric in ("kendall", "spearman", "ndcg_1000"):
+                assert found[name, dataset, metric]["agrees"] == "yes"
+
+
+def test_intervals_and_agreement_follow_from_the_figures(report):
+    _, rows, _ = report
+    computed = [row for row in rows if row["ours"] != "not computed"]
+    assert {row["proxy"] for row in computed} >= {"flops", "trainable_layers"}
+    for row in computed:
+        ours, low, high, published, delta = (float(row[name]) for name in NUMBERS)
+        assert low < ours < high
+        assert high - low < 0.08
+        assert delta == pytest.approx(ours - published, abs=1e-4)
+        if min(abs(published - low + SLACK), abs(published - high - SLACK)) > 1e-4:
+            assert row["agrees"] == ("yes" if low - SLACK <= published <= high + SLACK else "no")
+    assert SLACK == 0.02
+
+
+def test_rows_without_scores(report):
+    done, rows, _ = report
+    lacking = [row for row in rows if row["n"] == "0"]
+    assert {row["proxy"] for row in lacking} >= {"synflow", "vkdnw_agg", "random forest: VKDNW", "az_nas"}
+    assert not {row["proxy"] for row in lacking} & {"flops", "trainable_layers"}
+    for row in lacking:
+        assert row["ours"] == "not computed"
+        assert row["ci_low"] == row["ci_high"] == row["delta"] == row["agrees"] == ""
+        assert row["note"].startswith("not computed")
+    printed = read_published()
+    for row in rows:
+        assert row["published"] or row["proxy"] == "gradsign"
+    assert float(
+        next(r for r in lacking if (r["proxy"], r["metric"]) == ("synflow", "kendall"))["published"]
+    ) == pytest.approx(printed["VKDNW (CVPR 2025)", "Table 1", "cifar10", "SynFlow", "kendall"], abs=5e-4)
+    computed = len(rows) - len(lacking)
+    assert f"{computed} of {len(rows)} figures computed" in done.out
+
+
+def missing_commands(done: Done) -> list[list[str]]:
+    lines = [line.strip() for line in done.err.splitlines()]
+    assert all(line.startswith("missing: harness score ") for line in lines)
+    return [shlex.split(line)[2:] for line in lines]
+
+
+def test_what_is_missing_is_printed_as_commands(report, store):
+    commands = missing_commands(report[0])
+    asked: dict[str, set[str]] = {}
+    for arguments in commands:
+        assert arguments[0] == "score"
+        settings = dict(argument.split("=", 1) for argument in arguments[1:])
+        assert settings["benchmark"] == "nasbench201"
+        assert settings["store"] == str(store)
+        assert settings["seed"] == "0"
+        assert settings["population"].startswith("no_dead_ops")
+        kinds = {get_proxy(name).inputs for name in settings["proxies"].strip("[]").split(",")}
+        if "inputs" in settings:
+            assert settings["inputs"] == settings["dataset"]
+            assert kinds <= {"images"} | {"random"}
+        asked.setdefault(settings["dataset"], set()).update(settings["proxies"].strip("[]").split(","))
+    assert set(asked) == set(DATASETS)
+    for names in asked.values():
+        assert names >= {"synflow", "snip", "az_expressivity", "ntk", "nregions", "vkdnw_decile:k=9"}
+        assert not names & {"flops", "params", "trainable_layers"}
+
+
+def test_the_printed_commands_are_understood(report):
+    """Each is one that can be given as it stands, once DATA names the images."""
+    for arguments in missing_commands(report[0]):
+        config = compose_config("score", [cli._quoted(argument) for argument in arguments[1:]])
+        assert len(config.proxies) > 3
+        BENCHMARK.population(config.population)
+
+
+def test_a_printed_command_completes_the_table(tmp_path):
+    """From an empty store by way of the command to a table that lacks nothing."""
+    overrides = [
+        *small("flops", "log_rank_sum(params, flops)", populations='["no_dead_ops.sample(200, seed=3)"]'),
+        f"store={tmp_path / 'scores'}",
+        f"output={tmp_path / 'tables'}",
+        "strict=true",
+    ]
+    first = command("report", *overrides)
+    assert first.code == 1
+    assert {row["ours"] for row in rows_of(tmp_path / "tables" / "vkdnw_table1.csv")} == {"not computed"}
+    (arguments,) = missing_commands(first)
+    assert command(*arguments).code == 0
+    second = command("report", *overrides)
+    assert second.code == 0
+    assert second.err == ""
+    rows = rows_of(tmp_path / "tables" / "vkdnw_table1.csv")
+    assert [row["n"] for row in rows] == ["200", "200"]
+    assert all(0.4 < float(row["ours"]) < 0.8 for row in rows)
+
+
+def test_two_runs_write_the_same_bytes(report, store, tmp_path):
+    """And a figure depends neither on the other rows without its members, nor on the other datasets."""
+    written = []
+    for place in ("a", "b"):
+        overrides = small("flops", "trainable_layers", metrics="[kendall,spearman,ndcg_1000]", resamples=1000)
+        done = command("report", *overrides, f"store={store}", f"output={tmp_path / place}")
+        assert done.code == 0
+        written.append({path.name: path.read_bytes() for path in (tmp_path / place).iterdir()})
+    assert written[0] == written[1]
+    assert len(written[0]) == 2
+    _, rows, _ = report
+    ours = rows_of(tmp_path / "a" / "vkdnw_table1.csv")
+    kept = ("proxy", "dataset", "metric", "n", "ours", "ci_low", "ci_high")
+    full = [tuple(row[k] for k in kept) for row in rows]
+    assert all(tuple(row[k] for k in kept) in full for row in ours)
+
+
+def test_markdown(report):
+    done, rows, output = report
+    text = (output / "vkdnw_table1.md").read_text(encoding="utf-8")
+    assert text.startswith("# VKDNW Table 1 on NAS-Bench-201\n")
+    assert text.rstrip() in done.out
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [f"## {d}" for d in DATASETS]
+    lines = [line for line in text.splitlines() if line.startswith("| flops |")]
+    assert len(lines) == 3
+    first = {row["metric"]: row for row in rows if (row["proxy"], row["dataset"]) == ("flops", "cifar10")}
+    cells = [cell.strip() for cell in lines[0].strip("|").split("|")]
+    assert cells[:2] == ["flops", "9445"]
+    for cell, metric in zip(cells[2:5], ("kendall", "spearman", "ndcg_1000"), strict=True):
+        ours, rest = cell.split(" [")
+        assert float(ours) == pytest.approx(float(first[metric]["ours"]), abs=5.1e-4)
+        assert rest.endswith(f"] / {first[metric]['published']}")
+    forest = [line for line in text.splitlines() if line.startswith("| random forest: GRAF |")]
+    disagreeing = [r for r in rows if r["proxy"] == "random forest: GRAF" and r["agrees"] == "no"]
+    assert sum(line.count("**") for line in forest) == 2 * len(disagreeing)
+
+
+# Which scores a row takes -----------------------------------------------------------------------------------
+
+
+def config_of(rows: list[str], populations: list[str], metrics: list[str]) -> Any:
+    table = compose_config("report", small(*rows)).table
+    table.populations, table.metrics = populations, metrics
+    return table
+
+
+def append(
+    root: Path, proxy: str, scores: dict[int, float | None], inputs: str = "none", version: int = 1
+) -> None:
+    rows = [Row(i, s, 0.1, "ok" if s is not None else "singular kernel", version) for i, s in scores.items()]
+    ScoreStore(root).append(ScoreKey("nasbench201", "cifar10", inputs, proxy, 0), rows)
+
+
+def representatives(population: str) -> np.ndarray:
+    return np.unique(BENCHMARK.representatives[BENCHMARK.population(population)])
+
+
+SAMPLE = "no_dead_ops.sample(40, seed=5)"
+
+
+def test_the_first_population_that_is_complete(tmp_path):
+    """A sample serves where not all are scored; a cut-off of nDCG belongs to the paper's population."""
+    table = config_of(["synflow"], ["no_dead_ops", SAMPLE], ["kendall", "ndcg_1000"])
+    members = representatives(SAMPLE)
+    append(tmp_path, "synflow", {int(i): float(i) for i in members[1:]})
+    cells = table_cells(table, ScoreStore(tmp_path))
+    assert [cell.ours for cell in cells] == [None, None]
+    assert [population for population, _ in cells[0].missing] == [SAMPLE]
+    append(tmp_path, "synflow", {int(members[0]): 0.0})
+    kendall, ndcg = table_cells(table, ScoreStore(tmp_path))
+    assert kendall.n == 40
+    assert kendall.ours is not None
+    assert kendall.missing == ()
+    assert ndcg.ours is None
+    assert ndcg.note.startswith("not computed: needs all of no_dead_ops")
+    append(tmp_path, "synflow", {int(i): float(i) for i in representatives("no_dead_ops")})
+    kendall, ndcg = table_cells(table, ScoreStore(tmp_path))
+    assert kendall.n == ndcg.n == 9445
+    assert ndcg.ours is not None
+
+
+def test_failed_scores_are_counted(tmp_path):
+    table = config_of(["synflow"], [SAMPLE], ["kendall"])
+    members = BENCHMARK.population(SAMPLE)
+    accuracies = BENCHMARK.accuracies("cifar10").to_numpy()
+    source = BENCHMARK.representatives[members]
+    scores = {int(s): float(accuracies[s]) for s in source}
+    append(tmp_path, "synflow", scores)
+    (best,) = table_cells(table, ScoreStore(tmp_path))
+    assert best.ours > 0.95
+    assert "without a score" not in best.note
+
+    failed = members[np.argsort(-accuracies[members])[:3]]
+    other = tmp_path / "other"
+    append(other, "synflow", scores | {int(s): None for s in BENCHMARK.representatives[failed]})
+    (cell,) = table_cells(table, ScoreStore(other))
+    assert "3 without a score, ranked last" in cell.note
+    assert cell.n == 40
+    assert cell.ours < best.ours - 0.1
+
+
+def test_scores_of_other_inputs_settings_and_versions_do_not_count(tmp_path):
+    """A proxy that its paper scores on images takes those, and the noise where a row says so."""
+    members = [int(i) for i in representatives(SAMPLE)]
+    scores = {i: float(i % 7) for i in members}
+    table = config_of(["snip"], [SAMPLE], ["kendall"])
+    append(tmp_path, "snip", scores, inputs="random")
+    append(tmp_path, "snip:batch_size=32", scores, inputs="cifar10")
+    append(tmp_path, "snip", scores, inputs="cifar10", version=99)
+    (cell,) = table_cells(table, ScoreStore(tmp_path))
+    assert cell.ours is None
+    assert [key.inputs for _, key in cell.missing] == ["cifar10"]
+    table.rows[0].inputs = "random"
+    (cell,) = table_cells(table, ScoreStore(tmp_path))
+    assert cell.ours is not None
+    append(tmp_path, "snip", scores, inputs="cifar10", version=get_proxy("snip").version)
+    table.rows[0].inputs = "paper"
+    (cell,) = table_cells(table, ScoreStore(tmp_path))
+    assert cell.ours is not None
+
+
+def test_scores_that_are_all_equal_have_no_correlation(tmp_path):
+    table = config_of(["synflow"], [SAMPLE], ["kendall"])
+    append(tmp_path, "synflow", {int(i): 1.0 for i in representatives(SAMPLE)})
+    cells = table_cells(table, ScoreStore(tmp_path))
+    (row,) = csv.DictReader(io.StringIO(to_csv(cells)))
+    assert row["ours"] == "undefined"
+    assert row["ci_low"] == row["ci_high"] == row["delta"] == row["agrees"] == ""
+    assert row["n"] == "40"
+
+
+@pytest.mark.parametrize(
+    ("published", "expected"),
+    [
+        (None, None),
+        (0.5, True),
+        (0.381, True),
+        (0.379, False),
+        (0.619, True),
+        (0.621, False),
+    ],
+)
+def test_agreement(published, expected):
+    cell = Cell("a", "cifar10", "kendall", 9, 0.5, 0.4, 0.6, published, "")
+    assert cell.agrees is expected
+    undefined = Cell("a", "cifar10", "kendall", 9, math.nan, math.nan, math.nan, published, "")
+    assert undefined.agrees is None
+    row = to_csv([cell]).splitlines()[1].split(",")
+    assert row[9] == {None: "", True: "yes", False: "no"}[expected]
+
+
+# The configured tables --------------------------------------------------------------------------------------
+
+
+def test_tables_are_listed():
+    assert (
+        set(list_tables())
+        == set(choices("table"))
+        == {p.stem for p in (ROOT / "conf" / "table").glob("*.yaml")}
+    )
+    done = command("list", "tables")
+    assert done.code == 0
+    assert [line.split()[0] for line in done.out.splitlines()] == choices("table")
+
+
+@pytest.mark.parametrize("name", choices("table"))
+def test_a_table_names_what_exists(name):
+    table = load_table(name)
+    assert table.name == name
+    assert table.title
+    assert "Protocol" in table.protocol
+    benchmark = load_benchmark(table.benchmark)
+    for dataset in table.datasets:
+        benchmark.accuracies(dataset, table.target)
+    sizes = [len(benchmark.population(population)) for population in table.populations]
+    assert sizes == sorted(sizes, reverse=True)
+    printed = read_published()
+    labels = [row.label or row.proxy for row in table.rows]
+    assert len(set(labels)) == len(labels) > 0
+    for row in table.rows:
+        resolve(row.proxy)
+        assert row.inputs in {"paper", "random", *table.datasets}
+        assert set(row.note_datasets) <= set(table.datasets)
+        figures = [
+            (table.paper, table.paper_table, dataset, row.published or row.proxy, metric)
+            for dataset in table.datasets
+            for metric in table.metrics
+        ]
+        assert any(figure in printed for figure in figures), row.proxy
+
+
+def resolve(spec: str) -> None:
+    """Down to the proxies. Raises for a name that is none."""
+    if spec in LEARNED:
+        for member in LEARNED[spec].members:
+            resolve(member)
+        return
+    aggregate = find_aggregate(spec)
+    if aggregate is None:
+        get_proxy(spec)
+        return
+    for member in aggregate.members:
+        resolve(member)
+
+
+def test_a_name_that_is_none_is_found():
+    with pytest.raises(UnknownNameError):
+        resolve("sum(flops, sinflow)")
+
+
+@pytest.mark.parametrize("name", choices("table"))
+def test_every_printed_figure_of_a_table_has_its_row(name):
+    """No published row of a table of ours is left out by a name that differs."""
+    table = load_table(name)
+    ours = {row.published or row.proxy for row in table.rows}
+    theirs = {
+        proxy
+        for (paper, place, dataset, proxy, metric) in read_published()
+        if (paper, place) == (table.paper, table.paper_table)
+        and dataset in table.datasets
+        and metric in table.metrics
+    }
+    assert theirs <= ours
+
+
+# What is wrong ----------------------------------------------------------------------------------------------
+
+
+def mistake(done: Done) -> str:
+    assert done.code == 2
+    (line,) = done.err.splitlines()
+    assert line.startswith("harness: ")
+    return line
+
+
+def test_unknown_table():
+    assert "did you mean 'vkdnw_table1'" in mistake(command("report", "table=vkdnw_tabel1"))
+    with pytest.raises(UnknownNameError, match="did you mean 'ssnr_table1'"):
+        load_table("ssnr_tabel1")
+
+
+def test_unknown_proxy_of_a_row(tmp_path):
+    done = command("report", *small("sinflow"), f"store={tmp_path}", f"output={tmp_path}")
+    assert "did you mean 'synflow'" in mistake(done)
+
+
+@pytest.mark.parametrize("where", ["file", "file/below"])
+def test_output_that_cannot_be_written(tmp_path, where):
+    (tmp_path / "file").write_text("in the way")
+    output = tmp_path / where
+    line = mistake(command("report", *small("flops"), f"store={tmp_path / 'scores'}", f"output={output}"))
+    assert str(output) in line
+    config = compose_config("report", [*small("flops"), f"store={tmp_path / 'scores'}", f"output={output}"])
+    with pytest.raises(HarnessError, match="output=DIR"):
+        tables.build_tables(config)
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.parametrize(
+    "content", [None, "paper,table\na,b\n", "paper,table,dataset,proxy,metric,value\na,b,c,d,e,many\n"]
+)
+def test_published_figures_that_cannot_be_read(tmp_path, monkeypatch, content):
+    path = tmp_path / "published.csv"
+    if content is not None:
+        path.write_text(content)
+    monkeypatch.setattr(tables, "published_csv", lambda: path)
+    with pytest.raises(HarnessError, match="published"):
+        read_published()
+
+
+def test_scores_of_another_benchmark_are_refused(tmp_path):
+    append(tmp_path, "flops", {15625: 1.0})
+    done = command("report", *small("flops"), f"store={tmp_path}", f"output={tmp_path / 'tables'}")
+    assert "15625" in mistake(done)
+
+
+def test_strict(report, store, tmp_path):
+    """Exit code 1 where a figure is not computed, and the tables are written all the same."""
+    assert report[0].code == 0
+    overrides = [*small("flops", "synflow"), f"store={store}", f"output={tmp_path}", "strict=true"]
+    done = command("report", *overrides)
+    assert done.code == 1
+    assert [row["ours"] == "not computed" for row in rows_of(tmp_path / "vkdnw_table1.csv")] == [False, True]
+    complete = command("report", *small("flops"), f"store={store}", f"output={tmp_path}", "strict=true")
+    assert complete.code == 0
+
+
+def test_nothing_is_computed_and_no_torch_is_loaded(store, tmp_path):
+    """On a machine that reads tables alone."""
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
+    program = (
+        "import sys\n"
+        "from harness.cli import main\n"
+        "codes = [main(['list', kind]) for kind in ('proxies', 'benchmarks', 'tables')]\n"
+        "codes.append(main(['report', *sys.argv[1:]]))\n"
+        "print(codes, 'torch' in sys.modules)\n"
+    )
+    rows = ["flops", "synflow", "az_nas", "sum(flops, params)"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *small(*rows), f"store={store}", f"output={tmp_path}"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[0, 0, 0, 0] False"
+    assert [row["ours"] == "not computed" for row in rows_of(tmp_path / "vkdnw_table1.csv")] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == before
