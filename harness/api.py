@@ -71,8 +71,8 @@ def score(
     unknown = [name for name in stages if name not in modules]
     if unknown:
         raise HarnessError(f"the network has no submodule {unknown[0]!r} to be a stage")
-    if num_classes is None:
-        num_classes = _classes(own, inputs)
+    found = _classes(own, inputs)
+    num_classes = num_classes or found
     if targets is None:
         drawn = stable_rng("labels", seed).randint(num_classes, size=len(inputs), dtype="int64")
         targets = torch.from_numpy(drawn).to(inputs.device)
@@ -100,8 +100,14 @@ def _classes(network: nn.Module, inputs: torch.Tensor) -> int:
     import torch
 
     training = network.training
-    with torch.no_grad():
-        logits = network.eval()(inputs[:1])
+    try:
+        with torch.no_grad():
+            logits = network.eval()(inputs[:1])
+    except Exception as error:
+        raise HarnessError(
+            f"the network cannot read inputs of {tuple(inputs.shape[1:])} ({str(error).splitlines()[0]}): give "
+            "images of the shape and device that it reads"
+        ) from error
     network.train(training)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         raise HarnessError("the network's output is no (B, classes) tensor of logits")

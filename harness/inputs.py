@@ -13,11 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, UnknownNameError
 from harness.seeds import stable_rng
 
-CIFAR10_MEAN = (0.49139968, 0.48215827, 0.44653124)
-CIFAR10_STD = (0.24703233, 0.24348505, 0.26158768)
+#: Mean and standard deviation of the channels (0 to 1), as NAS-Bench-201 normalised its datasets.
+STATISTICS = {
+    "cifar10": ((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)),
+    "cifar100": ((129.3 / 255, 124.1 / 255, 112.4 / 255), (68.2 / 255, 65.4 / 255, 70.4 / 255)),
+    "ImageNet16-120": ((122.68 / 255, 116.66 / 255, 104.01 / 255), (63.22 / 255, 61.26 / 255, 65.09 / 255)),
+}
 
 
 class Inputs(ABC):
@@ -77,7 +81,8 @@ class ImageInputs(Inputs):
         order = stable_rng("inputs", self.name, seed).permutation(len(self._images))
         chosen = order[number * size : (number + 1) * size]
         images = self._images[chosen].astype(np.float32) / 255.0
-        images = (images - np.array(CIFAR10_MEAN, np.float32)) / np.array(CIFAR10_STD, np.float32)
+        mean, deviation = STATISTICS[self.name]
+        images = (images - np.array(mean, np.float32)) / np.array(deviation, np.float32)
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), self._labels[chosen]
 
 
@@ -146,5 +151,9 @@ def load_inputs(name: str, path: str | None, num_classes: int, shape: tuple[int,
     source = Path(path).expanduser()
     if not source.exists():
         raise HarnessError(f"inputs.path={path} does not exist: point it at the images, or use inputs=random")
+    if name not in STATISTICS:
+        raise UnknownNameError("inputs", name, ["random", *STATISTICS])
+    if source.is_dir() and name != "cifar10":
+        raise HarnessError(f"inputs={name} are read from a .npz with `images` and `labels`, not from the folder {path}")
     images, labels = _read_cifar10_folder(source) if source.is_dir() else _read_npz(source)
     return ImageInputs(name, images, labels, num_classes, shape)

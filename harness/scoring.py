@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -67,8 +68,9 @@ def score_subject(
             if read is not None and isinstance(probe, EncodingProbe):
                 found = read(probe)
             else:
-                found = probe.run(subject, frozenset(names))
-                _synchronise(subject.device)
+                with _own_state(subject, probe):
+                    found = probe.run(subject, frozenset(names))
+                    _synchronise(subject.device)
         except Exception as error:
             found = error
         return found, time.perf_counter() - started
@@ -114,6 +116,18 @@ def _checked(score: float, seconds: float) -> Result:
     if not np.isfinite(score):
         return Result(None, seconds, "nan" if np.isnan(score) else "inf" if score > 0 else "-inf")
     return Result(score, seconds, "ok")
+
+
+@contextmanager
+def _own_state(subject: Subject, probe: Probe) -> Iterator[None]:
+    """Gradients on, global draws (dropout) seeded and given back, attention by a kernel with all derivatives."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    devices = [subject.device] if subject.device.type == "cuda" else []
+    with torch.enable_grad(), torch.random.fork_rng(devices=devices), sdpa_kernel(SDPBackend.MATH):
+        torch.manual_seed(stable_seed(subject.seed, "global draws", probe))
+        yield
 
 
 def _synchronise(device: torch.device) -> None:

@@ -14,11 +14,12 @@ from harness.errors import HarnessError
 from harness.results import Reader
 from harness.store import ScoreStore
 
-#: Names in the reference file -> our proxy, and the least rank correlation that shows the same definition.
+#: Names in the reference file -> our proxy, and the least rank correlation that shows the same definition; None
+#: where another draw of the same definition does not reach one (results/tables/notes.md has the measurements).
 REFERENCES: dict[str, tuple[str, float | None]] = {
     "flops": ("flops:count=all", 0.999),
     "params": ("params", 0.999),
-    "l2_norm": ("l2_norm:init=default", 0.999),
+    "l2_norm": ("l2_norm:init=default", None),
     "synflow": ("synflow:init=default", 0.95),
     "grad_norm": ("grad_norm:init=default", 0.95),
     "snip": ("snip:init=default", 0.95),

@@ -168,9 +168,7 @@ def test_specs_are_read():
         assert find_aggregate(other) is None
 
 
-@pytest.mark.parametrize(
-    "spec", ["sum(flops)", "sum()", "product( , )", "rank_sum(flops,)", "log_rank_sum(,a)"]
-)
+@pytest.mark.parametrize("spec", ["sum(flops)", "sum()", "product( , )", "rank_sum(flops,)", "log_rank_sum(,a)"])
 def test_a_combination_of_fewer_than_two_is_refused(spec):
     with pytest.raises(HarnessError, match="fewer than two"):
         find_aggregate(spec)
@@ -179,9 +177,7 @@ def test_a_combination_of_fewer_than_two_is_refused(spec):
 # From the store ---------------------------------------------------------------------------------------------
 
 
-def append(
-    root: Path, proxy: str, scores: dict[int, float | None], inputs: str | None = None, seed: int = 0
-) -> None:
+def append(root: Path, proxy: str, scores: dict[int, float | None], inputs: str | None = None, seed: int = 0) -> None:
     chosen = get_proxy(proxy)
     inputs = inputs or inputs_of(chosen, "paper", "cifar10")
     rows = [

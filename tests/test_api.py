@@ -41,9 +41,7 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.downsample = None
         if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         identity = x if self.downsample is None else self.downsample(x)
@@ -66,9 +64,7 @@ class ResNet(nn.Module):
         for place, width in enumerate(widths):
             strides = [1 if place == 0 else 2] + [1] * (blocks - 1)
             layers.append(
-                nn.Sequential(
-                    *(BasicBlock(before if not i else width, width, s) for i, s in enumerate(strides))
-                )
+                nn.Sequential(*(BasicBlock(before if not i else width, width, s) for i, s in enumerate(strides)))
             )
             before = width
         self.layer1, self.layer2, self.layer3 = layers
@@ -165,9 +161,7 @@ STAGES = {
     "mobilenet": tuple(f"features.{i}" for i in range(5)),
     "transformer": (),
 }
-NO_STAGES = dict.fromkeys(
-    ("az_expressivity", "az_progressivity", "az_trainability"), "the network names no stages"
-)
+NO_STAGES = dict.fromkeys(("az_expressivity", "az_progressivity", "az_trainability"), "the network names no stages")
 NO_SPACE = {"sed": "operations are read from a space's encoding, which this network has none of"}
 NO_ATTENTION = {"dss": "no attention module with linear projections"}
 #: By network the proxies that have no score, each with the reason that they are to give.
@@ -455,15 +449,11 @@ def test_weights_may_be_kept(name):
     drawn = harness.score(network, images, labels, proxies)
     kept = harness.score(network, images, labels, proxies, keep_weights=True)
     assert (drawn[["params", "flops"]] == kept[["params", "flops"]]).all()
-    assert (
-        drawn[["snip", "grad_norm", "l2_norm", "plain"]] != kept[["snip", "grad_norm", "l2_norm", "plain"]]
-    ).all()
+    assert (drawn[["snip", "grad_norm", "l2_norm", "plain"]] != kept[["snip", "grad_norm", "l2_norm", "plain"]]).all()
     assert bits(harness.score(network, images, labels, proxies, seed=9, keep_weights=True)) == bits(kept)
 
     layers = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    grads = torch.autograd.grad(
-        F.cross_entropy(network(images), labels), [m.weight for m in layers], allow_unused=True
-    )
+    grads = torch.autograd.grad(F.cross_entropy(network(images), labels), [m.weight for m in layers], allow_unused=True)
     pairs = [(m.weight, g) for m, g in zip(layers, grads, strict=True) if g is not None]
     with torch.no_grad():
         assert kept["l2_norm"] == pytest.approx(sum(float(m.weight.norm()) for m in layers), rel=1e-6)
@@ -605,16 +595,12 @@ def vkdnw_by_whole_jacobians(network: nn.Module, images: torch.Tensor) -> tuple[
     information = 0
     for j, q in zip(jacobian, s, strict=True):
         information = information + j.T @ (np.diag(q) - np.outer(q, q)) @ j / len(s)
-    d = np.quantile(
-        np.linalg.eigvalsh(information).clip(min=0), [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
-    )
+    d = np.quantile(np.linalg.eigvalsh(information).clip(min=0), [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
     share = d / (d.sum() + 1e-10)
     return float(-(share * np.log(share + 1e-10)).sum()), information
 
 
-@pytest.mark.parametrize(
-    ("name", "blocks"), [("resnet", 7), ("resnet", 1), ("mobilenet", None), ("transformer", None)]
-)
+@pytest.mark.parametrize(("name", "blocks"), [("resnet", 7), ("resnet", 1), ("mobilenet", None), ("transformer", None)])
 def test_vkdnw_is_that_of_whole_jacobians(name, blocks):
     """64 images: the spectrum of 128 weights has then as many values that are not zero."""
     network, *_ = make(name, **({"blocks": blocks} if blocks else {}))

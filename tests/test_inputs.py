@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from harness.errors import HarnessError
-from harness.inputs import CIFAR10_MEAN, CIFAR10_STD, ImageInputs, RandomInputs, load_inputs
+from harness.inputs import STATISTICS, ImageInputs, RandomInputs, load_inputs
+
+MEAN, STD = STATISTICS["cifar10"]
 
 SHAPE = (3, 32, 32)
 
@@ -26,7 +28,7 @@ def pictures(n: int, seed: int = 0, side: int = 32, classes: int = 10) -> tuple[
 
 def normalised(images: np.ndarray) -> np.ndarray:
     """What networks are to be given for images (n, H, W, 3) uint8: (n, 3, H, W)."""
-    planes = [(images[..., c] / 255.0 - CIFAR10_MEAN[c]) / CIFAR10_STD[c] for c in range(3)]
+    planes = [(images[..., c] / 255.0 - MEAN[c]) / STD[c] for c in range(3)]
     return np.stack(planes, axis=1)
 
 
@@ -148,7 +150,7 @@ def test_red_is_the_first_channel_and_rows_run_down(tmp_path):
     image = np.zeros((5, 32, 32, 3), dtype=np.uint8)
     image[:, 0, 31] = (255, 128, 0)  # the upper right corner is orange
     drawn, _ = whole(load(write_folder(tmp_path / "data", image, np.zeros(5, dtype=int))), 5)
-    back = (drawn[0] * np.array(CIFAR10_STD)[:, None, None] + np.array(CIFAR10_MEAN)[:, None, None]) * 255
+    back = (drawn[0] * np.array(STD)[:, None, None] + np.array(MEAN)[:, None, None]) * 255
     assert np.rint(back[:, 0, 31]).tolist() == [255, 128, 0]
     assert np.rint(back[:, 31, 0]).tolist() == [0, 0, 0]
 

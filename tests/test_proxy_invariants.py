@@ -88,7 +88,7 @@ def block(inputs: int, outputs: int, stride: int = 1, norm: bool = True, act: bo
 
 
 class Hybrid(nn.Module):
-    """Stages of ReLU, convolution, BatchNorm, one strided; attention; a linear layer on the pooled features."""
+    """Stages of ReLU, convolution, BatchNorm, one strided; attention; a linear layer on pooled features."""
 
     def __init__(
         self,
@@ -133,9 +133,7 @@ class Thin(nn.Module):
         return self.head(self.body(x).mean(dim=(2, 3)))
 
 
-def batches(
-    shape: tuple[int, int, int], classes: int
-) -> Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]:
+def batches(shape: tuple[int, int, int], classes: int) -> Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]:
     """Mini-batches that are made once and handed out again, as to all networks of a run."""
 
     @cache
@@ -280,24 +278,18 @@ def test_a_setting_that_no_proxy_has_is_refused(name):
                 get_proxy(f"{name}:{field.name}=x")
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in NAMES if "dtype" in {f.name for f in dataclasses.fields(available()[n])}]
-)
+@pytest.mark.parametrize("name", [n for n in NAMES if "dtype" in {f.name for f in dataclasses.fields(available()[n])}])
 def test_a_dtype_that_is_none_is_refused(name):
     with pytest.raises(HarnessError, match="float16"):
         score_subject(subject_of(), [cheap(name, dtype="float16")])
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in NAMES if "init" in {f.name for f in dataclasses.fields(available()[n])}]
-)
+@pytest.mark.parametrize("name", [n for n in NAMES if "init" in {f.name for f in dataclasses.fields(available()[n])}])
 def test_the_initialisation_is_a_setting(name):
     proxy = cheap(name)
     with pytest.raises(HarnessError, match="kaimig"):
         score_subject(subject_of(), [cheap(name, init="kaimig")])
-    schemes = [
-        cheap(name, init=scheme) for scheme in ("kaiming_fan_in", "kaiming_fan_out", "default", "xavier")
-    ]
+    schemes = [cheap(name, init=scheme) for scheme in ("kaiming_fan_in", "kaiming_fan_out", "default", "xavier")]
     assert proxy in schemes
     assert len({found[0] for found in evaluate(schemes, subject_of()).values()}) > 1
 
@@ -483,8 +475,7 @@ def family_scores(proxies: list[Proxy]) -> dict[str, np.ndarray]:
         for place, key in enumerate(FAMILY)
     ]
     return {
-        p.label: np.array([np.nan if r[p.label].score is None else r[p.label].score for r in rows])
-        for p in proxies
+        p.label: np.array([np.nan if r[p.label].score is None else r[p.label].score for r in rows]) for p in proxies
     }
 
 
@@ -492,9 +483,7 @@ def family_scores(proxies: list[Proxy]) -> dict[str, np.ndarray]:
 def precisions() -> Callable[[str], tuple[np.ndarray, np.ndarray]]:
     """Scores of the family by spec, in float32 and in float64."""
     specs = [spec for spec in SPECS if hasattr(get_proxy(spec), "dtype")]
-    single, double = (
-        family_scores([cheap(s, dtype=dtype) for s in specs]) for dtype in ("float32", "float64")
-    )
+    single, double = (family_scores([cheap(s, dtype=dtype) for s in specs]) for dtype in ("float32", "float64"))
     return lambda spec: (single[cheap(spec).label], double[cheap(spec, dtype="float64").label])
 
 
@@ -580,9 +569,7 @@ def test_what_is_no_number_is_an_error(value):
     assert result.status.startswith("error: ")
 
 
-@pytest.mark.parametrize(
-    "value", [0, -0.0, True, np.float32(1.5), np.int64(7), torch.tensor(2.5), 1.7e308, 5e-324]
-)
+@pytest.mark.parametrize("value", [0, -0.0, True, np.float32(1.5), np.int64(7), torch.tensor(2.5), 1.7e308, 5e-324])
 def test_numbers_are_scores(value):
     (result,) = score_subject(subject_of(), [Echo(value)]).values()
     assert result.status == "ok"

@@ -258,9 +258,7 @@ def config_of(rows: list[str], populations: list[str], metrics: list[str]) -> An
     return table
 
 
-def append(
-    root: Path, proxy: str, scores: dict[int, float | None], inputs: str = "none", version: int = 1
-) -> None:
+def append(root: Path, proxy: str, scores: dict[int, float | None], inputs: str = "none", version: int = 1) -> None:
     rows = [Row(i, s, 0.1, "ok" if s is not None else "singular kernel", version) for i, s in scores.items()]
     ScoreStore(root).append(ScoreKey("nasbench201", "cifar10", inputs, proxy, 0), rows)
 
@@ -367,11 +365,7 @@ def test_agreement(published, expected):
 
 
 def test_tables_are_listed():
-    assert (
-        set(list_tables())
-        == set(choices("table"))
-        == {p.stem for p in (ROOT / "conf" / "table").glob("*.yaml")}
-    )
+    assert set(list_tables()) == set(choices("table")) == {p.stem for p in (ROOT / "conf" / "table").glob("*.yaml")}
     done = command("list", "tables")
     assert done.code == 0
     assert [line.split()[0] for line in done.out.splitlines()] == choices("table")
@@ -430,9 +424,7 @@ def test_every_printed_figure_of_a_table_has_its_row(name):
     theirs = {
         proxy
         for (paper, place, dataset, proxy, metric) in read_published()
-        if (paper, place) == (table.paper, table.paper_table)
-        and dataset in table.datasets
-        and metric in table.metrics
+        if (paper, place) == (table.paper, table.paper_table) and dataset in table.datasets and metric in table.metrics
     }
     assert theirs <= ours
 

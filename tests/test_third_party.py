@@ -96,17 +96,13 @@ class Unrelated:
 '''
 
 
-def install(
-    folder: Path, entries: dict[str, str], package: str = "otherpackage", module: str = MODULE
-) -> Path:
+def install(folder: Path, entries: dict[str, str], package: str = "otherpackage", module: str = MODULE) -> Path:
     """What `pip install --target FOLDER` of a package with these entry points leaves."""
     folder.mkdir(exist_ok=True)
     (folder / f"{package}.py").write_text(module, encoding="utf-8")
     info = folder / f"{package}-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n", encoding="utf-8"
-    )
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n", encoding="utf-8")
     lines = [f"[{ENTRY_POINTS}]", *(f"{name} = {value}" for name, value in entries.items())]
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
