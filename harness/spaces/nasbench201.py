@@ -79,7 +79,7 @@ def has_no_dead_operation(codes: np.ndarray) -> np.ndarray:
     return (alive | ~present).all(axis=1)
 
 
-@lru_cache(maxsize=20_000)
+@lru_cache(maxsize=40_000)  # two keys for each cell
 def _key(codes: tuple[int, ...], keep_dead: bool) -> str:
     """Canonical text of the cell as a DAG of its parametric operations and poolings.
 
