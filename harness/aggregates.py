@@ -17,6 +17,16 @@ def ranks(values: np.ndarray) -> np.ndarray:
     return rankdata(np.where(np.isfinite(values), values, -np.inf))
 
 
+def rank_sum(scores: np.ndarray) -> np.ndarray:
+    """Sum over the rows of scores (m, n) of their ranks: (n,)."""
+    return np.sum([ranks(row) for row in scores], axis=0)
+
+
+def log_rank_sum(scores: np.ndarray) -> np.ndarray:
+    """Sum over the rows of scores (m, n) of ln(rank / n): (n,)."""
+    return np.sum([np.log(ranks(row) / row.size) for row in scores], axis=0)
+
+
 @dataclass(frozen=True)
 class Aggregate(ABC):
     """A recipe: `members` are proxies or other aggregates; `combine` maps their scores (m, n) to (n,)."""
@@ -36,7 +46,7 @@ class _LogRankSum(Aggregate):
     """AZ-NAS's form: sum over members of ln(rank / n), rank n the best (Lee & Ham, CVPR 2024, eq. 11)."""
 
     def combine(self, scores: np.ndarray) -> np.ndarray:
-        return np.sum([np.log(ranks(row) / row.size) for row in scores], axis=0)
+        return log_rank_sum(scores)
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,7 @@ class TeNas(Aggregate):
     members: ClassVar[tuple[str, ...]] = ("ntk", "nregions")
 
     def combine(self, scores: np.ndarray) -> np.ndarray:
-        return np.sum([ranks(row) for row in scores], axis=0)
+        return rank_sum(scores)
 
 
 @dataclass(frozen=True)
@@ -104,8 +114,8 @@ class Combination(Aggregate):
 OPERATIONS = {
     "sum": lambda scores: scores.sum(axis=0),
     "product": lambda scores: scores.prod(axis=0),
-    "rank_sum": lambda scores: np.sum([ranks(row) for row in scores], axis=0),
-    "log_rank_sum": lambda scores: np.sum([np.log(ranks(row) / row.size) for row in scores], axis=0),
+    "rank_sum": rank_sum,
+    "log_rank_sum": log_rank_sum,
 }
 
 AGGREGATES = {cls.name: cls for cls in (AzNas, TeNas, VkdnwAgg)}
