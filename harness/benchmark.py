@@ -89,7 +89,7 @@ class Benchmark:
         return self.datasets[name]
 
     def accuracies(self, dataset: str, target: str | None = None) -> pd.Series:
-        """Accuracies in percent, indexed by architecture; NaN where the benchmark stores none.
+        """Accuracies in percent, or as the card's `units` say; indexed by architecture, NaN where none is stored.
 
         Args:
             target: which stored figure, e.g. `test_200ep`, `valid_200ep`, `test_12ep`; the card names the default.
@@ -116,7 +116,10 @@ class Benchmark:
     def _place(self) -> Callable[[str], int]:
         """Finds an encoding. A sequence that makes its strings on demand is asked, so as not to make them all."""
         if isinstance(self.architectures, list):
-            return {architecture: i for i, architecture in enumerate(self.architectures)}.__getitem__
+            first: dict[str, int] = {}
+            for i, architecture in enumerate(self.architectures):
+                first.setdefault(architecture, i)  # a benchmark may hold an architecture that was trained twice
+            return first.__getitem__
         return self.architectures.index
 
     @cached_property
