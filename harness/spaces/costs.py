@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from harness.spaces.base import Operation
+
 NAMES = ("params", "flops", "elementwise", "trainable_layers", "parameter_tensors")
 
 Cost = dict[str, Any]
@@ -56,3 +58,30 @@ class Total:
         """Add a cost `times` over; its parameters `reached` times, where a gradient does not reach all of them."""
         for name, value in cost.items():
             self.counts[name] += value * np.asarray(reached if name == "params" and reached is not None else times)
+
+
+class OperationTally:
+    """How often n architectures have each kind of operation, where its channels and side differ among them."""
+
+    def __init__(self, n: int):
+        self._columns: dict[Operation, np.ndarray] = {}
+        self._n = n
+
+    def add(
+        self,
+        kind: str,
+        kernel: int,
+        channels: np.ndarray,
+        side: np.ndarray,
+        number: np.ndarray,
+        present: np.ndarray,
+        summed: bool = False,
+    ) -> None:
+        """Add `number` operations; all arrays are (n,). A kind has a column if it is `present` anywhere."""
+        for shape in np.unique(np.column_stack([channels, side])[present], axis=0):
+            column = self._columns.setdefault(Operation(kind, kernel, *map(int, shape), summed), np.zeros(self._n))
+            column += number * (present & (channels == shape[0]) & (side == shape[1]))
+
+    def result(self) -> tuple[tuple[Operation, ...], np.ndarray]:
+        """What `Space.operations` returns."""
+        return tuple(self._columns), np.stack(list(self._columns.values()), axis=1)

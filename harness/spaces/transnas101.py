@@ -25,7 +25,7 @@ import numpy as np
 
 from harness.errors import HarnessError
 from harness.spaces.base import Operation, Space
-from harness.spaces.costs import Cost, Total, combined, convolution, normalised
+from harness.spaces.costs import Cost, OperationTally, Total, combined, convolution, normalised
 from harness.spaces.nasbench201 import CONV1, CONV3, EDGES, NONE, PATHS, SKIP, cell_key
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class TransNas101Micro(Space):
     def operations(self, architectures: Sequence[str], resolution: int) -> tuple[tuple[Operation, ...], np.ndarray]:
         """Operations of the ten cells; a skip of stride 2 is a 1x1 convolution."""
         codes = _codes(architectures)
-        arriving = np.stack([((codes != NONE) & (TARGETS == target)).sum(axis=1) for target in TARGETS], axis=1)
+        arriving = np.stack([((codes != NONE) & (target == TARGETS)).sum(axis=1) for target in TARGETS], axis=1)
         counts: dict[Operation, np.ndarray] = {}
 
         def add(operation: Operation, chosen: np.ndarray) -> None:
@@ -269,21 +269,14 @@ class TransNas101Macro(Space):
 
     def operations(self, architectures: Sequence[str], resolution: int) -> tuple[tuple[Operation, ...], np.ndarray]:
         """Operations of the residual blocks, whose shortcut is a skip, or a 1x1 convolution where shapes change."""
-        rows = np.arange(len(architectures))
-        counts: dict[Operation, np.ndarray] = {}
-
-        def add(kind: str, kernel: int, channels: np.ndarray, side: np.ndarray, chosen: np.ndarray) -> None:
-            for key in np.unique(np.column_stack([channels, side])[chosen], axis=0):
-                operation = Operation(kind, kernel, *map(int, key), summed=kind == "skip")
-                column = counts.setdefault(operation, np.zeros(len(rows)))
-                column[chosen & (channels == key[0]) & (side == key[1])] += 1
-
+        tally, one = OperationTally(len(architectures)), np.ones(len(architectures))
         for present, block in self._blocks(architectures, resolution):
-            add("convolution", 3, block.inputs, block.side, present)
-            add("convolution", 3, block.outputs, block.side_out, present)
-            add("convolution", 1, block.inputs, block.side, present & block.changes)
-            add("skip", 1, block.inputs, block.side, present & ~block.changes)
-        return tuple(counts), np.stack(list(counts.values()), axis=1)
+            plain = present & ~block.changes
+            tally.add("convolution", 3, block.inputs, block.side, one, present)
+            tally.add("convolution", 3, block.outputs, block.side_out, one, present)
+            tally.add("convolution", 1, block.inputs, block.side, one, present & block.changes)
+            tally.add("skip", 1, block.inputs, block.side, one, plain, summed=True)
+        return tally.result()
 
     def build(self, architecture: str, num_classes: int, thin: bool = False) -> nn.Module:
         """The encoder with the linear head; `thin`: two channels behind the stem, one block a module."""
