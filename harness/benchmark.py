@@ -1,4 +1,4 @@
-"""Benchmarks: a space, its numbering, and the stored accuracies, embedded as Parquet with a card."""
+"""Benchmarks: a space, its numbering, and the stored accuracies, as Parquet with a card, embedded or imported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from harness.errors import HarnessError, UnknownNameError
-from harness.paths import data_dir
+from harness.paths import data_dir, imported_dir
 from harness.seeds import stable_rng
 from harness.spaces import get_space
 from harness.spaces.base import Space
@@ -44,7 +44,13 @@ class Benchmark:
 
         self.folder = folder
         self.name = folder.name
-        self.card: dict = yaml.safe_load((folder / "card.yaml").read_text(encoding="utf-8"))
+        card: dict = yaml.safe_load((folder / "card.yaml").read_text(encoding="utf-8"))
+        twin = load_benchmark(card["same_as"]) if "same_as" in card else None
+        self.card: dict = {**twin.card, **card} if twin else card
+        #: Where the files lie: those of a benchmark under another name where the card says so.
+        self.files: Path = twin.files if twin else folder
+        #: The benchmark under whose name scores are stored: its architectures have the same indices.
+        self.scores_of: str = self.card.get("scores_of", twin.scores_of if twin else self.name)
         self.datasets = {name: Dataset(name, **spec) for name, spec in self.card["datasets"].items()}
 
     def __len__(self) -> int:
@@ -59,7 +65,12 @@ class Benchmark:
 
     @cached_property
     def _file(self) -> Path:
-        path = self.folder / "accuracies.parquet"
+        path = self.files / "accuracies.parquet"
+        if "sha256" not in self.card:
+            raise HarnessError(
+                f"{self.name} comes without accuracies: bring them with `harness import {self.name} PATH` from the "
+                "official archive"
+            )
         if not path.is_file():
             raise HarnessError(f"{path} is missing: reinstall the package or restore the file")
         found = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -76,8 +87,23 @@ class Benchmark:
         return pq.read_table(self._file, columns=[column]).column(0).to_pandas()
 
     @cached_property
+    def column_names(self) -> list[str]:
+        """Of the table."""
+        import pyarrow.parquet as pq
+
+        return pq.read_schema(self._file).names
+
+    def column(self, name: str) -> np.ndarray:
+        """A column of the table as it is stored. Raises KeyError."""
+        if name not in self.column_names:
+            raise KeyError(name)
+        return self._read(name).to_numpy()
+
+    @cached_property
     def architectures(self) -> Sequence[str]:
-        """Encodings in index order."""
+        """Encodings in index order: those of the table, or all that the space lists."""
+        if "encoding" not in self.card:
+            return self.space.members()
         names = self.card["encoding"]
         names = [names] if isinstance(names, str) else names
         return self.space.encodings({name: self._read(name).to_numpy() for name in names})
@@ -96,9 +122,10 @@ class Benchmark:
 
         Raises:
             UnknownNameError: no such dataset or target.
+            HarnessError: a benchmark without accuracies.
         """
         self.dataset(dataset)
-        columns: dict[str, str] = self.card["targets"][dataset]
+        columns: dict[str, str] = self.card["targets"][dataset] if self._file else {}
         target = target or self.card["default_target"]
         if target not in columns:
             raise UnknownNameError(f"target of {self.name}/{dataset}", target, columns)
@@ -159,18 +186,41 @@ class Benchmark:
         return np.flatnonzero(self.space.in_population(text, self.architectures))
 
 
+def _folders() -> dict[str, Path]:
+    """Folder of each benchmark.
+
+    An imported table never stands in for an embedded one, whose scores and tables depend on its rows: only for
+    a card that is embedded without accuracies.
+    """
+    embedded = {card.parent.name: card.parent for card in data_dir("benchmarks").glob("*/card.yaml")}
+    imported = {card.parent.name: card.parent for card in imported_dir().glob("[!.]*/card.yaml")}
+    bare = {name for name in imported.keys() & embedded.keys() if not has_table(embedded[name])}
+    return {**imported, **embedded, **{name: imported[name] for name in bare}}
+
+
+def has_table(folder: Path) -> bool:
+    """Whether the benchmark of `folder` has accuracies, of its own or those of another name."""
+    return "sha256" in Benchmark(folder).card
+
+
 def list_benchmarks() -> dict[str, str]:
-    """Names of the embedded benchmarks with their titles."""
-    import yaml
-
-    cards = sorted(data_dir("benchmarks").glob("*/card.yaml"))
-    return {c.parent.name: yaml.safe_load(c.read_text(encoding="utf-8"))["title"] for c in cards}
+    """Names of the embedded and of the imported benchmarks with their titles."""
+    return {name: load_benchmark(name).card["title"] for name in sorted(_folders())}
 
 
-@lru_cache(maxsize=8)
 def load_benchmark(name: str) -> Benchmark:
-    """The embedded benchmark `name`. Raises UnknownNameError with the nearest name."""
-    folder = data_dir("benchmarks") / name
-    if not (folder / "card.yaml").is_file():
-        raise UnknownNameError("benchmark", name, list_benchmarks())
+    """The embedded or imported benchmark `name`. Raises UnknownNameError with the nearest name."""
+    folders = _folders()
+    if name not in folders:
+        raise UnknownNameError("benchmark", name, folders)
+    return _at(folders[name])
+
+
+@lru_cache(maxsize=16)
+def _at(folder: Path) -> Benchmark:
     return Benchmark(folder)
+
+
+def forget_benchmarks() -> None:
+    """Read cards and tables again at the next `load_benchmark`: after an import."""
+    _at.cache_clear()
