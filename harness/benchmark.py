@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +59,11 @@ class Benchmark:
     def __repr__(self) -> str:
         return f"<benchmark {self.name}: {len(self):,} architectures, datasets {', '.join(self.datasets)}>"
 
+    @property
+    def has_accuracies(self) -> bool:
+        """Whether there is a table; without one, architectures can be scored and listed all the same."""
+        return "sha256" in self.card
+
     @cached_property
     def space(self) -> Space:
         return get_space(self.card["space"]).configure(self.card.get("network", {}))
@@ -66,7 +71,7 @@ class Benchmark:
     @cached_property
     def _file(self) -> Path:
         path = self.files / "accuracies.parquet"
-        if "sha256" not in self.card:
+        if not self.has_accuracies:
             raise HarnessError(
                 f"{self.name} comes without accuracies: bring them with `harness import {self.name} PATH` from the "
                 "official archive"
@@ -194,18 +199,13 @@ def _folders() -> dict[str, Path]:
     """
     embedded = {card.parent.name: card.parent for card in data_dir("benchmarks").glob("*/card.yaml")}
     imported = {card.parent.name: card.parent for card in imported_dir().glob("[!.]*/card.yaml")}
-    bare = {name for name in imported.keys() & embedded.keys() if not has_table(embedded[name])}
+    bare = {name for name in imported.keys() & embedded.keys() if not _at(embedded[name]).has_accuracies}
     return {**imported, **embedded, **{name: imported[name] for name in bare}}
-
-
-def has_table(folder: Path) -> bool:
-    """Whether the benchmark of `folder` has accuracies, of its own or those of another name."""
-    return "sha256" in Benchmark(folder).card
 
 
 def list_benchmarks() -> dict[str, str]:
     """Names of the embedded and of the imported benchmarks with their titles."""
-    return {name: load_benchmark(name).card["title"] for name in sorted(_folders())}
+    return {name: _at(folder).card["title"] for name, folder in sorted(_folders().items())}
 
 
 def load_benchmark(name: str) -> Benchmark:
@@ -216,11 +216,21 @@ def load_benchmark(name: str) -> Benchmark:
     return _at(folders[name])
 
 
-@lru_cache(maxsize=16)
+def embedded_benchmark(name: str) -> Benchmark | None:
+    """The benchmark `name` as it is embedded, whatever was imported; None where it is not."""
+    folder = data_dir("benchmarks") / name
+    return _at(folder) if (folder / "card.yaml").is_file() else None
+
+
+_loaded: dict[Path, Benchmark] = {}
+
+
 def _at(folder: Path) -> Benchmark:
-    return Benchmark(folder)
+    if folder not in _loaded:
+        _loaded[folder] = Benchmark(folder)
+    return _loaded[folder]
 
 
-def forget_benchmarks() -> None:
-    """Read cards and tables again at the next `load_benchmark`: after an import."""
-    _at.cache_clear()
+def forget_benchmark(folder: Path) -> None:
+    """Read the card and table of `folder` again at the next `load_benchmark`: after an import."""
+    _loaded.pop(folder, None)

@@ -20,9 +20,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from harness.benchmark import Benchmark, forget_benchmarks, has_table
+from harness.benchmark import Benchmark, embedded_benchmark, forget_benchmark
 from harness.errors import HarnessError
-from harness.paths import data_dir, imported_dir
+from harness.paths import imported_dir
 
 #: Two accuracies (in percent) that differ by less are equal: carriers of figures round to two decimals.
 TOLERANCE = 0.005
@@ -36,7 +36,7 @@ class Table:
         name: of the benchmark.
         columns: one row an architecture, in index order.
         card: its card, without `rows` and `sha256`.
-        key: the column that names an architecture, in the embedded table too or else as its encoding does.
+        key: the column that names an architecture: that of the encoding, or one that an embedded table has too.
         shared: further columns that an embedded table has under the same name and in the same unit.
     """
 
@@ -94,14 +94,9 @@ def counted(items: Iterable[Any], total: int | None, what: str) -> Iterator[Any]
         yield item
 
 
-def embedded(name: str) -> Benchmark:
-    """The embedded benchmark `name`, whatever was imported."""
-    return Benchmark(data_dir("benchmarks") / name)
-
-
 def card_of(name: str) -> dict[str, Any]:
     """What the embedded card of a benchmark says of its space, datasets and papers, for that of an imported table."""
-    card = embedded(name).card
+    card = embedded_benchmark(name).card
     return {key: card[key] for key in ("space", "network", "datasets", "citation") if key in card}
 
 
@@ -132,8 +127,8 @@ def write(tables: Sequence[Table]) -> list[Path]:
             ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+        forget_benchmark(folder)
         written.append(folder)
-    forget_benchmarks()
     return written
 
 
@@ -160,8 +155,8 @@ def _write_files(columns: pd.DataFrame, card: dict[str, Any], folder: Path) -> N
 
 def _embedded_table(name: str) -> Benchmark | None:
     """The embedded benchmark `name` if there is one with accuracies."""
-    folder = data_dir("benchmarks") / name
-    return Benchmark(folder) if (folder / "card.yaml").is_file() and has_table(folder) else None
+    known = embedded_benchmark(name)
+    return known if known and known.has_accuracies else None
 
 
 def _same_architectures(table: Table, known: Benchmark) -> bool:
@@ -171,11 +166,8 @@ def _same_architectures(table: Table, known: Benchmark) -> bool:
 
 
 def _keys(table: Table, known: Benchmark) -> np.ndarray:
-    """The embedded architectures by what names them in the archive: its key column, or else the encoding."""
-    try:
-        return known.column(table.key)
-    except KeyError:
-        return np.array(known.architectures)
+    """The embedded architectures by what names them in the archive: their encodings, or its key column."""
+    return np.array(known.architectures) if table.key == table.card["encoding"] else known.column(table.key)
 
 
 def compare(table: Table) -> tuple[list[str], bool]:
@@ -191,6 +183,9 @@ def compare(table: Table) -> tuple[list[str], bool]:
     place = pd.Index(keys).get_indexer(table.columns[table.key])
     both = place >= 0
     lines = [f"{table.name}: {len(place):,} architectures archived, {len(keys):,} embedded, {both.sum():,} in both"]
+    missing = np.setdiff1d(np.arange(len(keys)), place[both])
+    if len(missing):
+        lines.append(f"  missing from the archive: {len(missing):,}, first index {missing[0]}")
     if not both.all():
         first = table.columns[table.key].to_numpy()[~both][0]
         lines.append(f"  not embedded: {(~both).sum():,}, first {first.hex() if isinstance(first, bytes) else first}")
@@ -206,7 +201,7 @@ def compare(table: Table) -> tuple[list[str], bool]:
             lines.append(line(name, ours, column) if ours else f"  {name}: not in the archive")
     for column in table.shared:
         lines.append(line(column, column, column))
-    return lines, len(keys) != both.sum() or not both.all() or any(_DIFFER in text for text in lines)
+    return lines, bool(len(missing)) or not both.all() or any(_DIFFER in text for text in lines)
 
 
 _DIFFER = "differ by"

@@ -106,12 +106,13 @@ def read_metrics(data: bytes) -> Metrics:
     params, evaluations = None, []
     for number, value in _fields(data):
         if number == 1 and isinstance(value, bytes):
-            evaluations.append(dict(_fields(value)))
+            evaluations.append(value)
         elif number == 2 and isinstance(value, int):
             params = value
     if params is None or len(evaluations) != 3:
         raise ValueError("it has no three evaluations and a number of parameters")
-    valid, test = evaluations[-1].get(4), evaluations[-1].get(5)
+    last = dict(_fields(evaluations[-1]))
+    valid, test = last.get(4), last.get(5)
     if not (isinstance(valid, float) and isinstance(test, float) and 0 <= valid <= 1 and 0 <= test <= 1):
         raise ValueError("its accuracies are no fractions")
     return Metrics(params, valid, test)

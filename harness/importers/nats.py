@@ -19,8 +19,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import pandas as pd
 
+from harness.benchmark import embedded_benchmark
 from harness.errors import HarnessError
-from harness.importers.base import Importer, Table, card_of, counted, embedded, package
+from harness.importers.base import Importer, Table, card_of, counted, package
 from harness.importers.safe import load_torch, unpickle_bz2
 
 #: For each dataset the name under which the APIs keep the runs that have a validation accuracy.
@@ -55,8 +56,8 @@ class _Dong(Importer):
                     found = (state["arch_index"], state["arch_str"])
                     if found != (index, source.architectures[index]):
                         raise HarnessError(
-                            f"{source.path}: the record of architecture {index} is of {found[0]}, {found[1]}: its files are "
-                            "mixed up, download it again"
+                            f"{source.path}: the record of architecture {index} is of {found[0]}, {found[1]}: its "
+                            "files are mixed up, download it again"
                         )
                 source.api.arch2infos_dict[index] = {
                     hp: source.results.create_from_state_dict(state) for hp, state in record.items()
@@ -132,10 +133,10 @@ def _row(api: Any, index: int, epochs: Sequence[str]) -> dict[str, float]:
 def _architectures(path: Path, meta: Any, name: str) -> list[str]:
     """The archive's list, if it is that of the benchmark `name`. Raises HarnessError that tells whose it is."""
     listed = meta.get("meta_archs") if isinstance(meta, dict) else None
-    expected = list(embedded(name).architectures)
+    expected = list(embedded_benchmark(name).architectures)
     if listed == expected:
         return expected
-    other = next((n for n in Nats.names if listed == list(embedded(n).architectures)), None)
+    other = next((n for n in Nats.names if listed == list(embedded_benchmark(n).architectures)), None)
     if other:
         raise HarnessError(f"{path} is an archive of {other}, not of {name}: `harness import {other} {path}`")
     raise HarnessError(f"{path} does not list the {len(expected):,} architectures of {name}: it is another file")

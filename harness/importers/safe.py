@@ -133,14 +133,10 @@ def load_torch(path: Path) -> Any:
         with torch.serialization.safe_globals(allowed):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
+        asked = re.search(r"GLOBAL (\S+)|unrecognized (?:function|class) (.+)", str(error))
         if asked:
-            raise _refusal(path, asked[1]) from None
-        # torch puts its own advice, to load the file without safety, around the reason.
-        reason = re.search(r"WeightsUnpickler error: (.*)", str(error))
-        blocked = re.search(r"[Bb]locked\S*|Trying to (?:call|load|instantiate) .*|Unsupported .*", str(error))
-        if blocked:
-            raise _refusal(path, blocked[0]) from None
-        raise _damage(path, ValueError(reason[1] if reason else "it is no whole file of torch.save")) from error
+            raise _refusal(path, asked[1] or asked[2]) from None
+        # Not torch's own text, which advises to load the file without this safety.
+        raise _damage(path, ValueError("it is no whole file of torch.save")) from error
     except (*_DAMAGED, RuntimeError, zipfile.BadZipFile) as error:
         raise _damage(path, error) from error
