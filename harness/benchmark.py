@@ -71,11 +71,6 @@ class Benchmark:
     @cached_property
     def _file(self) -> Path:
         path = self.files / "accuracies.parquet"
-        if not self.has_accuracies:
-            raise HarnessError(
-                f"{self.name} comes without accuracies: bring them with `harness import {self.name} PATH` from the "
-                "official archive"
-            )
         if not path.is_file():
             raise HarnessError(f"{path} is missing: reinstall the package or restore the file")
         found = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -130,7 +125,12 @@ class Benchmark:
             HarnessError: a benchmark without accuracies.
         """
         self.dataset(dataset)
-        columns: dict[str, str] = self.card["targets"][dataset] if self._file else {}
+        if not self.has_accuracies:
+            raise HarnessError(
+                f"{self.name} comes without accuracies: bring them with `harness import {self.name} PATH` from the "
+                "official archive"
+            )
+        columns: dict[str, str] = self.card["targets"][dataset]
         target = target or self.card["default_target"]
         if target not in columns:
             raise UnknownNameError(f"target of {self.name}/{dataset}", target, columns)

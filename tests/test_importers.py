@@ -218,9 +218,15 @@ def planted(tmp_path: Path) -> tuple[Malicious, Path]:
     return Malicious(os.mkdir, str(trace)), trace
 
 
-@pytest.mark.parametrize("name", FOLDERS)
-@pytest.mark.parametrize("file", ["000011.pickle.pbz2", "meta.pickle.pbz2"])
-@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize(
+    ("name", "file", "protocol"),
+    [
+        ("nats_tss", "000011.pickle.pbz2", 4),
+        ("nats_sss", "000011.pickle.pbz2", 0),
+        ("nats_sss", "000000.pickle.pbz2", 2),
+        ("nats_sss", "meta.pickle.pbz2", 4),
+    ],
+)
 def test_a_malicious_pickle_inside_bz2_is_refused_by_name(name, file, protocol, archive, tmp_path, imported):
     attack, trace = planted(tmp_path)
     path = archive(name) / file

@@ -17,6 +17,7 @@ from harness.probes.base import Subject
 from harness.probes.gaussian import LinearRegions
 from harness.probes.topology import Topology
 from harness.scoring import Job, Scorer, run
+from harness.spaces import get_space
 from harness.spaces.base import Operation
 from harness.spaces.nats_sss import CELL, CHOICES, NatsSss, decode
 
@@ -42,6 +43,8 @@ def test_the_numbering_is_the_official_one(benchmark):
     assert len(benchmark) == 32_768
     assert benchmark.index(" 8:8:40:32:40\n") == 284
     assert len(benchmark.population("unique")) == 32_768
+    with pytest.raises(HarnessError, match="space nasbench201 does not list its members"):
+        get_space("nasbench201").members()
     assert len(benchmark.population("sample(10, seed=1)")) == 10
 
 
@@ -112,7 +115,7 @@ def test_forward_and_backward_of_twenty_networks(benchmark):
     for place, architecture in enumerate(sampled(benchmark, 20, seed=3)):
         torch.manual_seed(place)
         network = SPACE.build(architecture, 10)
-        logits = network(torch.randn(4, 3, 32, 32))
+        logits = network(torch.randn(4, 3, 16, 16))
         assert logits.shape == (4, 10)
         logits.sum().backward()
         assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
@@ -161,7 +164,7 @@ def test_thin_network():
 
 
 def test_scoring_needs_no_accuracies(tmp_path):
-    job = Job("nats_sss", "cifar10", ("params", "snip:batch_size=4", "az_expressivity"), limit=2, store=str(tmp_path))
+    job = Job("nats_sss", "cifar10", ("params", "snip:batch_size=4", "logsynflow"), limit=2, store=str(tmp_path))
     summary = run(job, progress=False)
     assert (summary.stored_now, summary.errors, dict(summary.failed)) == (6, 0, {})
 

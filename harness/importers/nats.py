@@ -154,7 +154,8 @@ class Nats(_Dong):
             raise HarnessError(f"{path} is no NATS-Bench archive (it has no {_META}): give {self.form}")
         module = package("nats_bench", "nats_bench")
         architectures = _architectures(path, unpickle_bz2(path / _META), name)
-        present = [i for i in range(len(architectures)) if (path / _RECORD.format(i)).is_file()]
+        files = {entry.name for entry in path.iterdir()}
+        present = [i for i in range(len(architectures)) if _RECORD.format(i) in files]
         missing = sorted(set(range(len(architectures))) - set(present))
         if missing and not partial:
             raise HarnessError(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from harness.spaces.nasbench201_network import Reduction, ReLUConvBN
+from harness.spaces.nasbench201_network import Reduction, ReLUConvBN, Stack
 from harness.spaces.nats_sss import REDUCTIONS
 
 
@@ -31,26 +31,10 @@ class Cell(nn.Module):
         return self.skip_0_3(x) + self.conv_1_3(first) + self.conv_2_3(second)
 
 
-class Network(nn.Module):
-    """Image batch (B, 3, H, W) to logits (B, num_classes)."""
+class Network(Stack):
+    """The network of five numbers of channels, with six stages."""
 
     def __init__(self, channels: Sequence[int], num_classes: int):
-        super().__init__()
-        before = channels[0]
-        self.stem = nn.Sequential(nn.Conv2d(3, before, 3, padding=1, bias=False), nn.BatchNorm2d(before))
-        cells: list[nn.Module] = []
-        for place, width in enumerate(channels):
-            cells.append(Reduction(before, width) if place in REDUCTIONS else Cell(before, width))
-            before = width
-        self.cells = nn.Sequential(*cells)
-        self.last = nn.Sequential(nn.BatchNorm2d(before), nn.ReLU())
-        self.classifier = nn.Linear(before, num_classes)
-
-    @property
-    def stages(self) -> list[nn.Module]:
-        """The modules whose outputs are AZ-NAS's features: the stem and each of the five blocks."""
-        return [self.stem, *self.cells]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.last(self.cells(self.stem(x)))
-        return self.classifier(x.mean(dim=(2, 3)))
+        widths = enumerate(zip([channels[0], *channels], channels, strict=False))
+        cells = (Reduction(*pair) if place in REDUCTIONS else Cell(*pair) for place, pair in widths)
+        super().__init__(channels[0], cells, channels[-1], num_classes)
