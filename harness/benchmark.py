@@ -37,6 +37,10 @@ class Benchmark:
 
     Architectures are named by their `index` (0-based, the benchmark's own numbering). Accuracies are read
     only when `accuracies()` is called; nothing on the way from architecture to score calls it.
+
+    A card may say `same_as: NAME`, and takes from that benchmark all that it does not state itself, table and
+    scores included; `scores_of: NAME`, whose architectures have the same indices, so that scores are shared; and
+    leave out `encoding` and `sha256`, where the space lists its members and no accuracies are at hand.
     """
 
     def __init__(self, folder: Path):

@@ -633,7 +633,8 @@ def test_nds_darts(tmp_path, imported):
     assert np.isnan(benchmark.accuracies("cifar10")[1])
     assert benchmark.accuracies("cifar10", "test_best").tolist() == [90.5, 10.0]
     assert benchmark.card["network"] == {"stem": "cifar"}
-    assert benchmark.card["default_target"] == "test_3ep"
+    assert benchmark.card["default_target"] == "test_last"
+    assert "after the last of 3 epochs" in benchmark.card["notes"]
     assert table[["width", "depth", "aux", "params", "flops", "seed"]].iloc[0].tolist() == [
         *(16, 11, False, 1_234_567, 99_000_000, 1)
     ]

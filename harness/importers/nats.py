@@ -116,13 +116,11 @@ def _row(api: Any, index: int, epochs: Sequence[str]) -> dict[str, float]:
         if trained is None and hp == epochs[0]:
             raise KeyError(f"no training of {hp} epochs")
         names = trained.get_dataset_names() if trained is not None else []
+        found = {name: api.get_more_info(index, name, None, hp=hp, is_random=False) for name in names}
         for dataset, validated in VALIDATED.items():
-            column = f"{dataset}_{{}}_{hp.lstrip('0')}ep"
-            for part, kept in (("test", dataset), ("valid", validated)):
-                value = None
-                if kept in names:
-                    value = api.get_more_info(index, kept, None, hp=hp, is_random=False).get(f"{part}-accuracy")
-                row[column.format(part)] = np.nan if value is None else float(value)
+            for part, name in (("test", dataset), ("valid", validated)):
+                value = found.get(name, {}).get(f"{part}-accuracy")
+                row[f"{dataset}_{part}_{hp.lstrip('0')}ep"] = np.nan if value is None else float(value)
     for dataset in VALIDATED:
         trials = api.arch2infos_dict[index][epochs[0]].query(dataset)
         trial = next(iter(trials.values()))
