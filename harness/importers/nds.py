@@ -135,8 +135,9 @@ def _table(name: str, path: Path) -> Table:
         "targets": {dataset: targets},
         "notes": (
             f"Rows in the order of the file: {_SWEEP_NOTES[f'_{sweep}' if sweep else '']}.\n"
-            f"test_last: 100 minus the test error (test_ep_top1) in percent after the last of {epochs} epochs; missing\n"
-            f"for {failed} networks. test_best: likewise for the best epoch, chosen on the test images (min_test_top1).\n"
+            f"test_last: 100 minus the test error (test_ep_top1) in percent after the last of {epochs} epochs;\n"
+            f"missing for {failed} networks. test_best: likewise for the best epoch, chosen on the test images\n"
+            "(min_test_top1).\n"
             "width, depth: channels of the first cell and number of cells, which the encoding repeats. aux: whether\n"
             "the network was trained with an auxiliary head. params, flops: the file's own counts.\n"
         ),
