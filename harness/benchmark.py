@@ -1,4 +1,4 @@
-"""Benchmarks: a space, its numbering, and the stored accuracies, embedded as Parquet with a card."""
+"""Benchmarks: a space, its numbering, and the stored accuracies, as Parquet with a card, embedded or imported."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from harness.errors import HarnessError, UnknownNameError
-from harness.paths import data_dir
+from harness.paths import data_dir, imported_dir
 from harness.seeds import stable_rng
 from harness.spaces import get_space
 from harness.spaces.base import Space
@@ -37,6 +37,10 @@ class Benchmark:
 
     Architectures are named by their `index` (0-based, the benchmark's own numbering). Accuracies are read
     only when `accuracies()` is called; nothing on the way from architecture to score calls it.
+
+    A card may say `same_as: NAME`, and takes from that benchmark all that it does not state itself, table and
+    scores included; `scores_of: NAME`, whose architectures have the same indices, so that scores are shared; and
+    leave out `encoding` and `sha256`, where the space lists its members and no accuracies are at hand.
     """
 
     def __init__(self, folder: Path):
@@ -44,7 +48,13 @@ class Benchmark:
 
         self.folder = folder
         self.name = folder.name
-        self.card: dict = yaml.safe_load((folder / "card.yaml").read_text(encoding="utf-8"))
+        card: dict = yaml.safe_load((folder / "card.yaml").read_text(encoding="utf-8"))
+        twin = load_benchmark(card["same_as"]) if "same_as" in card else None
+        self.card: dict = {**twin.card, **card} if twin else card
+        #: Where the files lie: those of a benchmark under another name where the card says so.
+        self.files: Path = twin.files if twin else folder
+        #: The benchmark under whose name scores are stored: its architectures have the same indices.
+        self.scores_of: str = self.card.get("scores_of", twin.scores_of if twin else self.name)
         self.datasets = {name: Dataset(name, **spec) for name, spec in self.card["datasets"].items()}
 
     def __len__(self) -> int:
@@ -53,13 +63,18 @@ class Benchmark:
     def __repr__(self) -> str:
         return f"<benchmark {self.name}: {len(self):,} architectures, datasets {', '.join(self.datasets)}>"
 
+    @property
+    def has_accuracies(self) -> bool:
+        """Whether there is a table; without one, architectures can be scored and listed all the same."""
+        return "sha256" in self.card
+
     @cached_property
     def space(self) -> Space:
         return get_space(self.card["space"]).configure(self.card.get("network", {}))
 
     @cached_property
     def _file(self) -> Path:
-        path = self.folder / "accuracies.parquet"
+        path = self.files / "accuracies.parquet"
         if not path.is_file():
             raise HarnessError(f"{path} is missing: reinstall the package or restore the file")
         found = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -76,8 +91,23 @@ class Benchmark:
         return pq.read_table(self._file, columns=[column]).column(0).to_pandas()
 
     @cached_property
+    def column_names(self) -> list[str]:
+        """Of the table."""
+        import pyarrow.parquet as pq
+
+        return pq.read_schema(self._file).names
+
+    def column(self, name: str) -> np.ndarray:
+        """A column of the table as it is stored. Raises KeyError."""
+        if name not in self.column_names:
+            raise KeyError(name)
+        return self._read(name).to_numpy()
+
+    @cached_property
     def architectures(self) -> Sequence[str]:
-        """Encodings in index order."""
+        """Encodings in index order: those of the table, or all that the space lists."""
+        if "encoding" not in self.card:
+            return self.space.members()
         names = self.card["encoding"]
         names = [names] if isinstance(names, str) else names
         return self.space.encodings({name: self._read(name).to_numpy() for name in names})
@@ -96,8 +126,14 @@ class Benchmark:
 
         Raises:
             UnknownNameError: no such dataset or target.
+            HarnessError: a benchmark without accuracies.
         """
         self.dataset(dataset)
+        if not self.has_accuracies:
+            raise HarnessError(
+                f"{self.name} comes without accuracies: bring them with `harness import {self.name} PATH` from the "
+                "official archive"
+            )
         columns: dict[str, str] = self.card["targets"][dataset]
         target = target or self.card["default_target"]
         if target not in columns:
@@ -159,18 +195,46 @@ class Benchmark:
         return np.flatnonzero(self.space.in_population(text, self.architectures))
 
 
+def _folders() -> dict[str, Path]:
+    """Folder of each benchmark.
+
+    An imported table never stands in for an embedded one, whose scores and tables depend on its rows: only for
+    a card that is embedded without accuracies.
+    """
+    embedded = {card.parent.name: card.parent for card in data_dir("benchmarks").glob("*/card.yaml")}
+    imported = {card.parent.name: card.parent for card in imported_dir().glob("[!.]*/card.yaml")}
+    bare = {name for name in imported.keys() & embedded.keys() if not _at(embedded[name]).has_accuracies}
+    return {**imported, **embedded, **{name: imported[name] for name in bare}}
+
+
 def list_benchmarks() -> dict[str, str]:
-    """Names of the embedded benchmarks with their titles."""
-    import yaml
-
-    cards = sorted(data_dir("benchmarks").glob("*/card.yaml"))
-    return {c.parent.name: yaml.safe_load(c.read_text(encoding="utf-8"))["title"] for c in cards}
+    """Names of the embedded and of the imported benchmarks with their titles."""
+    return {name: _at(folder).card["title"] for name, folder in sorted(_folders().items())}
 
 
-@lru_cache(maxsize=8)
 def load_benchmark(name: str) -> Benchmark:
-    """The embedded benchmark `name`. Raises UnknownNameError with the nearest name."""
+    """The embedded or imported benchmark `name`. Raises UnknownNameError with the nearest name."""
+    folders = _folders()
+    if name not in folders:
+        raise UnknownNameError("benchmark", name, folders)
+    return _at(folders[name])
+
+
+def embedded_benchmark(name: str) -> Benchmark | None:
+    """The benchmark `name` as it is embedded, whatever was imported; None where it is not."""
     folder = data_dir("benchmarks") / name
-    if not (folder / "card.yaml").is_file():
-        raise UnknownNameError("benchmark", name, list_benchmarks())
-    return Benchmark(folder)
+    return _at(folder) if (folder / "card.yaml").is_file() else None
+
+
+_loaded: dict[Path, Benchmark] = {}
+
+
+def _at(folder: Path) -> Benchmark:
+    if folder not in _loaded:
+        _loaded[folder] = Benchmark(folder)
+    return _loaded[folder]
+
+
+def forget_benchmark(folder: Path) -> None:
+    """Read the card and table of `folder` again at the next `load_benchmark`: after an import."""
+    _loaded.pop(folder, None)

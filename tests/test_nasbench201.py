@@ -74,6 +74,18 @@ def test_round_trip_over_all_cells(cells):
     assert SPACE.parse(f"  {cells[77]}\n") == cells[77]
 
 
+def test_naslib_tuples_are_read():
+    """By `nasbench201/conversions.py`: edges 01 02 03 12 13 23, operations skip, none, 3x3, 1x1, pool."""
+    expected = "|avg_pool_3x3~0|+|skip_connect~0|none~1|+|nor_conv_1x1~0|avg_pool_3x3~1|nor_conv_3x3~2|"
+    for text in ("(4, 0, 3, 1, 4, 2)", "[4,0,3,1,4,2]", " (4, 0, 3, 1, 4, 2,) "):
+        assert SPACE.parse(text) == expected
+    cells = {SPACE.parse(str(codes)) for codes in itertools.product(range(5), repeat=6)}
+    assert len(cells) == 15_625
+    for text in ("(4, 0, 3, 1, 4)", "(4, 0, 3, 1, 4, 5)", "(4, 0, 3, 1, 4, 2, 1)", "(4, 0, 3, 1, 4, -1)"):
+        with pytest.raises(HarnessError, match="is not a NAS-Bench-201 cell"):
+            SPACE.parse(text)
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -28,6 +28,11 @@ EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # (from, to), in the o
 CHANNELS = (16, 32, 64)
 CELLS_PER_STAGE = 5
 
+# NASLib writes a cell as six numbers: its own order of operations, on its own order of edges.
+NASLIB_OPERATIONS = ("skip_connect", "none", "nor_conv_3x3", "nor_conv_1x1", "avg_pool_3x3")
+NASLIB_EDGES = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
+
+_NASLIB = re.compile(r"[\[(]\s*" + r"\s*,\s*".join(["([0-4])"] * len(NASLIB_EDGES)) + r"\s*,?\s*[\])]", re.ASCII)
 _EDGE = re.compile(r"([a-z0-9_]+)~(\d)")
 
 
@@ -162,6 +167,11 @@ class NasBench201(Space):
     populations = ("all", "unique", "no_dead_ops")
 
     def parse(self, text: str) -> str:
+        """The cell's string, from itself or from NASLib's tuple of six numbers (`nasbench201/conversions.py`)."""
+        naslib = _NASLIB.fullmatch(text.strip())
+        if naslib:
+            named = {e: NASLIB_OPERATIONS[int(number)] for e, number in zip(NASLIB_EDGES, naslib.groups(), strict=True)}
+            return encode([OPERATIONS.index(named[edge]) for edge in EDGES])
         decode(text.strip())
         return text.strip()
 
@@ -180,7 +190,7 @@ class NasBench201(Space):
         codes = _codes(architectures)
         ones = (codes == CONV1).sum(axis=1).astype(np.float64)
         threes = (codes == CONV3).sum(axis=1).astype(np.float64)
-        sides = _stage_sides(resolution)
+        sides = stage_sides(resolution)
         params = 27 * CHANNELS[0] + 2 * CHANNELS[0] + 2 * CHANNELS[-1] + (CHANNELS[-1] + 1) * num_classes
         flops = 27 * CHANNELS[0] * sides[0] ** 2 + CHANNELS[-1] * num_classes
         for before, after, side in zip(CHANNELS, CHANNELS[1:], sides[1:], strict=False):
@@ -222,7 +232,7 @@ class NasBench201(Space):
             ("skip", 0): ((codes == SKIP) & ~summed).sum(axis=1),
         }
         kinds, columns = [], []
-        for channels, side in zip(CHANNELS, _stage_sides(resolution), strict=True):
+        for channels, side in zip(CHANNELS, stage_sides(resolution), strict=True):
             for (kind, detail), count in counts.items():
                 kinds.append(Operation(kind, max(detail, 1), channels, side, kind == "skip" and detail == 1))
                 columns.append(CELLS_PER_STAGE * count)
@@ -258,7 +268,7 @@ class NasBench201(Space):
         return Network(codes, num_classes, (1, 2, 4), 1) if thin else Network(codes, num_classes)
 
 
-def _stage_sides(resolution: int) -> list[int]:
+def stage_sides(resolution: int) -> list[int]:
     """Side of the feature maps in each stage: a stride of 2 rounds up in the 3x3 convolutions."""
     sides = [resolution]
     for _ in CHANNELS[1:]:
