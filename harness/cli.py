@@ -18,7 +18,7 @@ harness: training-free NAS proxies on NAS benchmarks, beside what the papers pri
   harness score inputs=cifar10 inputs.path=DATA proxies=[snip,naswot] population="sample(100, seed=0)"
   harness report table=vkdnw_table1
   harness report                        # every table, and what is missing from the store
-  harness list proxies|benchmarks|tables
+  harness list proxies|benchmarks|targets|tables
   harness verify references path=FILE.parquet
   harness --version
 
@@ -89,12 +89,17 @@ def _list(arguments: list[str]) -> int:
 
         return list_benchmarks()
 
+    def targets() -> dict[str, str]:
+        from harness.benchmark import list_targets
+
+        return list_targets()
+
     def tables() -> dict[str, str]:
         from harness.tables import list_tables
 
         return list_tables()
 
-    kinds = {"proxies": proxies, "benchmarks": benchmarks, "tables": tables}
+    kinds = {"proxies": proxies, "benchmarks": benchmarks, "targets": targets, "tables": tables}
     if len(arguments) != 1:
         raise HarnessError(f"say what to list: harness list {'|'.join(kinds)}")
     if arguments[0] not in kinds:
