@@ -150,14 +150,19 @@ class Benchmark:
     def targets(self, dataset: str) -> dict[str, Target]:
         """The figures stored for a dataset, by name: accuracies, and what the card's other tables hold.
 
-        A card lists accuracies in percent as `name: column` under `targets`, and the columns of a table of its own
-        by kind under `tables`; there a column's name is the target's.
+        A card lists them as `name: column` under `targets`, accuracies in percent unless it gives the dataset another
+        unit under `units`, and the columns of further tables by kind under `tables`, where a column's name is the
+        target's.
 
         Raises:
             UnknownNameError: no such dataset.
         """
         self.dataset(dataset)
-        found = {name: Target(name, column) for name, column in self.card["targets"].get(dataset, {}).items()}
+        unit = self.card.get("units", {}).get(dataset, "%")
+        found = {
+            name: Target(name, column, kind="accuracy" if unit == "%" else name, unit=unit)
+            for name, column in self.card["targets"].get(dataset, {}).items()
+        }
         for file, table in self.card.get("tables", {}).items():
             for group in table["figures"] if table["dataset"] == dataset else ():
                 better = {"higher": True, "lower": False}[group["better"]]
