@@ -126,13 +126,18 @@ class Benchmark:
         Raises:
             UnknownNameError: the file has no such column. HarnessError: it is missing or damaged.
         """
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        table = pq.ParquetFile(self._path(file))
+        # Of texts that repeat, each is made once, and those that are equal are one object.
+        table = pq.ParquetFile(self._path(file), read_dictionary=[name])
         if name not in table.schema_arrow.names:
             raise UnknownNameError(f"column of {self._path(file)}", name, table.schema_arrow.names)
         # One column gives threads nothing to do, and starting them takes longer than reading it.
-        return table.read(columns=[name], use_threads=False).column(0).to_numpy()
+        column = table.read(columns=[name], use_threads=False).column(0).combine_chunks()
+        if pa.types.is_dictionary(column.type):
+            return column.dictionary.to_numpy(zero_copy_only=False)[column.indices.to_numpy()]
+        return column.to_numpy(zero_copy_only=False)
 
     @cached_property
     def architectures(self) -> Sequence[str]:

@@ -20,6 +20,7 @@ harness: training-free NAS proxies on NAS benchmarks, beside what the papers pri
   harness report                        # every table, and what is missing from the store
   harness list proxies|benchmarks|targets|tables
   harness verify references path=FILE.parquet
+  harness verify nasbench101            # all its cells, made from nothing, are the stored ones
   harness --version
 
 Settings are key=value (Hydra): `harness score --help` and `harness report --help` list them. Add -m to sweep,
@@ -196,9 +197,10 @@ def _report(config: Any) -> int:
 
 
 def _verify(arguments: list[str]) -> int:
+    from harness.enumeration import verify_nasbench101
     from harness.verify import verify_references
 
-    checks = {"references": verify_references}
+    checks = {"references": verify_references, "nasbench101": verify_nasbench101}
     if not arguments or arguments[0] in ("-h", "--help"):
         return _app("verify", verify_references, ["--help"])
     if arguments[0] not in checks:
