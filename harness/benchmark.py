@@ -129,10 +129,12 @@ class Benchmark:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        path = self._path(file)
+        names = pq.read_schema(path).names
+        if name not in names:
+            raise UnknownNameError(f"column of {path}", name, names)
         # Of texts that repeat, each is made once, and those that are equal are one object.
-        table = pq.ParquetFile(self._path(file), read_dictionary=[name])
-        if name not in table.schema_arrow.names:
-            raise UnknownNameError(f"column of {self._path(file)}", name, table.schema_arrow.names)
+        table = pq.ParquetFile(path, read_dictionary=[name])
         # One column gives threads nothing to do, and starting them takes longer than reading it.
         column = table.read(columns=[name], use_threads=False).column(0).combine_chunks()
         if pa.types.is_dictionary(column.type):
