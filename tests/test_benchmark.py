@@ -18,7 +18,7 @@ from harness.paths import data_dir
 
 NAMES = sorted(card.parent.name for card in data_dir("benchmarks").glob("*/card.yaml"))
 TABLES = [name for name in NAMES if name != "nats_sss"]
-POPULATION_SIZES = {"nasbench201": {"all": 15_625, "unique": 5_875, "no_dead_ops": 9_445}}
+POPULATION_SIZES = {"nasbench201": {"all": 15_625, "unique": 5_875, "no_dead_ops": 9_445, "unique_strings": 6_466}}
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_datasets_and_targets(benchmark):
 
 
 def test_missing_accuracies_are_nan(benchmark):
-    accuracies = benchmark.accuracies("ImageNet16-120", "valid_200ep")
+    accuracies = benchmark.accuracies("ImageNet16-120", "test_200ep_seed888")
     live = benchmark.population("no_dead_ops")
     assert accuracies.notna().sum() == 9_445
     assert accuracies[live].notna().all()
@@ -164,8 +164,8 @@ def test_unknown_names_are_answered_with_the_nearest(benchmark, call, nearest):
 
 
 def test_a_target_is_looked_for_in_its_dataset(benchmark):
-    with pytest.raises(UnknownNameError, match=r"target of nasbench201/cifar100 'valid_200ep'"):
-        benchmark.accuracies("cifar100", "valid_200ep")
+    with pytest.raises(UnknownNameError, match=r"target of nasbench201/cifar100 'test_200ep_seed888'"):
+        benchmark.accuracies("cifar100", "test_200ep_seed888")
 
 
 # Samples --------------------------------------------------------------------------------------------------
