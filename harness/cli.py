@@ -1,4 +1,4 @@
-"""The command line: `harness score | report | list`, with one line and exit code 2 for every mistake."""
+"""The command line: `harness score | report | list | verify | import`, with one line and exit code 2 for mistakes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ harness: training-free NAS proxies on NAS benchmarks, beside what the papers pri
   harness score inputs=cifar10 inputs.path=DATA proxies=[snip,naswot] population="sample(100, seed=0)"
   harness report table=vkdnw_table1
   harness report                        # every table, and what is missing from the store
-  harness list proxies|benchmarks|tables
+  harness list proxies|benchmarks|targets|tables
   harness verify references path=FILE.parquet
+  harness import nats_sss NATS-sss-v1_0-50262-simple      # an official archive; --check compares only
+  harness verify nasbench101            # all its cells, made from nothing, are the stored ones
   harness --version
 
 Settings are key=value (Hydra): `harness score --help` and `harness report --help` list them. Add -m to sweep,
@@ -70,6 +72,7 @@ def _dispatch(arguments: list[str]) -> int:
         "score": lambda rest: _app("score", _score, rest),
         "report": lambda rest: _app("report", _report, rest),
         "verify": _verify,
+        "import": _import,
     }
     if arguments[0] not in commands:
         raise UnknownNameError("command", arguments[0], commands)
@@ -89,12 +92,17 @@ def _list(arguments: list[str]) -> int:
 
         return list_benchmarks()
 
+    def targets() -> dict[str, str]:
+        from harness.benchmark import list_targets
+
+        return list_targets()
+
     def tables() -> dict[str, str]:
         from harness.tables import list_tables
 
         return list_tables()
 
-    kinds = {"proxies": proxies, "benchmarks": benchmarks, "tables": tables}
+    kinds = {"proxies": proxies, "benchmarks": benchmarks, "targets": targets, "tables": tables}
     if len(arguments) != 1:
         raise HarnessError(f"say what to list: harness list {'|'.join(kinds)}")
     if arguments[0] not in kinds:
@@ -191,14 +199,53 @@ def _report(config: Any) -> int:
 
 
 def _verify(arguments: list[str]) -> int:
+    from harness.enumeration import verify_nasbench101
     from harness.verify import verify_references
 
-    checks = {"references": verify_references}
+    checks = {"references": verify_references, "nasbench101": verify_nasbench101}
     if not arguments or arguments[0] in ("-h", "--help"):
         return _app("verify", verify_references, ["--help"])
     if arguments[0] not in checks:
         raise UnknownNameError("check", arguments[0], checks)
     return _app("verify", checks[arguments[0]], arguments[1:])
+
+
+IMPORT_USAGE = """\
+harness import NAME PATH            read an official archive into a benchmark
+harness import --check NAME PATH    compare it with the embedded table: exit code 1 where they differ
+
+NAME and PATH:
+  nasbench201   NAS-Bench-201-v1_1-096897.pth
+  nats_tss      the folder NATS-tss-v1_0-3ffb9-simple
+  nats_sss      the folder NATS-sss-v1_0-50262-simple
+  nasbench101   nasbench_only108.tfrecord or nasbench_full.tfrecord
+  nasbench301   zc_nasbench301.json
+  nds           the folder of the NDS files, or one file; nds_darts, nds_enas_in, … take their file alone
+
+Benchmarks are written below $NAS_HARNESS_BENCHMARKS (by default ~/.local/share/nas-proxy-harness/benchmarks).
+Embedded tables are never changed: an archive of one becomes the benchmark NAME_imported.
+"""
+
+
+def _import(arguments: list[str]) -> int:
+    from harness.importers import available, check_archive, import_archive
+
+    if {"-h", "--help"} & set(arguments):
+        print(IMPORT_USAGE, end="")
+        return 0
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    given = [argument for argument in arguments if not argument.startswith("-")]
+    if given and given[0] not in available():
+        raise UnknownNameError("archive", given[0], available())
+    if len(given) != 2 or set(flags) - {"--check"}:
+        raise HarnessError("say what to import: harness import [--check] NAME PATH (`harness import --help`)")
+    if flags:
+        lines, differs = check_archive(*given)
+        print("\n".join(lines))
+        return 1 if differs else 0
+    for folder in import_archive(*given):
+        print(f"benchmark {folder.name} written to {folder}")
+    return 0
 
 
 if __name__ == "__main__":

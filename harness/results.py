@@ -92,7 +92,7 @@ class Reader:
 
     def _proxy(self, proxy: Proxy, dataset: str, population: np.ndarray, inputs: str, seed: int) -> Scores:
         key = ScoreKey(
-            self.benchmark.name,
+            self.benchmark.scores_of,
             dataset,
             inputs_of(proxy, inputs, dataset),
             proxy.label,

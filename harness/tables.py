@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from harness.benchmark import load_benchmark
 from harness.config import TableConfig, choices, compose_config
 from harness.correlation import Correlation, correlate_many
@@ -94,20 +96,27 @@ def table_cells(table: Any, store: ScoreStore) -> list[Cell]:
 
     A row takes the first of the table's populations over which the store holds all its scores; the number of
     architectures is in `n`. nDCG at a fixed cut-off means another thing on a sample than on the population of
-    the paper, which comes first, so it is given for that one only.
+    the paper, which comes first, so it is given for that one only. Architectures for which the benchmark stores no
+    figure are left out, and so are metrics that mean nothing for the figure (`Target.admits`).
     """
     benchmark = load_benchmark(table.benchmark)
     reader = Reader(store, benchmark)
     published = read_published()
     cells: list[Cell] = []
     for dataset in table.datasets:
-        accuracies = benchmark.accuracies(dataset, table.target).to_numpy()
+        target = benchmark.target(dataset, table.target)
+        accuracies = benchmark.accuracies(dataset, target.name).to_numpy()
         chosen: dict[int, Scores] = {}
         missing: dict[int, tuple[tuple[str, ScoreKey], ...]] = {}
         results: dict[int, Correlation] = {}
         for population in table.populations:
             indices = benchmark.population(population)
-            metrics = [m for m in table.metrics if population == table.populations[0] or not m.startswith("ndcg")]
+            indices = indices[~np.isnan(accuracies[indices])]
+            metrics = [
+                m
+                for m in table.metrics
+                if target.admits(m) and (population == table.populations[0] or not m.startswith("ndcg"))
+            ]
             together: dict[bytes, dict[int, Scores]] = {}
             for place, row in enumerate(table.rows):
                 if place in chosen:
@@ -122,8 +131,8 @@ def table_cells(table: Any, store: ScoreStore) -> list[Cell]:
             for group in together.values():
                 members = next(iter(group.values())).members
                 columns = {str(place): scores.values[members] for place, scores in group.items()}
-                target = accuracies[indices[members]]
-                found = correlate_many(columns, target, metrics, resamples=table.resamples)
+                stored = accuracies[indices[members]]
+                found = correlate_many(columns, stored, metrics, resamples=table.resamples)
                 results.update({int(place): result for place, result in found.items()})
         for place, row in enumerate(table.rows):
             result = results.get(place)
@@ -138,10 +147,10 @@ def table_cells(table: Any, store: ScoreStore) -> list[Cell]:
                         notes.append(f"{result.n_failed} without a score, ranked last")
                 else:
                     ours, low, high = None, math.nan, math.nan
-                    notes.insert(
-                        0,
-                        "not computed" if result is None else f"not computed: needs all of {table.populations[0]}",
-                    )
+                    reason = "" if result is None else f": needs all of {table.populations[0]}"
+                    if not target.admits(metric):
+                        reason = f": means nothing for {target}"
+                    notes.insert(0, f"not computed{reason}")
                 n = result.n if result is not None else 0
                 label = row.label or row.proxy
                 cells.append(

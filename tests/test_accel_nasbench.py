@@ -11,16 +11,7 @@ from harness.errors import HarnessError
 from harness.probes.base import Subject
 from harness.probes.gaussian import LinearRegions
 from harness.probes.topology import Topology
-from harness.spaces.accel_nasbench import (
-    CHANNELS,
-    HEAD,
-    STEM,
-    STRIDES,
-    AccelNasBench,
-    Block,
-    decode,
-    places,
-)
+from harness.spaces.accel_nasbench import CHANNELS, HEAD, STEM, STRIDES, AccelNasBench, Block, decode, places
 from harness.spaces.accel_nasbench_network import Layer, SqueezeExcitation
 from harness.spaces.base import Operation
 
@@ -33,12 +24,6 @@ PLAIN = "e1k3l1-e4k5l2-e6k3l3-e6k5l1-e4k3l2-e1k3l4-e6k3l1"
 @pytest.fixture(scope="module")
 def benchmark() -> Benchmark:
     return load_benchmark("accel_nasbench")
-
-
-def column(benchmark: Benchmark, name: str) -> np.ndarray:
-    import pyarrow.parquet as pq
-
-    return pq.read_table(benchmark.folder / "accuracies.parquet", columns=[name]).column(0).to_numpy()
 
 
 # Encodings ------------------------------------------------------------------------------------------------
@@ -100,7 +85,7 @@ def test_architectures_trained_twice(benchmark):
 
 def test_parameters_equal_the_stored_ones_in_all_rows(benchmark):
     counts = SPACE.topology(benchmark.architectures, 1000, 224)
-    np.testing.assert_array_equal(counts["params"], column(benchmark, "params"))
+    np.testing.assert_array_equal(counts["params"], benchmark.column("params"))
 
 
 def test_multiply_accumulates_equal_the_stored_ones_in_all_rows(benchmark):
@@ -119,7 +104,7 @@ def test_multiply_accumulates_equal_the_stored_ones_in_all_rows(benchmark):
                 inputs = outputs
         extra[row] = 4 * normed + pooled
     counts = SPACE.topology(benchmark.architectures, 1000, 224)
-    np.testing.assert_array_equal(counts["flops"] + extra, column(benchmark, "macs"))
+    np.testing.assert_array_equal(counts["flops"] + extra, benchmark.column("macs"))
 
 
 def test_published_parameters_of_efficientnet_b0():
@@ -138,7 +123,7 @@ def test_counts_equal_those_of_the_networks(benchmark, classes, resolution):
 
 
 def test_the_network_has_the_stored_parameters(benchmark):
-    stored = column(benchmark, "params")
+    stored = benchmark.column("params")
     for place in (0, 1999, 3333, 5137):
         network = SPACE.build(benchmark.architectures[place], 1000)
         assert sum(p.numel() for p in network.parameters()) == stored[place]

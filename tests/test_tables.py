@@ -394,7 +394,7 @@ def test_a_table_names_what_exists(name):
             for dataset in table.datasets
             for metric in table.metrics
         ]
-        assert any(figure in printed for figure in figures), row.proxy
+        assert not table.paper or any(figure in printed for figure in figures), row.proxy
 
 
 def resolve(spec: str) -> None:
