@@ -237,7 +237,10 @@ class Benchmark:
     def _place(self) -> Callable[[str], int]:
         """Finds an encoding. A sequence that makes its strings on demand is asked, so as not to make them all."""
         if isinstance(self.architectures, list):
-            return {architecture: i for i, architecture in enumerate(self.architectures)}.__getitem__
+            first: dict[str, int] = {}
+            for i, architecture in enumerate(self.architectures):
+                first.setdefault(architecture, i)  # a benchmark may hold an architecture that was trained twice
+            return first.__getitem__
         return self.architectures.index
 
     @cached_property

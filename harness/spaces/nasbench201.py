@@ -114,8 +114,10 @@ def has_no_dead_operation(codes: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=40_000)  # two keys for each cell
-def _key(codes: tuple[int, ...], keep_dead: bool) -> str:
+def cell_key(codes: tuple[int, ...], keep_dead: bool, strided: bool = False) -> str:
     """Canonical text of the cell as a DAG of its parametric operations and poolings.
+
+    With `strided` it is a cell of stride 2, in which a skip of the cell's input has weights.
 
     Skips dissolve into the sums that they feed, `none` contributes nothing, and two poolings of the same sum
     are one term; two convolutions of the same sum stay two, having weights of their own. A convolution whose
@@ -130,7 +132,7 @@ def _key(codes: tuple[int, ...], keep_dead: bool) -> str:
         feed = tuple(sorted(terms[source]))
         if code == NONE or (code == POOL and not feed):
             continue
-        if code == SKIP:
+        if code == SKIP and not (strided and source == 0):
             terms[target].extend(terms[source])
             continue
         if code == POOL and feed in known_pools:
@@ -233,10 +235,10 @@ class NasBench201(Space):
         return text.strip()
 
     def canonical(self, architecture: str) -> str:
-        return _key(decode(architecture), keep_dead=False)
+        return cell_key(decode(architecture), keep_dead=False)
 
     def network_key(self, architecture: str) -> str:
-        return _key(decode(architecture), keep_dead=True)
+        return cell_key(decode(architecture), keep_dead=True)
 
     def in_population(self, population: str, architectures: Sequence[str]) -> np.ndarray:
         if population == "no_dead_ops":
