@@ -26,7 +26,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -64,6 +64,9 @@ _BLOCK = 64
 # whose row stride would map a column to a few cache sets. The byte limit takes over for large n.
 _CHUNK_COLUMNS = 56
 _CHUNK_BYTES = 64 * 2**20
+
+# Counts of resamples are kept for the next call up to this many of one n, 10 MB.
+_KEPT_COUNTS = 5_000_000
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -853,13 +856,23 @@ def bootstrap_weights(n: int, resamples: int, seed: int, chunk: int | None = Non
 
 
 def _draw(n: int, resamples: int, seed: int, chunk: int) -> Iterator[np.ndarray]:
+    kept = _counts if n * resamples <= _KEPT_COUNTS else _counts.__wrapped__
     for start in range(0, resamples, chunk):
-        weights = np.empty((n, min(chunk, resamples - start)))
-        for column in range(weights.shape[1]):
-            # RandomState: its streams never change with the version of numpy, so that tables do not either.
-            rows = np.random.RandomState([seed, start + column]).randint(n, size=n)
-            weights[:, column] = np.bincount(rows, minlength=n)
-        yield weights
+        yield kept(n, start, min(chunk, resamples - start), seed).astype(np.float64)
+
+
+@lru_cache(maxsize=128)
+def _counts(n: int, start: int, columns: int, seed: int) -> np.ndarray:
+    """(n, columns) counts of the resamples from `start` on.
+
+    Drawing them takes as long as one proxy's tau; a report draws those of a few n for dozens of tables.
+    """
+    counts = np.empty((n, columns), dtype=np.uint16 if n < 2**16 else np.uint32)
+    for column in range(columns):
+        # RandomState: its streams never change with the version of numpy, so that tables do not either.
+        rows = np.random.RandomState([seed, start + column]).randint(n, size=n)
+        counts[:, column] = np.bincount(rows, minlength=n)
+    return counts
 
 
 def _bootstrap(

@@ -16,9 +16,9 @@ from harness.errors import HarnessError
 from harness.results import PAPER_INPUTS, Reader, Scores
 from harness.store import ScoreStore
 
-#: Rows times resamples that an interval may cost, and the fewest resamples of any. At 9,445 rows it leaves 423,
-#: which places the ends of an interval to about a seventh of a standard error.
-BUDGET = 4_000_000
+#: Rows times resamples that an interval may cost, and the fewest resamples of any. At 9,445 rows it leaves 264,
+#: which places the ends of an interval to about a sixth of a standard error.
+BUDGET = 2_500_000
 FEWEST = 50
 
 

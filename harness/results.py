@@ -11,10 +11,13 @@ import numpy as np
 from harness.aggregates import Aggregate, find_aggregate
 from harness.benchmark import Benchmark
 from harness.errors import HarnessError
-from harness.learned import LEARNED, Forest, Learned, training_subset
+from harness.learned import LEARNED, Forest, remembered, training_subset
 from harness.proxies import get_proxy
 from harness.proxies.base import Proxy
 from harness.store import ScoreKey, ScoreStore
+
+#: Where the store keeps what learned rankings predict; readers of Hive folders skip names with this first letter.
+LEARNED_FOLDER = "_learned"
 
 #: Which mini-batches a table's row takes a proxy's scores from when it does not name them.
 PAPER_INPUTS = "paper"
@@ -61,7 +64,7 @@ class Reader:
         An aggregate is computed over exactly this population, on whose members its value depends.
         """
         if spec in LEARNED:
-            return self._learned(LEARNED[spec], dataset, population, inputs, seed)
+            return self._learned(spec, dataset, population, inputs, seed)
         aggregate = find_aggregate(spec)
         if aggregate is None:
             return self._proxy(get_proxy(spec), dataset, population, inputs, seed)
@@ -86,7 +89,8 @@ class Reader:
             values = aggregate.combine(np.stack([member.values for member in members]))
         return Scores(values, missing, sum(member.seconds for member in members), np.ones(len(values), bool))
 
-    def _learned(self, model: Learned, dataset: str, population: np.ndarray, inputs: str, seed: int) -> Scores:
+    def _learned(self, spec: str, dataset: str, population: np.ndarray, inputs: str, seed: int) -> Scores:
+        model = LEARNED[spec]
         parts = [self.scores(name, dataset, population, inputs, seed) for name in model.members]
         missing = {key: count for part in parts for key, count in part.missing.items()}
         values = np.full(len(population), np.nan)
@@ -99,7 +103,13 @@ class Reader:
                 architectures = [self.benchmark.architectures[i] for i in population]
                 columns.append(self.benchmark.space.graph_features(architectures))
             accuracies = self.benchmark.accuracies(dataset).to_numpy()[population]
-            values = Forest().rank(np.concatenate(columns, axis=1), accuracies, train, seed)
+            features = np.concatenate(columns, axis=1)
+            name = f"{self.benchmark.name}-{dataset}-{spec}-{len(population)}-seed{seed}.parquet"
+            values = remembered(
+                self.store.root / LEARNED_FOLDER / name,
+                (features, accuracies, train, seed),
+                lambda: Forest().rank(features, accuracies, train, seed),
+            )
         return Scores(values, missing, sum(part.seconds for part in parts), ~train)
 
     def _proxy(self, proxy: Proxy, dataset: str, population: np.ndarray, inputs: str, seed: int) -> Scores:
