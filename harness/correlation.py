@@ -485,20 +485,25 @@ class _DiscordantPairs:
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
         """Return the (R,) discordant pairs of the (n, R) counts; exact below 2^53."""
-        resamples = weights.shape[1]
-        points = np.zeros((self._leaves.size, resamples))
-        np.take(weights, self._order, axis=0, out=points[: self._order.size], mode="clip")
+        n, resamples = weights.shape
+        # Running totals are at most n and are multiplied by single counts: below 2^24 single precision is exact,
+        # and moves half the bytes. Sums over rows are double.
+        kind = np.float32 if n * weights.max(initial=0.0) < 2**24 else np.float64
+        points = np.zeros((self._leaves.size, resamples), dtype=kind)
+        points[: self._order.size] = weights.astype(kind, copy=False).take(self._order, axis=0)
         leaves = points.reshape(-1, self._width, resamples)
         total = self._within_leaves(leaves)
-        block_totals = leaves.sum(axis=1)
+        block_totals = leaves.sum(axis=1, dtype=np.float64)
         # One pair of buffers for all levels: fresh memory would cost as much as the arithmetic.
-        totals = np.empty((len(points) // 2 + 1, resamples))
-        above = np.empty((len(points) // 2, resamples))
+        totals = np.empty((len(points) // 2 + 1, resamples), dtype=kind)
+        above = np.empty((len(points) // 2, resamples), dtype=kind)
         for level in self._levels:
             _running_totals(points, level.left, out=totals)
             np.take(totals, level.above, axis=0, out=above, mode="clip")
             right = points.reshape(-1, 2, level.half, resamples)[:, 1]
-            total += np.einsum("bhr,bhr->r", above.reshape(right.shape), right)
+            products = above.reshape(right.shape)
+            products *= right
+            total += above.sum(axis=0, dtype=np.float64)
             # The running totals went on from block to block: take off what came before each left block.
             pairs = block_totals.reshape(-1, 2, resamples)
             before = np.cumsum(pairs[:, 0], axis=0) - pairs[:, 0]
@@ -515,7 +520,9 @@ class _DiscordantPairs:
             ranks = self._leaves[start : start + slab]
             weights = points[start : start + slab]
             discordant = (ranks[:, None, :] > ranks[:, :, None]) & later
-            total += np.einsum("bhr,bhr->r", discordant.astype(np.float64) @ weights, weights)
+            pairs = discordant.astype(weights.dtype) @ weights
+            pairs *= weights
+            total += pairs.sum(axis=(0, 1), dtype=np.float64)
         return total
 
 

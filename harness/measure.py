@@ -107,7 +107,10 @@ class Block:
         """Correlations by the columns' digests. Columns of the same architectures share their resamples."""
         metrics = tuple(metrics)
         columns = {column.digest: column for column in columns}
-        known = {name: self._samples.setdefault((name, most), {}) for name in columns}
+        known = {
+            name: self._samples.setdefault((name, resamples_for(len(column.indices), most)), {})
+            for name, column in columns.items()
+        }
         groups: dict[tuple, dict[str, Column]] = {}
         for name, column in columns.items():
             lacking = tuple(metric for metric in metrics if metric not in known[name])
