@@ -23,6 +23,10 @@ _SAMPLE = re.compile(
 )
 
 
+#: The file of a benchmark's identities and accuracies; its card may name others beside it.
+ACCURACIES = "accuracies.parquet"
+
+
 @dataclass(frozen=True)
 class Dataset:
     """What a benchmark's networks were trained on: number of classes, image side in pixels."""
@@ -30,6 +34,45 @@ class Dataset:
     name: str
     classes: int
     resolution: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """A stored figure that proxies are to predict.
+
+    Attributes:
+        name: as `accuracies` and `target=` take it.
+        column: its column in `file`.
+        file: the Parquet file in the benchmark's folder.
+        kind: `accuracy`, `latency`, `energy`, ... .
+        unit: `%`, `ms`, `mJ`, ... .
+        higher_is_better: whether a search wants it high.
+    """
+
+    name: str
+    column: str
+    file: str = ACCURACIES
+    kind: str = "accuracy"
+    unit: str = "%"
+    higher_is_better: bool = True
+
+    @property
+    def is_percentage(self) -> bool:
+        """Whether it lies in [0, 100], as the gain 2^accuracy of nDCG supposes."""
+        return self.unit == "%"
+
+    def admits(self, metric: str) -> bool:
+        """Whether a metric means something for this figure.
+
+        Kendall's and Spearman's correlations do for all. nDCG needs percentages; nDCG, top precision and regret
+        look for the largest values, and so need a figure that is to be high.
+        """
+        if metric.startswith("ndcg_"):
+            return self.is_percentage and self.higher_is_better
+        return self.higher_is_better or not metric.startswith(("top_", "regret_"))
+
+    def __str__(self) -> str:
+        return f"{self.kind} in {self.unit}, {'higher' if self.higher_is_better else 'lower'} is better"
 
 
 class Benchmark:
@@ -58,29 +101,52 @@ class Benchmark:
         return get_space(self.card["space"]).configure(self.card.get("network", {}))
 
     @cached_property
-    def _file(self) -> Path:
-        path = self.folder / "accuracies.parquet"
-        if not path.is_file():
-            raise HarnessError(f"{path} is missing: reinstall the package or restore the file")
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if found != self.card["sha256"]:
-            raise HarnessError(
-                f"{path} is damaged: its sha256 is {found[:12]}…, the card says {self.card['sha256'][:12]}…; "
-                "restore the file"
-            )
-        return path
+    def _verified(self) -> dict[str, Path]:
+        """The files whose bytes were found to be those that the card describes."""
+        return {}
 
-    def _read(self, column: str) -> pd.Series:
+    def _path(self, file: str) -> Path:
+        if file not in self._verified:
+            path = self.folder / file
+            if not path.is_file():
+                raise HarnessError(f"{path} is missing: reinstall the package or restore the file")
+            expected = (self.card if file == ACCURACIES else self.card["tables"][file])["sha256"]
+            with open(path, "rb") as opened:
+                found = hashlib.file_digest(opened, "sha256").hexdigest()
+            if found != expected:
+                raise HarnessError(
+                    f"{path} is damaged: its sha256 is {found[:12]}…, the card says {expected[:12]}…; restore the file"
+                )
+            self._verified[file] = path
+        return self._verified[file]
+
+    def column(self, name: str, file: str = ACCURACIES) -> np.ndarray:
+        """A column (len,) as it is stored, in index order: numbers with NaN where none is stored, text, or bytes.
+
+        Raises:
+            UnknownNameError: the file has no such column. HarnessError: it is missing or damaged.
+        """
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        return pq.read_table(self._file, columns=[column]).column(0).to_pandas()
+        path = self._path(file)
+        names = pq.read_schema(path).names
+        if name not in names:
+            raise UnknownNameError(f"column of {path}", name, names)
+        # Of texts that repeat, each is made once, and those that are equal are one object.
+        table = pq.ParquetFile(path, read_dictionary=[name])
+        # One column gives threads nothing to do, and starting them takes longer than reading it.
+        column = table.read(columns=[name], use_threads=False).column(0).combine_chunks()
+        if pa.types.is_dictionary(column.type):
+            return column.dictionary.to_numpy(zero_copy_only=False)[column.indices.to_numpy()]
+        return column.to_numpy(zero_copy_only=False)
 
     @cached_property
     def architectures(self) -> Sequence[str]:
         """Encodings in index order."""
         names = self.card["encoding"]
         names = [names] if isinstance(names, str) else names
-        return self.space.encodings({name: self._read(name).to_numpy() for name in names})
+        return self.space.encodings({name: self.column(name) for name in names})
 
     def dataset(self, name: str) -> Dataset:
         """Raises UnknownNameError with the nearest dataset of this benchmark."""
@@ -88,21 +154,53 @@ class Benchmark:
             raise UnknownNameError(f"dataset of {self.name}", name, self.datasets)
         return self.datasets[name]
 
+    def targets(self, dataset: str) -> dict[str, Target]:
+        """The figures stored for a dataset, by name: accuracies, and what the card's other tables hold.
+
+        A card lists them as `name: column` under `targets`, accuracies in percent unless it gives the dataset another
+        unit under `units`, and the columns of further tables by kind under `tables`, where a column's name is the
+        target's.
+
+        Raises:
+            UnknownNameError: no such dataset.
+        """
+        self.dataset(dataset)
+        unit = self.card.get("units", {}).get(dataset, "%")
+        found = {
+            name: Target(name, column, kind="accuracy" if unit == "%" else name, unit=unit)
+            for name, column in self.card["targets"].get(dataset, {}).items()
+        }
+        for file, table in self.card.get("tables", {}).items():
+            for group in table["figures"] if table["dataset"] == dataset else ():
+                better = {"higher": True, "lower": False}[group["better"]]
+                for name in group["columns"]:
+                    found[name] = Target(name, name, file, group["kind"], group["unit"], better)
+        return found
+
+    def target(self, dataset: str, name: str | None = None) -> Target:
+        """What is stored as `name`, by default the card's `default_target`.
+
+        Raises:
+            UnknownNameError: no such dataset or target; the message has the nearest name.
+        """
+        targets = self.targets(dataset)
+        name = name or self.card["default_target"]
+        if name not in targets:
+            raise UnknownNameError(f"target of {self.name}/{dataset}", name, targets)
+        return targets[name]
+
     def accuracies(self, dataset: str, target: str | None = None) -> pd.Series:
-        """Accuracies in percent, indexed by architecture; NaN where the benchmark stores none.
+        """A stored figure in its unit, indexed by architecture; NaN where the benchmark stores none.
 
         Args:
-            target: which stored figure, e.g. `test_200ep`, `valid_200ep`, `test_12ep`; the card names the default.
+            target: which one, e.g. `test_200ep`, `valid_200ep`, `edgegpu_latency`, `pgd@Linf_eps-1.0`
+                (`harness list targets`); the card names the default, an accuracy in percent.
 
         Raises:
             UnknownNameError: no such dataset or target.
         """
-        self.dataset(dataset)
-        columns: dict[str, str] = self.card["targets"][dataset]
-        target = target or self.card["default_target"]
-        if target not in columns:
-            raise UnknownNameError(f"target of {self.name}/{dataset}", target, columns)
-        return self._read(columns[target]).rename(f"{dataset} {target}")
+        found = self.target(dataset, target)
+        return pd.Series(self.column(found.column, found.file), name=f"{dataset} {found.name}")
 
     def index(self, architecture: str) -> int:
         """Index of an encoding. Raises HarnessError where it is no member."""
@@ -161,13 +259,21 @@ class Benchmark:
 
 def list_benchmarks() -> dict[str, str]:
     """Names of the embedded benchmarks with their titles."""
-    import yaml
-
     cards = sorted(data_dir("benchmarks").glob("*/card.yaml"))
-    return {c.parent.name: yaml.safe_load(c.read_text(encoding="utf-8"))["title"] for c in cards}
+    return {card.parent.name: load_benchmark(card.parent.name).card["title"] for card in cards}
 
 
-@lru_cache(maxsize=8)
+def list_targets() -> dict[str, str]:
+    """What is stored for which dataset of which benchmark, `benchmark/dataset target`, with its kind and unit."""
+    return {
+        f"{name}/{dataset} {target}": str(figure)
+        for name in list_benchmarks()
+        for dataset in load_benchmark(name).datasets
+        for target, figure in load_benchmark(name).targets(dataset).items()
+    }
+
+
+@lru_cache(maxsize=32)
 def load_benchmark(name: str) -> Benchmark:
     """The embedded benchmark `name`. Raises UnknownNameError with the nearest name."""
     folder = data_dir("benchmarks") / name

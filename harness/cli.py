@@ -18,8 +18,9 @@ harness: training-free NAS proxies on NAS benchmarks, beside what the papers pri
   harness score inputs=cifar10 inputs.path=DATA proxies=[snip,naswot] population="sample(100, seed=0)"
   harness report table=vkdnw_table1
   harness report                        # every table, and what is missing from the store
-  harness list proxies|benchmarks|tables
+  harness list proxies|benchmarks|targets|tables
   harness verify references path=FILE.parquet
+  harness verify nasbench101            # all its cells, made from nothing, are the stored ones
   harness --version
 
 Settings are key=value (Hydra): `harness score --help` and `harness report --help` list them. Add -m to sweep,
@@ -89,12 +90,17 @@ def _list(arguments: list[str]) -> int:
 
         return list_benchmarks()
 
+    def targets() -> dict[str, str]:
+        from harness.benchmark import list_targets
+
+        return list_targets()
+
     def tables() -> dict[str, str]:
         from harness.tables import list_tables
 
         return list_tables()
 
-    kinds = {"proxies": proxies, "benchmarks": benchmarks, "tables": tables}
+    kinds = {"proxies": proxies, "benchmarks": benchmarks, "targets": targets, "tables": tables}
     if len(arguments) != 1:
         raise HarnessError(f"say what to list: harness list {'|'.join(kinds)}")
     if arguments[0] not in kinds:
@@ -191,9 +197,10 @@ def _report(config: Any) -> int:
 
 
 def _verify(arguments: list[str]) -> int:
+    from harness.enumeration import verify_nasbench101
     from harness.verify import verify_references
 
-    checks = {"references": verify_references}
+    checks = {"references": verify_references, "nasbench101": verify_nasbench101}
     if not arguments or arguments[0] in ("-h", "--help"):
         return _app("verify", verify_references, ["--help"])
     if arguments[0] not in checks:

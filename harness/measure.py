@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.benchmark import Benchmark, load_benchmark
+from harness.benchmark import Benchmark, Target, load_benchmark
 from harness.correlation import Sample, sample_many
 from harness.errors import HarnessError
 from harness.results import PAPER_INPUTS, Reader, Scores
@@ -67,10 +67,14 @@ class Block:
     _scores: dict[tuple, Scores] = field(default_factory=dict)
     _samples: dict[tuple, dict[str, Sample]] = field(default_factory=dict)
 
+    @cached_property
+    def figure(self) -> Target:
+        """What the accuracies are: kind, unit, direction."""
+        return self.benchmark.target(self.dataset, self.target)
+
     def admits(self, metric: str) -> bool:
-        """Whether a metric means something for the target: nDCG does for percentages alone."""
-        find = getattr(self.benchmark, "target", None)
-        return self.target is None or find is None or find(self.dataset, self.target).admits(metric)
+        """Whether a metric means something for the figure: nDCG does for percentages alone."""
+        return self.figure.admits(metric)
 
     def inputs(self, spec: str, inputs: str = PAPER_INPUTS) -> str:
         """The mini-batches that the scores of a proxy or aggregate were computed on; `none` where it reads none."""

@@ -226,7 +226,7 @@ def _block_cells(
             elif not of_seeds:
                 cell = not_computed(cell, missing=choice.other_seeds)
             elif not block.admits(metric):
-                cell = not_computed(cell, f"means nothing for {table.target}")
+                cell = not_computed(cell, f"means nothing for {block.figure}")
             elif metric not in of_seeds[0].values:
                 needed = (row.populations or table.populations)[0]
                 cell = not_computed(cell, f"needs all of {needed}", choice.first_population)

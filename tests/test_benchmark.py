@@ -17,7 +17,7 @@ from harness.errors import HarnessError, UnknownNameError
 from harness.paths import data_dir
 
 NAMES = sorted(card.parent.name for card in data_dir("benchmarks").glob("*/card.yaml"))
-POPULATION_SIZES = {"nasbench201": {"all": 15_625, "unique": 5_875, "no_dead_ops": 9_445}}
+POPULATION_SIZES = {"nasbench201": {"all": 15_625, "unique": 5_875, "no_dead_ops": 9_445, "unique_strings": 6_466}}
 
 
 @pytest.fixture(scope="module")

@@ -134,6 +134,18 @@ def test_compact_form():
     assert benchmark.index(encode(genotype)) == benchmark.index(COMPACT)
 
 
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_stored_texts_are_read_as_any_other(name):
+    benchmark = load_benchmark(name)
+    column = benchmark.column(benchmark.card["encoding"])
+    assert SPACE.encodings({"genotype": column}) == [SPACE.parse(text) for text in column]
+    texts = [PDARTS, f" {DARTS_V2}", COMPACT.replace(" ", ""), column[0]]
+    assert SPACE.encodings({"genotype": np.array(texts, dtype=object)}) == [SPACE.parse(text) for text in texts]
+    for wrong in (DARTS_V2.replace("('skip_connect', 2)", "('skip_connect', 6)"), COMPACT.replace("(0, 4)", "(2, 4)")):
+        with pytest.raises(HarnessError, match="is not a genotype"):
+            SPACE.encodings({"genotype": np.array([wrong], dtype=object)})
+
+
 def test_swap_genotypes_have_equal_cells_and_nones():
     genotypes = [decode(a) for a in load_benchmark("darts_swap1000").architectures]
     assert all(genotype.normal == genotype.reduce for genotype in genotypes)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -210,6 +211,30 @@ class _Position(NamedTuple):
     side_out: int
 
 
+def _forms() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Match DARTS's text as `encode` writes it, with DARTS's operations, and NASLib's compact form; no other text."""
+    nodes = range(INPUTS, INPUTS + NODES)
+    names, concat = "|".join(("none", *COMPACT)), re.escape(str(list(nodes)))
+    named = ", ".join(rf"\('(?:{names})', [0-{node - 1}]\)" for node in nodes for _ in range(2))
+    numbers = ", ".join(rf"\([0-{node - 1}], [0-{len(COMPACT) - 1}]\)" for node in nodes for _ in range(2))
+    own = rf"Genotype\(normal=\[{named}\], normal_concat={concat}, reduce=\[{named}\], reduce_concat={concat}\)"
+    return re.compile(own), re.compile(rf"\[\[{numbers}\], \[{numbers}\]\]")
+
+
+_OWN_FORM, _COMPACT_FORM = _forms()
+
+
+def _quickly(text: str) -> str | None:
+    """What `parse` makes of the two forms that tables hold, in a tenth of its time; None for any other text."""
+    if _OWN_FORM.fullmatch(text):
+        return text
+    if not _COMPACT_FORM.fullmatch(text):
+        return None
+    numbers = list(map(int, re.findall("[0-9]", text)))
+    pairs = [(OPERATIONS.index(COMPACT[op]), source) for source, op in zip(numbers[::2], numbers[1::2], strict=True)]
+    return encode(Genotype(tuple(pairs[: 2 * NODES]), tuple(pairs[2 * NODES :])))
+
+
 @dataclass(frozen=True)
 class Darts(Space):
     """Genotypes of DARTS, in its evaluation network without auxiliary head and drop-path.
@@ -244,7 +269,7 @@ class Darts(Space):
 
     def encodings(self, columns: Mapping[str, np.ndarray]) -> Sequence[str]:
         (column,) = columns.values()
-        return [self.parse(text) for text in column.tolist()]
+        return [_quickly(text) or self.parse(text) for text in column.tolist()]
 
     def parse(self, text: str) -> str:
         return encode(decode(text))
