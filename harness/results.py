@@ -66,6 +66,17 @@ class Reader:
             return self._proxy(get_proxy(spec), dataset, population, inputs, seed)
         return self._aggregate(aggregate, dataset, population, inputs, seed)
 
+    def keys(self, spec: str, dataset: str, inputs: str = PAPER_INPUTS, seed: int = 0) -> tuple[ScoreKey, ...]:
+        """The partitions that the scores of the proxy or aggregate `spec` are read from."""
+        aggregate = find_aggregate(spec)
+        if aggregate is None:
+            return (self._key(get_proxy(spec), dataset, inputs, seed),)
+        return tuple(key for member in aggregate.members for key in self.keys(member, dataset, inputs, seed))
+
+    def _key(self, proxy: Proxy, dataset: str, inputs: str, seed: int) -> ScoreKey:
+        source = inputs_of(proxy, inputs, dataset)
+        return ScoreKey(self.benchmark.name, dataset, source, proxy.label, seed if proxy.random else 0)
+
     def _aggregate(self, aggregate: Aggregate, dataset: str, population: np.ndarray, inputs: str, seed: int) -> Scores:
         members = [self.scores(name, dataset, population, inputs, seed) for name in aggregate.members]
         missing = {key: count for member in members for key, count in member.missing.items()}
@@ -91,13 +102,7 @@ class Reader:
         return Scores(values, missing, sum(part.seconds for part in parts), ~train)
 
     def _proxy(self, proxy: Proxy, dataset: str, population: np.ndarray, inputs: str, seed: int) -> Scores:
-        key = ScoreKey(
-            self.benchmark.name,
-            dataset,
-            inputs_of(proxy, inputs, dataset),
-            proxy.label,
-            seed if proxy.random else 0,
-        )
+        key = self._key(proxy, dataset, inputs, seed)
         values, stored, seconds = self._column(key, proxy.version)
         own = stored[population]
         source = np.where(own, population, self.benchmark.representatives[population])
