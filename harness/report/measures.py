@@ -20,13 +20,13 @@ import numpy as np
 from harness import correlation
 from harness.aggregates import AGGREGATES
 from harness.benchmark import list_benchmarks, load_benchmark
-from harness.config import TableConfig
+from harness.config import TableConfig, choices
 from harness.correlation import Estimate, correlate_many, ndcg
 from harness.errors import HarnessError
 from harness.proxies import available, get_proxy
 from harness.results import PAPER_INPUTS, Reader, Scores, inputs_of, scoring_commands
 from harness.store import ScoreKey, ScoreStore
-from harness.tables import list_tables, load_table, read_published
+from harness.tables import METRIC_NAMES, load_table, read_published
 
 #: Populations looked at, where a space has them, besides those that the tables of its benchmark name.
 POPULATIONS = ("all", "no_dead_ops", "no_dead_ops.sample(1000, seed=0)", "sample(1000, seed=0)", "sample(300, seed=0)")
@@ -67,6 +67,15 @@ class Series(NamedTuple):
     scores: np.ndarray
     accuracies: np.ndarray
     seconds: float
+
+
+def metric_title(name: str) -> str:
+    """A metric as the field writes it."""
+    if name in METRIC_NAMES:
+        return METRIC_NAMES[name]
+    kind, _, number = name.partition("_")
+    form = {"ndcg": "nDCG_{}", "top": "top-{} precision", "regret": "regret of the best of {}"}[kind]
+    return form.format(number)
 
 
 def is_sample(population: str) -> bool:
@@ -197,7 +206,7 @@ class Printed(NamedTuple):
 @cache
 def paper_tables() -> tuple[TableConfig, ...]:
     """The papers' tables as configured."""
-    return tuple(load_table(name) for name in list_tables())
+    return tuple(load_table(name) for name in choices("table"))
 
 
 @cache
@@ -323,14 +332,20 @@ def leaderboard_rows(board: Board, metrics: Sequence[str], estimates: Estimates)
     return rows
 
 
-def _printed_of(board: Board, entry: Entry, population: str, metric: str) -> Printed | None:
-    """The first table's figure for an entry over the architectures that a population is, or is a sample of."""
+def printed_for(board: Board, entry: Entry, metric: str) -> list[Printed]:
+    """What papers print for an entry, in the order of the tables' names."""
     kinds = [entry.inputs, PAPER_INPUTS] if entry.on_paper_inputs(board.dataset) else [entry.inputs]
-    for kind in kinds:
-        for one in printed().get((board.benchmark.name, board.dataset, entry.proxy, kind, metric), ()):
-            if whole(population) in map(whole, one.populations):
-                return one
-    return None
+    place = (board.benchmark.name, board.dataset, entry.proxy)
+    return [one for kind in dict.fromkeys(kinds) for one in printed().get((*place, kind, metric), ())]
+
+
+def _printed_of(board: Board, entry: Entry, population: str, metric: str) -> Printed | None:
+    """The first table's figure for an entry over the architectures that a population is, or is a sample of.
+
+    A table's first population is the paper's; those after it stand in where scores are missing.
+    """
+    found = [one for one in printed_for(board, entry, metric) if whole(population) == whole(one.populations[0])]
+    return found[0] if found else None
 
 
 def cutoffs(n: int) -> list[int]:

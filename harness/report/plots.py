@@ -31,12 +31,12 @@ from harness.report.measures import (
     Series,
     band_estimates,
     chance_curve,
+    metric_title,
     ndcg_curve,
     seed_estimates,
 )
 from harness.results import PAPER_INPUTS, Reader
 from harness.store import ScoreStore
-from harness.tables import METRIC_NAMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,15 +92,6 @@ def _title(figure: Figure, *lines: str) -> None:
 
 def _interval(one: Estimate, digits: int = 3) -> str:
     return f"{one.value:.{digits}f} [{one.low:.{digits}f}, {one.high:.{digits}f}]"
-
-
-def metric_title(name: str) -> str:
-    """A metric as the field writes it."""
-    if name in METRIC_NAMES:
-        return METRIC_NAMES[name]
-    kind, _, number = name.partition("_")
-    form = {"ndcg": "nDCG_{}", "top": "top-{} precision", "regret": "regret of the best of {}"}[kind]
-    return form.format(number)
 
 
 def metric_range(chosen: Metric) -> str:
