@@ -205,7 +205,7 @@ def _report(arguments: list[str]) -> int:
         return build_page(config)
 
     parts = {"plots": plots, "page": page}
-    if not arguments or arguments[0].startswith("-") or "=" in arguments[0]:
+    if not arguments or arguments[0][0] in "-~" or "=" in arguments[0]:
         return _app("report", tables, arguments)
     if arguments[0] not in parts:
         raise UnknownNameError("part of the report", arguments[0], parts)

@@ -27,11 +27,11 @@
   // Numbers ----------------------------------------------------------------------------------------------------
 
   const whole = (n) => n.toLocaleString("en-US");
-  const fixed = (value) => (value === null ? "undefined" : value.toFixed(3).replace("-", "−"));
+  const fixed = (value) => (value === null ? "undefined" : value.toFixed(3).replace(/^-0\.000$/, "0.000").replace("-", "−"));
   const bracket = ([, low, high]) => (low === null ? "" : `[${fixed(low)}, ${fixed(high)}]`);
   /** A name that may wrap where its words end. */
   const breakable = (name) => name.split(/(?<=[_:=])/).flatMap((word, i) => (i ? [html("wbr"), word] : [word]));
-  const signed = (value) => (value > 0 ? "+" : "") + fixed(value);
+  const signed = (value) => (value >= 0.0005 ? "+" : "") + fixed(value);
 
   function short(value) {
     if (value === 0) return "0";
@@ -234,7 +234,7 @@
     }
     function writeAddress() {
       const changed = Object.entries(state).filter(([name, value]) => value !== defaults[name]);
-      const text = changed.length ? `#${new URLSearchParams(changed)}` : "#leaderboard";
+      const text = `#${new URLSearchParams(changed)}`;
       try {
         history.replaceState(null, "", text);
       } catch {
@@ -340,7 +340,6 @@
       section.querySelector("[data-count]").textContent = `${shown.length} rows on ${where.join("; ")}. Sorted by ${by.title}, ${ascending ? "lowest" : "highest"} first.`.replace(/^1 rows/, "1 row");
       missing(views);
       costs(views, shown);
-      writeAddress();
     }
     function header(column, sorted, ascending) {
       const attributes = { scope: "col", class: column.text ? "text" : null };
@@ -350,6 +349,7 @@
         state.order = sorted ? (ascending ? "down" : "up") : "";
         state.sort = column.id;
         draw();
+        writeAddress();
       };
       return html("th", attributes, html("button", { type: "button", "data-column": column.id, click }, column.title));
     }
@@ -403,6 +403,7 @@
       state[name] = name === "variants" ? (checked ? "1" : "") : value;
       if (name === "metric") Object.assign(state, { sort: value || metrics[0].name, order: "" });
       draw();
+      writeAddress();
     });
     window.addEventListener("hashchange", () => {
       readAddress();
