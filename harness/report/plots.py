@@ -231,8 +231,6 @@ def cost(where: str, points: Mapping[str, tuple[float, Estimate]], chosen: Metri
 
 def _label(figure: Figure, axes: Axes, spans: Mapping[str, tuple[float, Estimate]], bold: set[str]) -> None:
     """Write each name beside its point, at the nearest of a few places where it covers no other name, point or bar."""
-    from matplotlib.patheffects import withStroke
-
     figure.canvas.draw()
     figure.set_layout_engine("none")  # the places below are those of this layout
     scale = figure.dpi / 72
@@ -247,7 +245,8 @@ def _label(figure: Figure, axes: Axes, spans: Mapping[str, tuple[float, Estimate
         x, one = spans[name]
         text = axes.annotate(
             name, (x, one.value), xytext=(0, 0), textcoords="offset points", fontsize=7,
-            fontweight="bold" if name in bold else "normal", path_effects=[withStroke(linewidth=2, foreground="white")],
+            fontweight="bold" if name in bold else "normal",
+            bbox={"facecolor": "white", "alpha": 0.8, "pad": 0.5, "lw": 0},
         )  # fmt: skip
         size = text.get_window_extent()
         w, h = size.width / scale, size.height / scale
