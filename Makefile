@@ -7,7 +7,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 HARNESS = $(VENV)/bin/harness
 READY   = $(VENV)/.ready
 
-.PHONY: help setup reproduce-tables test lint bench verify clean
+.PHONY: help setup reproduce-tables page test lint bench verify clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -25,6 +25,10 @@ $(READY): pyproject.toml
 
 reproduce-tables: $(READY)  ## build every table from the stored scores into results/tables
 	$(HARNESS) report
+
+page: $(READY)  ## draw plots and write the page to open in a browser into results/
+	$(HARNESS) report plots
+	$(HARNESS) report page
 
 test: $(READY)  ## run the tests
 	$(VENV)/bin/python -m pytest -n 2

@@ -18,6 +18,8 @@ harness: training-free NAS proxies on NAS benchmarks, beside what the papers pri
   harness score inputs=cifar10 inputs.path=DATA proxies=[snip,naswot] population="sample(100, seed=0)"
   harness report table=vkdnw_table1
   harness report                        # every table, and what is missing from the store
+  harness report plots dataset=cifar10  # figures of how well the stored scores rank (results/plots)
+  harness report page                   # leaderboard, proxies and benchmarks as one folder to open (results/site)
   harness list proxies|benchmarks|targets|tables
   harness verify references path=FILE.parquet
   harness import nats_sss NATS-sss-v1_0-50262-simple      # an official archive; --check compares only
@@ -70,7 +72,7 @@ def _dispatch(arguments: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {
         "list": _list,
         "score": lambda rest: _app("score", _score, rest),
-        "report": lambda rest: _app("report", _report, rest),
+        "report": _report,
         "verify": _verify,
         "import": _import,
     }
@@ -192,10 +194,30 @@ def _score(config: Any) -> int:
     return 1 if summary.errors else 0
 
 
-def _report(config: Any) -> int:
-    from harness.tables import build_tables
+def _report(arguments: list[str]) -> int:
+    """`harness report` builds tables; `harness report plots` and `harness report page` draw what is stored."""
 
-    return build_tables(config)
+    def tables(config: Any) -> int:
+        from harness.tables import build_tables
+
+        return build_tables(config)
+
+    def plots(config: Any) -> int:
+        from harness.report.plots import build_plots
+
+        return build_plots(config)
+
+    def page(config: Any) -> int:
+        from harness.report.page import build_page
+
+        return build_page(config)
+
+    parts = {"plots": plots, "page": page}
+    if not arguments or arguments[0][0] in "-~" or "=" in arguments[0]:
+        return _app("report", tables, arguments)
+    if arguments[0] not in parts:
+        raise UnknownNameError("part of the report", arguments[0], parts)
+    return _app(f"report_{arguments[0]}", parts[arguments[0]], arguments[1:])
 
 
 def _verify(arguments: list[str]) -> int:

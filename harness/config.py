@@ -103,7 +103,43 @@ class VerifyConfig:
     store: str = "results/scores"
 
 
-SCHEMAS = {"score": ScoreConfig, "report": ReportConfig, "verify": VerifyConfig}
+@dataclass
+class PlotsConfig:
+    """`harness report plots`. The comments in conf/report_plots.yaml say what each setting does."""
+
+    benchmark: str = "nasbench201"
+    dataset: str | None = None
+    proxies: list[str] = field(default_factory=list)
+    population: str | None = None
+    plots: list[str] = field(default_factory=lambda: ["scatter", "matrix", "ndcg", "cost", "seeds", "bands"])
+    metric: str = "kendall"
+    top: int = 100
+    resamples: int = 1000
+    cache: str | None = "results/.cache"
+    formats: list[str] = field(default_factory=lambda: ["svg", "png"])
+    store: str = "results/scores"
+    output: str = "results/plots"
+
+
+@dataclass
+class PageConfig:
+    """`harness report page`. The comments in conf/report_page.yaml say what each setting does."""
+
+    metrics: list[str] = field(default_factory=lambda: ["kendall", "spearman", "ndcg_1000", "top_1%", "regret_10"])
+    points: int = 1000
+    resamples: int = 1000
+    cache: str | None = "results/.cache"
+    store: str = "results/scores"
+    output: str = "results/site"
+
+
+SCHEMAS = {
+    "score": ScoreConfig,
+    "report": ReportConfig,
+    "report_plots": PlotsConfig,
+    "report_page": PageConfig,
+    "verify": VerifyConfig,
+}
 
 
 def register() -> None:
@@ -143,11 +179,12 @@ def check_overrides(command: str, overrides: list[str], sweep: bool = False) -> 
     from hydra.errors import HydraException
 
     single = []
+    shown = command.replace("_", " ")
     keys = _keys(SCHEMAS[command])
     groups = [name for name in ("inputs", "table") if any(key.startswith(f"{name}.") for key in keys)]
     for text in overrides:
         if "=" not in text and not text.startswith("~"):
-            raise HarnessError(f"{text!r} is no setting: write key=value (`harness {command} --help`)")
+            raise HarnessError(f"{text!r} is no setting: write key=value (`harness {shown} --help`)")
         try:
             override = OverridesParser.create().parse_override(text)
         except HydraException as error:
@@ -157,7 +194,7 @@ def check_overrides(command: str, overrides: list[str], sweep: bool = False) -> 
             ) from error
         key = override.key_or_group
         if key.split(".")[0] != "hydra" and "/" not in key and key not in keys:
-            raise UnknownNameError(f"setting of `harness {command}`", key, keys)
+            raise UnknownNameError(f"setting of `harness {shown}`", key, keys)
         value = override.value()
         if override.is_sweep_override():
             if not sweep:

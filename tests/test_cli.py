@@ -72,10 +72,12 @@ def test_version(capsys):
     [
         ("score", ["proxies", "population", "limit", "shard", "store", "inputs.path", "workers", "seed"]),
         ("report", ["table", "store", "output", "strict"]),
+        ("report plots", ["benchmark", "dataset", "proxies", "population", "plots", "metric", "top", "output"]),
+        ("report page", ["metrics", "points", "store", "output", "cache"]),
     ],
 )
 def test_help_of_a_command_lists_its_settings(capsys, command, settings, flag):
-    assert main([command, flag]) == 0
+    assert main([*command.split(), flag]) == 0
     out, err = capsys.readouterr()
     assert all(setting in out for setting in settings)
     assert "hydra:" not in out
@@ -166,6 +168,19 @@ MISTAKES = [
     (["score", "proxies=[flops]", "seed=0,1"], ["seed", "-m"]),
     (["report", "tabel=vkdnw_table1"], ["unknown setting", "did you mean 'table'?"]),
     (["report", "table=vkdnw_table"], ["unknown table", "did you mean 'vkdnw_table1'?"]),
+    (["report", "plot"], ["unknown part of the report", "did you mean 'plots'?"]),
+    (["report", "plots", "dataset"], ["'dataset' is no setting", "`harness report plots --help`"]),
+    (["report", "plots", "datset=cifar10"], ["unknown setting of `harness report plots`", "did you mean 'dataset'?"]),
+    (["report", "plots", "dataset=cifar1"], ["unknown dataset", "did you mean 'cifar10'?"]),
+    (["report", "plots", "proxies=[sinflow]"], ["unknown proxy", "did you mean 'synflow'?"]),
+    (["report", "plots", "plots=[scater]"], ["unknown plot", "did you mean 'scatter'?"]),
+    (["report", "plots", "formats=[pdf]"], ["unknown format 'pdf'", "png, svg"]),
+    (["report", "plots", "metric=kendal"], ["unknown metric", "did you mean 'kendall'?"]),
+    (["report", "plots", "top=0"], ["top=0", "1 or more"]),
+    (["report", "plots", "population=al"], ["unknown population", "did you mean 'all'?"]),
+    (["report", "plots", "proxies=[flops]"], ["no proxy has scores", '"proxies=[flops]"']),
+    (["report", "page", "metrics=[kendal]"], ["unknown metric", "did you mean 'kendall'?"]),
+    (["report", "page", "points=0"], ["points", "1 or more"]),
 ]
 
 
