@@ -349,6 +349,7 @@ def _by_ray(runs: Sequence[Run], executor: Any) -> dict[int, Ended]:
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     try:
         ray.init(address=executor.address, include_dashboard=None if executor.address else False, logging_level="error")
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -449,11 +450,13 @@ def _end_with_parent() -> None:
 
 def _with_resources(arguments: list[str], number: int, cores: int) -> list[str]:
     """Add the GPU of a run's number on a machine with several, or on a CPU its number of worker processes."""
-    import torch
-
     settings = dict(text.partition("=")[::2] for text in arguments)
     device = settings.get("device", "auto")
-    gpus = torch.cuda.device_count() if device == "auto" else 0
+    gpus = 0
+    if device == "auto":
+        import torch
+
+        gpus = torch.cuda.device_count()
     if gpus > 1:
         return [*arguments, f"device=cuda:{number % gpus}"]
     on_cpu = device == "cpu" or (device == "auto" and not gpus)

@@ -20,7 +20,7 @@ import harness
 from harness import cli, tables
 from harness.aggregates import find_aggregate
 from harness.benchmark import load_benchmark
-from harness.config import choices, compose_config
+from harness.config import choices, compose_config, quoted
 from harness.errors import HarnessError, UnknownNameError
 from harness.learned import LEARNED
 from harness.proxies import get_proxy
