@@ -93,7 +93,9 @@ def work_off(config: Any) -> int:
     for entry in entries:
         arguments = [_DATA.sub(lambda _: str(config.data or "DATA"), argument) for argument in entry.arguments]
         try:
-            todo.append((entry, arguments, runs_of([quoted(text) for text in arguments])))
+            runs = runs_of([quoted(text) for text in arguments])
+            plans(runs)  # names what is wrong with a later row before an earlier one has run for hours
+            todo.append((entry, arguments, runs))
         except HarnessError as error:
             raise HarnessError(f"{config.queue}, line {entry.line}: {error}") from error
     for entry, arguments, runs in todo:

@@ -23,6 +23,7 @@ ROOT = Path(harness.__file__).resolve().parents[1]
 FIRST = "harness score benchmark=macro proxies=[flops] limit=3 store=scores device=cpu"
 SECOND = "harness score benchmark=macro proxies=[params] limit=4 store=scores device=cpu"
 IMAGES = "harness score benchmark=macro proxies=[snip] inputs=cifar10 inputs.path=DATA limit=1 store=scores"
+SNIP = "snip:batch_size=4"
 
 
 def queue(folder: Path, *commands: str) -> Path:
@@ -150,10 +151,10 @@ def test_a_mistake_in_a_row_is_found_before_anything_is_run(work):
     assert stored() == {}
 
 
-@pytest.mark.parametrize("settings", [["minutes=60"], ["minutes=0.2"]], ids=["signal", "time limit"])
+@pytest.mark.parametrize("settings", [["minutes=60"], ["minutes=0.05"]], ids=["signal", "time limit"])
 def test_a_stopped_row_keeps_what_it_has_finished(tmp_path, settings):
     """By SIGTERM and by the time limit: the row's finished scores are stored, and no later row is begun."""
-    long = "harness score proxies=[snip:batch_size=16] store=scores device=cpu workers=1 chunk=1 flush_seconds=0.1"
+    long = f"harness score dataset=ImageNet16-120 proxies=[{SNIP}] store=scores device=cpu workers=1 flush_seconds=0.1"
     path = queue(tmp_path, long, FIRST)
     process = subprocess.Popen(
         [sys.executable, "-m", "harness.cli", "queue", f"queue={path}", *settings],
@@ -164,7 +165,7 @@ def test_a_stopped_row_keeps_what_it_has_finished(tmp_path, settings):
         text=True,
     )
     if settings == ["minutes=60"]:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 240
         while not list(tmp_path.glob("scores/**/part-*.parquet")) and time.monotonic() < until:
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
@@ -172,7 +173,7 @@ def test_a_stopped_row_keeps_what_it_has_finished(tmp_path, settings):
     if settings == ["minutes=60"]:
         assert process.returncode == 130
         assert "finished scores are stored" in err.splitlines()[-1]
-        assert stored(tmp_path / "scores")["snip:batch_size=16"] > 0
+        assert stored(tmp_path / "scores")[SNIP] > 0
     else:
         assert process.returncode == 0
         assert out.splitlines()[-1].startswith("1: ")
