@@ -25,7 +25,7 @@ def resident() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def _resident_after_each(cells: int, proxies: tuple[str, ...], benchmark: str, dataset: str, device: str) -> list[float]:
+def _resident_after_each(cells: int, proxies: Sequence[str], benchmark: str, dataset: str, device: str) -> list[float]:
     import torch
 
     from harness.proxies import get_proxy
