@@ -333,6 +333,8 @@ def _by_hydra(
         sys.argv = argv
         if full is None:
             del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full
     ended = {}
     for number, run in enumerate(started):
         note = notes / f"{number}.json"

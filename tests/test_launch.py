@@ -19,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from test_third_party import install
 
 import harness
 from harness.benchmark import load_benchmark
@@ -26,7 +27,7 @@ from harness.cli import main
 from harness.config import compose_config
 from harness.errors import HarnessError
 from harness.launch import Ended, _cores, _with_resources, run_apart, runs_of, spell_out
-from harness.proxies import ENTRY_POINTS, available
+from harness.proxies import available
 from harness.store import ScoreStore
 
 ROOT = Path(harness.__file__).resolve().parents[1]
@@ -111,14 +112,8 @@ CELLS = 24
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
     """Another package with the proxies of `MODULE`, as an installer leaves it."""
-    folder = tmp_path_factory.mktemp("site")
-    (folder / "trappackage.py").write_text(MODULE, encoding="utf-8")
-    info = folder / "trappackage-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: trappackage\nVersion: 1.0\n", encoding="utf-8")
-    entries = f"[{ENTRY_POINTS}]\ntrapped = trappackage:Trapped\ntrapped_network = trappackage:TrappedNetwork\n"
-    (info / "entry_points.txt").write_text(entries, encoding="utf-8")
-    return folder
+    entries = {"trapped": "trappackage:Trapped", "trapped_network": "trappackage:TrappedNetwork"}
+    return install(tmp_path_factory.mktemp("site"), entries, "trappackage", MODULE)
 
 
 def surroundings(site: Path, traps: dict[int, str] | None = None) -> dict[str, str]:
