@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
 import threading
@@ -24,10 +23,11 @@ harness: training-free NAS proxies on NAS benchmarks, beside what the papers pri
   harness verify references path=FILE.parquet
   harness import nats_sss NATS-sss-v1_0-50262-simple      # an official archive; --check compares only
   harness verify nasbench101            # all its cells, made from nothing, are the stored ones
+  harness queue minutes=60 data=DATA    # scoring runs still missing, from the top of results/QUEUE.md
   harness --version
 
 Settings are key=value (Hydra): `harness score --help` and `harness report --help` list them. Add -m to sweep,
-as in: harness score -m proxies=[vkdnw] seed=0,1,2
+as in: harness score -m proxies=[vkdnw] seed=0,1,2, or shards=8 hydra/launcher=submitit_slurm for a cluster
 """
 
 #: Hydra's own flags, for which the run is handed to Hydra as a whole.
@@ -37,9 +37,10 @@ _HYDRA_FLAGS = {"-m", "--multirun", "--cfg", "-c", "--info", "-i", "--resolve", 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if threading.current_thread() is threading.main_thread():
+    main_thread = threading.current_thread() is threading.main_thread()
+    if main_thread:
         # Schedulers end a job by SIGTERM: finished scores are written then, as after Ctrl-C.
-        signal.signal(signal.SIGTERM, _stop)
+        before = signal.signal(signal.SIGTERM, _stop)
     try:
         return _dispatch(arguments)
     except HarnessError as error:
@@ -54,9 +55,13 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `harness list proxies | head`
         sys.stderr.close()
         return 0
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _stop(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one is not to cut short the writing
     raise KeyboardInterrupt
 
 
@@ -71,10 +76,11 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     commands: dict[str, Callable[[list[str]], int]] = {
         "list": _list,
-        "score": lambda rest: _app("score", _score, rest),
+        "score": _score_or_sweep,
         "report": _report,
         "verify": _verify,
         "import": _import,
+        "queue": lambda rest: _app("queue", _queue, rest),
     }
     if arguments[0] not in commands:
         raise UnknownNameError("command", arguments[0], commands)
@@ -118,13 +124,13 @@ def _list(arguments: list[str]) -> int:
 
 def _app(command: str, task: Callable[[Any], int], arguments: list[str]) -> int:
     """Run `task` on the composed configuration, directly or, for sweeps and Hydra's own flags, by Hydra."""
-    from harness.config import check_overrides, compose_config, config_path, register
+    from harness.config import check_overrides, compose_config, config_path, quoted, register
     from harness.paths import data_dir
 
     if {"-h", "--help"} & set(arguments):
         print(config_path(command).read_text(encoding="utf-8").split("\nhydra:")[0].rstrip())
         return 0
-    arguments = [_quoted(argument) for argument in arguments]
+    arguments = [quoted(argument) for argument in arguments]
     if not _HYDRA_FLAGS & set(arguments):
         return task(compose_config(command, arguments))
 
@@ -151,42 +157,30 @@ def _app(command: str, task: Callable[[Any], int], arguments: list[str]) -> int:
     return max(codes, default=0)
 
 
-def _quoted(argument: str) -> str:
-    """Quote, for Hydra's grammar, the brackets of populations and the `key=value` settings of proxies."""
-    key, equals, value = argument.partition("=")
-    if "'" in value or '"' in value:
-        return argument
-    if key == "population" and "(" in value:
-        return f"{key}='{value}'"
-    if key == "proxies":
-        return key + equals + re.sub(r"[^\[\],\s]+=[^\[\],\s]*", lambda match: f"'{match[0]}'", value)
-    return argument
+def _score_or_sweep(arguments: list[str]) -> int:
+    from harness.config import quoted
+    from harness.launch import MULTIRUN, is_sweep, sweep
+
+    if not is_sweep(arguments) or {"-h", "--help"} & set(arguments) or (_HYDRA_FLAGS - MULTIRUN) & set(arguments):
+        return _app("score", _score, arguments)
+    return sweep([quoted(argument) for argument in arguments])
+
+
+def _queue(config: Any) -> int:
+    from harness.queue import work_off
+
+    return work_off(config)
 
 
 def _score(config: Any) -> int:
-    from harness.benchmark import load_benchmark
-    from harness.scoring import Job, run
+    from harness.config import job_of
+    from harness.scoring import run
 
-    dataset = config.dataset or next(iter(load_benchmark(config.benchmark).datasets))
-    job = Job(
-        benchmark=config.benchmark,
-        dataset=dataset,
-        proxies=tuple(config.proxies),
-        inputs=config.inputs.name,
-        inputs_path=config.inputs.path,
-        seed=config.seed,
-        population=config.population,
-        limit=config.limit,
-        shard=str(config.shard),
-        device=config.device,
-        workers=config.workers,
-        chunk=config.chunk,
-        flush_seconds=config.flush_seconds,
-        store=config.store,
-    )
+    job = job_of(config)
     summary = run(job)
+    shard = "" if job.shard == "0/1" else f" shard {job.shard}"
     print(
-        f"{job.benchmark}/{job.dataset} seed {job.seed}: {summary.stored_now:,} scores computed, "
+        f"{job.benchmark}/{job.dataset} seed {job.seed}{shard}: {summary.stored_now:,} scores computed, "
         f"{summary.stored_before:,} were stored already, {summary.seconds:.1f} s; store {job.store}"
     )
     for status, count in sorted(summary.failed.items()):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, UnknownNameError
 from harness.paths import data_dir
+
+if TYPE_CHECKING:
+    from harness.scoring import Job
 
 
 @dataclass
@@ -16,6 +20,17 @@ class InputsConfig:
 
     name: str = "random"
     path: str | None = None
+
+
+@dataclass
+class ExecutorConfig:
+    """Where the runs of a sweep go: to Hydra's launcher (`local`), or to Ray as tasks with these resources."""
+
+    name: str = "local"
+    address: str | None = None
+    num_cpus: int = 1
+    num_gpus: float | None = None
+    max_retries: int = 0
 
 
 @dataclass
@@ -35,6 +50,7 @@ class ScoreConfig:
     workers: int = 0
     chunk: int = 4
     flush_seconds: float = 20.0
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
 
 
 @dataclass
@@ -133,13 +149,26 @@ class PageConfig:
     output: str = "results/site"
 
 
+@dataclass
+class QueueConfig:
+    """`harness queue`: for how many minutes to run the missing runs that `queue` lists; `data` stands for DATA."""
+
+    minutes: float | None = None
+    data: str | None = None
+    queue: str = "results/QUEUE.md"
+
+
 SCHEMAS = {
     "score": ScoreConfig,
     "report": ReportConfig,
     "report_plots": PlotsConfig,
     "report_page": PageConfig,
     "verify": VerifyConfig,
+    "queue": QueueConfig,
 }
+
+#: The configuration groups, each with the schema of what it sets.
+GROUPS = {"inputs": InputsConfig, "table": TableConfig, "executor": ExecutorConfig}
 
 
 def register() -> None:
@@ -149,12 +178,12 @@ def register() -> None:
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
         store.store(name=f"{name}_schema", node=schema)
-    store.store(group="table", name="schema", node=TableConfig)
-    store.store(group="inputs", name="schema", node=InputsConfig)
+    for group, schema in GROUPS.items():
+        store.store(group=group, name="schema", node=schema)
 
 
 def choices(group: str) -> list[str]:
-    """The options of a configuration group (`inputs`, `table`)."""
+    """The options of a configuration group (`inputs`, `table`, `executor`)."""
     return sorted(path.stem for path in (data_dir("conf") / group).glob("*.yaml"))
 
 
@@ -162,7 +191,7 @@ def _keys(schema: type, prefix: str = "") -> list[str]:
     found = []
     for entry in fields(schema):
         found.append(prefix + entry.name)
-        nested = [t for t in (InputsConfig, TableConfig) if t.__name__ in str(entry.type)]
+        nested = [t for t in GROUPS.values() if t.__name__ in str(entry.type)]
         if nested:
             found += _keys(nested[0], f"{prefix}{entry.name}.")
     return found
@@ -181,7 +210,7 @@ def check_overrides(command: str, overrides: list[str], sweep: bool = False) -> 
     single = []
     shown = command.replace("_", " ")
     keys = _keys(SCHEMAS[command])
-    groups = [name for name in ("inputs", "table") if any(key.startswith(f"{name}.") for key in keys)]
+    groups = [name for name in GROUPS if any(key.startswith(f"{name}.") for key in keys)]
     for text in overrides:
         if "=" not in text and not text.startswith("~"):
             raise HarnessError(f"{text!r} is no setting: write key=value (`harness {shown} --help`)")
@@ -207,6 +236,18 @@ def check_overrides(command: str, overrides: list[str], sweep: bool = False) -> 
     return single
 
 
+def quoted(argument: str) -> str:
+    """Quote, for Hydra's grammar, the brackets of populations and the `key=value` settings of proxies."""
+    key, equals, value = argument.partition("=")
+    if "'" in value or '"' in value:
+        return argument
+    if key == "population" and "(" in value:
+        return f"{key}='{value}'"
+    if key == "proxies":
+        return key + equals + re.sub(r"[^\[\],\s]+=[^\[\],\s]*", lambda match: f"'{match[0]}'", value)
+    return argument
+
+
 def compose_config(command: str, overrides: list[str]) -> Any:
     """The configuration of `harness COMMAND`. Raises HarnessError with one line on bad settings."""
     from hydra import compose, initialize_config_dir
@@ -221,6 +262,29 @@ def compose_config(command: str, overrides: list[str]) -> Any:
     except (HydraException, OmegaConfBaseException) as error:
         lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
         raise HarnessError(f"bad setting: {'; '.join(lines[:2])}") from error
+
+
+def job_of(config: Any) -> Job:
+    """The engine's job for a configuration of `harness score`. Raises UnknownNameError: no such benchmark."""
+    from harness.benchmark import load_benchmark
+    from harness.scoring import Job
+
+    return Job(
+        benchmark=config.benchmark,
+        dataset=config.dataset or next(iter(load_benchmark(config.benchmark).datasets)),
+        proxies=tuple(config.proxies),
+        inputs=config.inputs.name,
+        inputs_path=config.inputs.path,
+        seed=config.seed,
+        population=config.population,
+        limit=config.limit,
+        shard=str(config.shard),
+        device=config.device,
+        workers=config.workers,
+        chunk=config.chunk,
+        flush_seconds=config.flush_seconds,
+        store=config.store,
+    )
 
 
 def config_path(command: str) -> Path:
