@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     import torch
 
 
+#: Processes that share a GPU unless `workers` says otherwise; each holds a context of some hundred MB.
+GPU_WORKERS = 8
+
+
 class Result(NamedTuple):
     """A score or why there is none (`status` other than `ok`), and the time of the passes that it read."""
 
@@ -481,10 +485,13 @@ def _collect(running: dict[Future, int]) -> Iterator[tuple[list[tuple[str, Row]]
 
 
 def _default_workers(device: str) -> int:
-    """One process a core the scheduler lets us use; on a GPU one, whose kernels fill the device by themselves."""
-    if resolve_device(device).type != "cpu":
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """One process a core the scheduler lets us use; at most `GPU_WORKERS` on a GPU.
+
+    Networks of these spaces are small: on a GPU what costs is to launch their kernels, one after the other, which
+    several processes do at once.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores if resolve_device(device).type == "cpu" else min(cores, GPU_WORKERS)
 
 
 class _Writer:
