@@ -78,9 +78,13 @@ class Benchmark:
     @cached_property
     def architectures(self) -> Sequence[str]:
         """Encodings in index order."""
+        return self.space.encodings(self.encoding_columns())
+
+    def encoding_columns(self) -> dict[str, np.ndarray]:
+        """The stored columns that the card names under `encoding`, in index order."""
         names = self.card["encoding"]
         names = [names] if isinstance(names, str) else names
-        return self.space.encodings({name: self._read(name).to_numpy() for name in names})
+        return {name: self._read(name).to_numpy() for name in names}
 
     def dataset(self, name: str) -> Dataset:
         """Raises UnknownNameError with the nearest dataset of this benchmark."""

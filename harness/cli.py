@@ -191,14 +191,14 @@ def _report(config: Any) -> int:
 
 
 def _verify(arguments: list[str]) -> int:
-    from harness.verify import verify_references
+    from harness.verify import CHECKS
 
-    checks = {"references": verify_references}
-    if not arguments or arguments[0] in ("-h", "--help"):
-        return _app("verify", verify_references, ["--help"])
-    if arguments[0] not in checks:
-        raise UnknownNameError("check", arguments[0], checks)
-    return _app("verify", checks[arguments[0]], arguments[1:])
+    name = ""
+    if arguments and "=" not in arguments[0] and not arguments[0].startswith("-"):
+        name, *arguments = arguments
+    if name not in CHECKS:
+        raise UnknownNameError("check", name, filter(None, CHECKS))
+    return _app("verify", CHECKS[name], arguments)
 
 
 if __name__ == "__main__":

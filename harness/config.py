@@ -80,12 +80,24 @@ class ReportConfig:
 
 @dataclass
 class VerifyConfig:
-    """`harness verify references`: `path` is a Parquet of scores computed elsewhere."""
+    """`harness verify`. The comments in conf/verify.yaml say what each setting does, and for which check."""
 
-    path: str | None = None
-    population: str = "no_dead_ops.sample(300, seed=0)"
-    inputs: str = "cifar10"
     store: str = "results/scores"
+    tables: str = "results/tables"
+    baseline: str = "results/baseline.json"
+    proxies: list[str] = field(default_factory=list)
+    cells: int = 20
+    seed: int = 0
+    exact: bool = False
+    inputs: InputsConfig = field(default_factory=InputsConfig)
+    device: str = "auto"
+    workers: int = 0
+    populations: list[str] = field(default_factory=list)
+    resamples: int = 1000
+    path: str | None = None
+    benchmark: str = "nasbench201"
+    dataset: str | None = None
+    population: str | None = None
 
 
 SCHEMAS = {"score": ScoreConfig, "report": ReportConfig, "verify": VerifyConfig}

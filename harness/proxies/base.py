@@ -31,6 +31,10 @@ class Proxy(ABC):
     sign: ClassVar[int] = 1
     #: Whether the score depends on a random draw (weights or inputs).
     random: ClassVar[bool] = True
+    #: By how much, relatively, a score may deviate on another processor or device, which rounds otherwise.
+    tolerance: ClassVar[float] = 1e-3
+    #: Whether the score is a sum of both signs that cancel: a deviation then counts relative to the median of |score|.
+    cancels: ClassVar[bool] = False
 
     @abstractmethod
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
