@@ -1,4 +1,4 @@
-"""The command line: `harness score | report | list`, with one line and exit code 2 for every mistake."""
+"""The command line: `harness score | report | verify | …`, with one line and exit code 2 for every mistake."""
 
 from __future__ import annotations
 
@@ -19,12 +19,19 @@ harness: training-free NAS proxies on NAS benchmarks, beside what the papers pri
   harness report table=vkdnw_table1
   harness report                        # every table, and what is missing from the store
   harness list proxies|benchmarks|tables
+  harness verify                        # do the committed numbers still hold?
+  harness verify --proxy mypackage.proxies:MaxGradient --expect "tau>=0.5"
   harness verify references path=FILE.parquet
+  harness doctor                        # versions, device, data, store
+  harness completion bash|zsh|fish
   harness --version
 
-Settings are key=value (Hydra): `harness score --help` and `harness report --help` list them. Add -m to sweep,
+Settings are key=value (Hydra): `harness COMMAND --help` lists them, with examples. Add -m to sweep,
 as in: harness score -m proxies=[vkdnw] seed=0,1,2
 """
+
+#: Commands that compute no score: there is nothing to go on from when they are stopped.
+_READING = {"report", "verify", "list", "doctor", "completion"}
 
 #: Hydra's own flags, for which the run is handed to Hydra as a whole.
 _HYDRA_FLAGS = {"-m", "--multirun", "--cfg", "-c", "--info", "-i", "--resolve", "--experimental-rerun"}
@@ -42,10 +49,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"harness: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "\nharness: stopped; finished scores are stored, the same command goes on from there",
-            file=sys.stderr,
+        after = (
+            "the stored scores are as they were, the same command starts again"
+            if arguments[0] in _READING
+            else "finished scores are stored, the same command goes on from there"
         )
+        print(f"\nharness: stopped; {after}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `harness list proxies | head`
         sys.stderr.close()
@@ -65,19 +74,26 @@ def _dispatch(arguments: list[str]) -> int:
 
         print(f"harness {__version__}")
         return 0
-    commands: dict[str, Callable[[list[str]], int]] = {
+    known = commands()
+    if arguments[0] not in known:
+        raise UnknownNameError("command", arguments[0], known)
+    return known[arguments[0]](arguments[1:])
+
+
+def commands() -> dict[str, Callable[[list[str]], int]]:
+    """What may follow `harness`: by name the task, which takes the other arguments and returns the exit code."""
+    return {
         "list": _list,
         "score": lambda rest: _app("score", _score, rest),
         "report": lambda rest: _app("report", _report, rest),
         "verify": _verify,
+        "doctor": lambda rest: _app("doctor", _doctor, rest),
+        "completion": _completion,
     }
-    if arguments[0] not in commands:
-        raise UnknownNameError("command", arguments[0], commands)
-    return commands[arguments[0]](arguments[1:])
 
 
-def _list(arguments: list[str]) -> int:
-    """One name a line with its summary."""
+def lists() -> dict[str, Callable[[], dict[str, str]]]:
+    """What `harness list` lists: by kind the names with their summaries."""
 
     def proxies() -> dict[str, str]:
         from harness.proxies import available
@@ -94,7 +110,17 @@ def _list(arguments: list[str]) -> int:
 
         return list_tables()
 
-    kinds = {"proxies": proxies, "benchmarks": benchmarks, "tables": tables}
+    return {"proxies": proxies, "benchmarks": benchmarks, "tables": tables}
+
+
+def _list(arguments: list[str]) -> int:
+    """One name a line with its summary."""
+    kinds = lists()
+    if {"-h", "--help"} & set(arguments):
+        print("harness list: names and what they stand for, one a line. Examples:")
+        for kind in kinds:
+            print(f"  harness list {kind}")
+        return 0
     if len(arguments) != 1:
         raise HarnessError(f"say what to list: harness list {'|'.join(kinds)}")
     if arguments[0] not in kinds:
@@ -191,14 +217,59 @@ def _report(config: Any) -> int:
 
 
 def _verify(arguments: list[str]) -> int:
-    from harness.verify import CHECKS
+    from harness.verify import CHECKS, expectations
 
+    settings, options = _options(arguments, ("--proxy", "--expect"))
+    if any(options.values()) and not {"-h", "--help"} & set(arguments):
+        if len(options["--proxy"]) != 1 or not options["--expect"]:
+            raise HarnessError(
+                "name one proxy and at least one expectation: harness verify --proxy MODULE:CLASS --expect 'tau>=0.5'"
+            )
+        return _app("verify", expectations(options["--proxy"][0], options["--expect"]), settings)
     name = ""
-    if arguments and "=" not in arguments[0] and not arguments[0].startswith("-"):
-        name, *arguments = arguments
+    if settings and "=" not in settings[0] and not settings[0].startswith("-"):
+        name, *settings = settings
     if name not in CHECKS:
         raise UnknownNameError("check", name, filter(None, CHECKS))
-    return _app("verify", CHECKS[name], arguments)
+    return _app("verify", CHECKS[name], settings)
+
+
+def _options(arguments: list[str], names: tuple[str, ...]) -> tuple[list[str], dict[str, list[str]]]:
+    """Arguments without the options `names`, and the values of each, given as `--name value` or `--name=value`."""
+    others, values = [], {name: [] for name in names}
+    waiting = iter(arguments)
+    for argument in waiting:
+        name, equals, value = argument.partition("=")
+        if name not in names:
+            others.append(argument)
+        elif equals:
+            values[name].append(value)
+        else:
+            following = next(waiting, None)
+            if following is None:
+                raise HarnessError(f"{name} needs a value (`harness verify --help`)")
+            values[name].append(following)
+    return others, values
+
+
+def _doctor(config: Any) -> int:
+    from harness.doctor import examine
+
+    return examine(config)
+
+
+def _completion(arguments: list[str]) -> int:
+    from harness.completion import SHELLS, script
+
+    if {"-h", "--help"} & set(arguments):
+        print("harness completion: a script that completes commands, settings and names with the Tab key. Examples:")
+        for name, shell in SHELLS.items():
+            print(f"  {shell.install:<64}  # {name}")
+        return 0
+    if len(arguments) != 1:
+        raise HarnessError(f"say for which shell: harness completion {'|'.join(SHELLS)}")
+    print(script(arguments[0]), end="")
+    return 0
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ class VerifyConfig:
 
     store: str = "results/scores"
     tables: str = "results/tables"
+    table: str | None = None
     baseline: str = "results/baseline.json"
     proxies: list[str] = field(default_factory=list)
     cells: int = 20
@@ -100,7 +101,15 @@ class VerifyConfig:
     population: str | None = None
 
 
-SCHEMAS = {"score": ScoreConfig, "report": ReportConfig, "verify": VerifyConfig}
+@dataclass
+class DoctorConfig:
+    """`harness doctor`: the store and, where given, the images to look at."""
+
+    store: str = "results/scores"
+    inputs: InputsConfig = field(default_factory=InputsConfig)
+
+
+SCHEMAS = {"score": ScoreConfig, "report": ReportConfig, "verify": VerifyConfig, "doctor": DoctorConfig}
 
 
 def register() -> None:
@@ -117,6 +126,11 @@ def register() -> None:
 def choices(group: str) -> list[str]:
     """The options of a configuration group (`inputs`, `table`)."""
     return sorted(path.stem for path in (data_dir("conf") / group).glob("*.yaml"))
+
+
+def setting_names(command: str) -> list[str]:
+    """The settings of a command, those of its groups with a dot: `inputs.path`."""
+    return _keys(SCHEMAS[command])
 
 
 def _keys(schema: type, prefix: str = "") -> list[str]:
@@ -140,7 +154,7 @@ def check_overrides(command: str, overrides: list[str], sweep: bool = False) -> 
     from hydra.errors import HydraException
 
     single = []
-    keys = _keys(SCHEMAS[command])
+    keys = setting_names(command)
     groups = [name for name in ("inputs", "table") if any(key.startswith(f"{name}.") for key in keys)]
     for text in overrides:
         if "=" not in text and not text.startswith("~"):

@@ -41,9 +41,7 @@ def check_accuracies(config: Any) -> Iterator[Finding]:
             yield Finding(subject, "FAILS", "; ".join(wrong))
         else:
             seen = "baseline" if baseline is not None and name in baseline["accuracies"] else "no baseline of it yet"
-            yield Finding(
-                subject, "ok", f"{len(benchmark):,} architectures; sha256, {len(known)} known values, {seen}"
-            )
+            yield Finding(subject, "ok", f"{len(benchmark):,} architectures; sha256, {len(known)} known values, {seen}")
 
 
 def _known_values(benchmark: Benchmark) -> Iterator[str]:

@@ -202,7 +202,7 @@ def write_baseline(config: Any) -> int:
     before = read_baseline(config.baseline)
     entries = list(correlations(ScoreStore(config.store), config.populations, config.resamples))
     content = {
-        "protocol": f"value, 95% interval of {config.resamples} bootstrap resamples; default accuracies of the benchmark",
+        "protocol": f"value and 95% interval of {config.resamples} resamples; default accuracies of the benchmark",
         "accuracies": {name: accuracy_digests(load_benchmark(name)) for name in list_benchmarks()},
     }
     # An entry a line: a change of one is one line of a diff.
