@@ -84,7 +84,7 @@ class VerifyConfig:
 
     store: str = "results/scores"
     tables: str = "results/tables"
-    table: str | None = None
+    table: TableConfig | None = None
     baseline: str = "results/baseline.json"
     proxies: list[str] = field(default_factory=list)
     cells: int = 20

@@ -137,7 +137,7 @@ def _compared(partition: _Partition, fresh: dict[int, Row], exact: bool) -> Find
         if row.score is None:
             continue
         old, new = float(before["score"]), row.score
-        size = float(np.median(np.abs(column))) if proxy.cancels else abs(old)
+        size = max(abs(old), float(np.median(np.abs(column)))) if proxy.cancels else abs(old)
         deviation = 0.0 if new == old else abs(new - old) / size if size else float("inf")
         worst = max(worst, deviation)
         if deviation <= tolerance:

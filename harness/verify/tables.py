@@ -28,8 +28,8 @@ def check_tables(config: Any) -> Iterator[Finding]:
             f"there is no folder {committed}: run in the project's folder, or set tables=DIR to the committed tables"
         )
     with TemporaryDirectory() as folder:
-        report = compose_config("report", [f"table={config.table}"] if config.table else [])
-        report.store, report.output = config.store, folder
+        report = compose_config("report", [])
+        report.table, report.store, report.output = config.table, config.store, folder
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             build_tables(report)
         rebuilt = {str(path.relative_to(folder)): path.read_bytes() for path in _files(Path(folder))}
