@@ -1,7 +1,6 @@
 """Tests of the guard: it passes on the committed numbers, and fails for each thing that it is there to catch."""
 
 from __future__ import annotations
-
 import __future__
 
 import hashlib
