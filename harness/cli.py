@@ -182,7 +182,9 @@ def _quoted(argument: str) -> str:
 def _score(config: Any) -> int:
     from harness.benchmark import load_benchmark
     from harness.scoring import Job, run
+    from harness.tracker import find_tracker
 
+    track = find_tracker(config.tracker)
     dataset = config.dataset or next(iter(load_benchmark(config.benchmark).datasets))
     job = Job(
         benchmark=config.benchmark,
@@ -207,6 +209,7 @@ def _score(config: Any) -> int:
     )
     for status, count in sorted(summary.failed.items()):
         print(f"  without a score: {count:,} x {status}")
+    track(job)
     return 1 if summary.errors else 0
 
 

@@ -35,6 +35,7 @@ class ScoreConfig:
     workers: int = 0
     chunk: int = 4
     flush_seconds: float = 20.0
+    tracker: str | None = None
 
 
 @dataclass
