@@ -18,10 +18,12 @@ harness: training-free NAS proxies on NAS benchmarks, beside what the papers pri
   harness score inputs=cifar10 inputs.path=DATA proxies=[snip,naswot] population="sample(100, seed=0)"
   harness report table=vkdnw_table1
   harness report                        # every table, and what is missing from the store
-  harness list proxies|benchmarks|tables
+  harness list proxies|benchmarks|targets|tables
   harness verify                        # do the committed numbers still hold?
   harness verify --proxy mypackage.proxies:MaxGradient --expect "tau>=0.5"
   harness verify references path=FILE.parquet
+  harness verify nasbench101            # all its cells, made from nothing, are the stored ones
+  harness import nats_sss NATS-sss-v1_0-50262-simple      # an official archive; --check compares only
   harness doctor                        # versions, device, data, store
   harness completion bash|zsh|fish
   harness --version
@@ -87,6 +89,7 @@ def commands() -> dict[str, Callable[[list[str]], int]]:
         "score": lambda rest: _app("score", _score, rest),
         "report": lambda rest: _app("report", _report, rest),
         "verify": _verify,
+        "import": _import,
         "doctor": lambda rest: _app("doctor", _doctor, rest),
         "completion": _completion,
     }
@@ -105,12 +108,17 @@ def lists() -> dict[str, Callable[[], dict[str, str]]]:
 
         return list_benchmarks()
 
+    def targets() -> dict[str, str]:
+        from harness.benchmark import list_targets
+
+        return list_targets()
+
     def tables() -> dict[str, str]:
         from harness.tables import list_tables
 
         return list_tables()
 
-    return {"proxies": proxies, "benchmarks": benchmarks, "tables": tables}
+    return {"proxies": proxies, "benchmarks": benchmarks, "targets": targets, "tables": tables}
 
 
 def _list(arguments: list[str]) -> int:
@@ -272,6 +280,48 @@ def _completion(arguments: list[str]) -> int:
     if len(arguments) != 1:
         raise HarnessError(f"say for which shell: harness completion {'|'.join(SHELLS)}")
     print(script(arguments[0]), end="")
+    return 0
+
+
+IMPORT_USAGE = """\
+harness import NAME PATH            read an official archive into a benchmark
+harness import --check NAME PATH    compare it with the embedded table: exit code 1 where they differ
+
+NAME and PATH:
+  nasbench201   NAS-Bench-201-v1_1-096897.pth
+  nats_tss      the folder NATS-tss-v1_0-3ffb9-simple
+  nats_sss      the folder NATS-sss-v1_0-50262-simple
+  nasbench101   nasbench_only108.tfrecord or nasbench_full.tfrecord
+  nasbench301   zc_nasbench301.json
+  nds           the folder of the NDS files, or one file; nds_darts, nds_enas_in, … take their file alone
+
+Examples:
+  harness import nats_sss NATS-sss-v1_0-50262-simple
+  harness import --check nasbench201 NAS-Bench-201-v1_1-096897.pth
+
+Benchmarks are written below $NAS_HARNESS_BENCHMARKS (by default ~/.local/share/nas-proxy-harness/benchmarks).
+Embedded tables are never changed: an archive of one becomes the benchmark NAME_imported.
+"""
+
+
+def _import(arguments: list[str]) -> int:
+    from harness.importers import available, check_archive, import_archive
+
+    if {"-h", "--help"} & set(arguments):
+        print(IMPORT_USAGE, end="")
+        return 0
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    given = [argument for argument in arguments if not argument.startswith("-")]
+    if given and given[0] not in available():
+        raise UnknownNameError("archive", given[0], available())
+    if len(given) != 2 or set(flags) - {"--check"}:
+        raise HarnessError("say what to import: harness import [--check] NAME PATH (`harness import --help`)")
+    if flags:
+        lines, differs = check_archive(*given)
+        print("\n".join(lines))
+        return 1 if differs else 0
+    for folder in import_archive(*given):
+        print(f"benchmark {folder.name} written to {folder}")
     return 0
 
 

@@ -10,6 +10,7 @@ from harness.benchmark import list_benchmarks, load_benchmark
 from harness.cli import commands, lists
 from harness.config import SCHEMAS, choices, setting_names
 from harness.errors import UnknownNameError
+from harness.importers import available as archives
 from harness.proxies import available
 from harness.verify import CHECKS
 
@@ -27,8 +28,13 @@ def vocabulary() -> dict[str, list[str]]:
         "table": choices("table"),
         "device": ["auto", "cpu", "cuda"],
     }
-    first = {"list": list(lists()), "verify": [name for name in CHECKS if name], "completion": list(SHELLS)}
-    flags = {"verify": ["--proxy", "--expect"], "score": ["-m"]}
+    first = {
+        "list": list(lists()),
+        "verify": [name for name in CHECKS if name],
+        "import": list(archives()),
+        "completion": list(SHELLS),
+    }
+    flags = {"verify": ["--proxy", "--expect"], "score": ["-m"], "import": ["--check"]}
     words = {}
     for command in commands():
         keys = setting_names(command) if command in SCHEMAS else []

@@ -40,7 +40,11 @@ class ScoreConfig:
 
 @dataclass
 class RowConfig:
-    """One row of a table: our proxy beside the name under which the paper prints it."""
+    """One row of a table: our proxy beside the name under which the paper prints it.
+
+    `paper`, `paper_table`, `published_dataset` (as results/published.csv writes it) and `populations` stand in for
+    the table's where a row sets them. `note_datasets`: the table's datasets that `note` is about; none: all.
+    """
 
     proxy: str
     label: str | None = None
@@ -48,13 +52,23 @@ class RowConfig:
     inputs: str = "paper"
     note: str = ""
     note_datasets: list[str] = field(default_factory=list)
+    paper: str | None = None
+    paper_table: str | None = None
+    published_dataset: str | None = None
+    populations: list[str] = field(default_factory=list)
 
 
 @dataclass
 class TableConfig:
-    """A paper's table: which protocol, which rows."""
+    """A paper's table: which protocol, which rows; or, with `kind: leaderboard`, our own of every proxy.
+
+    A dataset is one of `benchmark`'s, or `BENCHMARK/DATASET`. A figure is the mean over `seeds` where scores of all
+    of them are stored, else that of the first. `resamples` are the most that an interval takes
+    (`harness.measure.resamples_for`).
+    """
 
     name: str = ""
+    kind: str = "paper"
     title: str = ""
     paper: str = ""
     paper_table: str = ""
@@ -63,7 +77,7 @@ class TableConfig:
     target: str | None = None
     populations: list[str] = field(default_factory=lambda: ["all"])
     metrics: list[str] = field(default_factory=lambda: ["kendall", "spearman"])
-    seed: int = 0
+    seeds: list[int] = field(default_factory=lambda: [0])
     resamples: int = 1000
     protocol: str = ""
     rows: list[RowConfig] = field(default_factory=list)
@@ -71,9 +85,10 @@ class TableConfig:
 
 @dataclass
 class ReportConfig:
-    """`harness report`: `table` names one table; without it all are built."""
+    """`harness report`: `table` names one table; without it all are built. `target` stands in for the tables' own."""
 
     table: TableConfig | None = None
+    target: str | None = None
     store: str = "results/scores"
     output: str = "results/tables"
     strict: bool = False

@@ -112,6 +112,9 @@ def _benchmarks() -> Iterator[Finding]:
     for name in list_benchmarks():
         try:
             benchmark = load_benchmark(name)
+            if not benchmark.has_accuracies:
+                yield Finding(f"benchmark {name}", "note", f"comes without accuracies: `harness import {name} PATH`")
+                continue
             dataset = next(iter(benchmark.datasets))
             present = int(benchmark.accuracies(dataset).notna().sum())
             yield Finding(f"benchmark {name}", "ok", f"{present:,} of {len(benchmark):,} with an accuracy on {dataset}")

@@ -166,7 +166,7 @@ class Job:
     def key(self, proxy: Proxy) -> ScoreKey:
         """Where the proxy's scores of this run are stored."""
         return ScoreKey(
-            self.benchmark,
+            load_benchmark(self.benchmark).scores_of,
             self.dataset,
             "none" if proxy.inputs == "none" else self.inputs,
             proxy.label,

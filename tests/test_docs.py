@@ -67,6 +67,8 @@ def read(words: list[str], monkeypatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(cli, "_app", composed)
         patched.setattr("harness.verify.find_proxy", lambda spec: None)
+        patched.setattr("harness.importers.import_archive", lambda *_: [])
+        patched.setattr("harness.importers.check_archive", lambda *_: ([], False))
         assert cli.main(words[1:]) == 0, words
 
 
@@ -135,11 +137,9 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("command", cli.commands())
 def test_examples_of_the_help_can_be_read(command, capsys, monkeypatch):
     assert cli.main([command, "--help"]) == 0
-    lines = [line.lstrip("# ").strip() for line in capsys.readouterr().out.splitlines()]
-    examples = [
-        line for line in lines if line.startswith(f"harness {command} ") and not line.startswith(f"harness {command}:")
-    ]
-    for example in examples:
-        words = shlex.split(example.split("|")[0], comments=True)
-        read(words, monkeypatch)
-    assert examples or command in ("completion",)
+    lines = capsys.readouterr().out.split("xamples:", 1)[1].splitlines()
+    examples = [words for words in (shlex.split(line.lstrip("# "), comments=True) for line in lines) if words]
+    examples = [words for words in examples if words[:2] == ["harness", command]]
+    for words in examples:
+        read(words[: words.index("|")] if "|" in words else words, monkeypatch)
+    assert examples or command == "completion"

@@ -2,9 +2,9 @@
 
 `accuracies`: the stored accuracies are those that the cards describe. `tables`: every committed table follows from
 the committed scores. `scores`: a sample of the stored scores comes out again. `correlations`: none has moved since
-the baseline was written. Two more are asked for by name: `references` compares with scores computed elsewhere, and
-`baseline` writes the correlations down after a change that was meant. `--proxy` and `--expect` hold any proxy, that of
-another project too, against what is claimed of it.
+the baseline was written. Others are asked for by name: `references` compares with scores computed elsewhere,
+`nasbench101` makes all cells of that benchmark from nothing, `baseline` writes the correlations down after a change
+that was meant. `--proxy` and `--expect` hold any proxy, that of another project too, against what is claimed of it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
+from harness.enumeration import verify_nasbench101
 from harness.findings import Finding, show
 from harness.verify.accuracies import check_accuracies
 from harness.verify.baseline import check_correlations, write_baseline
@@ -63,5 +64,6 @@ CHECKS: dict[str, Callable[[Any], int]] = {
     "": concluded(_guard),
     **{name: concluded(check) for name, check in GUARD.items()},
     "references": verify_references,
+    "nasbench101": verify_nasbench101,
     "baseline": write_baseline,
 }

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from harness.benchmark import Benchmark, list_benchmarks, load_benchmark
+from harness.benchmark import Benchmark
 from harness.errors import HarnessError
 from harness.findings import Finding
-from harness.verify.baseline import accuracy_digests, read_baseline
+from harness.verify.baseline import accuracy_digests, guarded_benchmarks, read_baseline
 
 
 def check_accuracies(config: Any) -> Iterator[Finding]:
-    """For every benchmark: the file's sha256, the known values of its card, and its columns as in the baseline.
+    """For every embedded benchmark: sha256 of its files, known values of its card, columns as in the baseline.
 
     Two exchanged rows change neither a mean nor a maximum, and the sha256 of a file stands in the card beside it:
     the baseline's digests tell which column is no longer what it was when the correlations were written down.
     """
     baseline = read_baseline(config.baseline)
-    for name in list_benchmarks():
+    for benchmark in guarded_benchmarks():
+        name = benchmark.name
         subject = f"accuracies of {name}"
         try:
-            benchmark = load_benchmark(name)
             known = list(_known_values(benchmark))
             found = accuracy_digests(benchmark)
         except HarnessError as error:
@@ -31,8 +31,8 @@ def check_accuracies(config: Any) -> Iterator[Finding]:
         if baseline is not None:
             before = baseline["accuracies"].get(name, {})
             wrong += [
-                f"{column} differs from the baseline's: restore {benchmark.folder / 'accuracies.parquet'}, or write a "
-                "new baseline (`harness verify baseline`) if the change was meant"
+                f"{column} differs from the baseline's: restore the files of {benchmark.folder}, or write a new "
+                " baseline (`harness verify baseline`) if the change was meant"
                 for column, digest in found.items()
                 if before.get(column, digest) != digest
             ]

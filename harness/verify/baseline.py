@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from harness.aggregates import AGGREGATES
-from harness.benchmark import Benchmark, list_benchmarks, load_benchmark
+from harness.benchmark import Benchmark, embedded_benchmark, list_benchmarks, load_benchmark
 from harness.correlation import correlate
 from harness.errors import HarnessError, UnknownNameError
 from harness.findings import Finding
+from harness.measure import resamples_for
 from harness.progress import Progress
 from harness.proxies import get_proxy
 from harness.results import PAPER_INPUTS, Reader
@@ -81,16 +82,22 @@ def digest(values: np.ndarray) -> str:
 
 
 def accuracy_digests(benchmark: Benchmark) -> dict[str, str]:
-    """Digests of a benchmark's accuracies by `dataset target`, and of the columns that encode its architectures."""
+    """Digests of a benchmark's stored figures by `dataset target`, and of the columns that encode its architectures."""
     found = {
         f"{dataset} {target}": digest(benchmark.accuracies(dataset, target).to_numpy(dtype=np.float64))
-        for dataset, targets in benchmark.card["targets"].items()
-        for target in targets
+        for dataset in benchmark.datasets
+        for target in benchmark.targets(dataset)
     }
     encoding = hashlib.sha256()
     for name, column in benchmark.encoding_columns().items():
         encoding.update(f"{name} {digest(column)}".encode())
     return {"architectures": encoding.hexdigest()[:16], **found}
+
+
+def guarded_benchmarks() -> list[Benchmark]:
+    """The embedded benchmarks that have a table of their own: what others import is not of this project."""
+    known = [embedded_benchmark(name) for name in list_benchmarks()]
+    return [b for b in known if b is not None and b.has_accuracies and b.files == b.folder]
 
 
 # What the store gives ------------------------------------------------------------------------------------------
@@ -106,7 +113,7 @@ def correlations(
     unknown benchmarks or proxies give none.
 
     Args:
-        resamples: of the bootstrap; 0 for values alone.
+        resamples: of the bootstrap, fewer on large populations; 0 for values alone.
         proxies: only these; all when empty.
     """
     keys = chosen_keys(store, list(proxies))
@@ -120,7 +127,10 @@ def correlations(
             progress.advance()
             try:
                 benchmark = load_benchmark(space)
+                if not benchmark.has_accuracies:
+                    continue
                 accuracies = benchmark.accuracies(dataset).to_numpy(dtype=np.float64)
+                target = benchmark.target(dataset)
                 version = 0 if spec in AGGREGATES else get_proxy(spec).version
             except UnknownNameError:
                 continue
@@ -146,10 +156,8 @@ def correlations(
                 indices, values = indices[trained], values[trained]
                 if len(indices) < 2:
                     continue
-                known = accuracies[indices]
-                percent = known.min() >= 0 and known.max() <= 100  # what nDCG is defined for
-                metrics = [name for name in METRICS if percent or not name.startswith("ndcg")]
-                found = correlate(values, known, metrics, resamples=resamples)
+                metrics = [name for name in METRICS if target.admits(name)]
+                found = correlate(values, accuracies[indices], metrics, resamples_for(len(indices), resamples))
                 figures = {m: (found[m].value, found[m].low, found[m].high) for m in metrics}
                 yield Entry(
                     space,
@@ -202,8 +210,8 @@ def write_baseline(config: Any) -> int:
     before = read_baseline(config.baseline)
     entries = list(correlations(ScoreStore(config.store), config.populations, config.resamples))
     content = {
-        "protocol": f"value and 95% interval of {config.resamples} resamples; default accuracies of the benchmark",
-        "accuracies": {name: accuracy_digests(load_benchmark(name)) for name in list_benchmarks()},
+        "protocol": f"value, 95% interval of up to {config.resamples} resamples; default accuracies of the benchmark",
+        "accuracies": {benchmark.name: accuracy_digests(benchmark) for benchmark in guarded_benchmarks()},
     }
     # An entry a line: a change of one is one line of a diff.
     lines = [json.dumps(_plain(entry)) for entry in sorted(entries, key=lambda entry: entry.identity)]
