@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
 import threading
@@ -18,6 +17,8 @@ harness: training-free NAS proxies on NAS benchmarks, beside what the papers pri
   harness score inputs=cifar10 inputs.path=DATA proxies=[snip,naswot] population="sample(100, seed=0)"
   harness report table=vkdnw_table1
   harness report                        # every table, and what is missing from the store
+  harness report plots dataset=cifar10  # figures of how well the stored scores rank (results/plots)
+  harness report page                   # leaderboard, proxies and benchmarks as one folder to open (results/site)
   harness list proxies|benchmarks|targets|tables
   harness verify                        # do the committed numbers still hold?
   harness verify --proxy mypackage.proxies:MaxGradient --expect "tau>=0.5"
@@ -26,10 +27,11 @@ harness: training-free NAS proxies on NAS benchmarks, beside what the papers pri
   harness import nats_sss NATS-sss-v1_0-50262-simple      # an official archive; --check compares only
   harness doctor                        # versions, device, data, store
   harness completion bash|zsh|fish
+  harness queue minutes=60 data=DATA    # scoring runs still missing, from the top of results/QUEUE.md
   harness --version
 
 Settings are key=value (Hydra): `harness COMMAND --help` lists them, with examples. Add -m to sweep,
-as in: harness score -m proxies=[vkdnw] seed=0,1,2
+as in: harness score -m proxies=[vkdnw] seed=0,1,2, or shards=8 hydra/launcher=submitit_slurm for a cluster
 """
 
 #: Commands that compute no score: there is nothing to go on from when they are stopped.
@@ -42,9 +44,10 @@ _HYDRA_FLAGS = {"-m", "--multirun", "--cfg", "-c", "--info", "-i", "--resolve", 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if threading.current_thread() is threading.main_thread():
+    main_thread = threading.current_thread() is threading.main_thread()
+    if main_thread:
         # Schedulers end a job by SIGTERM: finished scores are written then, as after Ctrl-C.
-        signal.signal(signal.SIGTERM, _stop)
+        before = signal.signal(signal.SIGTERM, _stop)
     try:
         return _dispatch(arguments)
     except HarnessError as error:
@@ -61,9 +64,13 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `harness list proxies | head`
         sys.stderr.close()
         return 0
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _stop(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one is not to cut short the writing
     raise KeyboardInterrupt
 
 
@@ -86,10 +93,11 @@ def commands() -> dict[str, Callable[[list[str]], int]]:
     """What may follow `harness`: by name the task, which takes the other arguments and returns the exit code."""
     return {
         "list": _list,
-        "score": lambda rest: _app("score", _score, rest),
-        "report": lambda rest: _app("report", _report, rest),
+        "score": _score_or_sweep,
+        "report": _report,
         "verify": _verify,
         "import": _import,
+        "queue": lambda rest: _app("queue", _queue, rest),
         "doctor": lambda rest: _app("doctor", _doctor, rest),
         "completion": _completion,
     }
@@ -142,13 +150,13 @@ def _list(arguments: list[str]) -> int:
 
 def _app(command: str, task: Callable[[Any], int], arguments: list[str]) -> int:
     """Run `task` on the composed configuration, directly or, for sweeps and Hydra's own flags, by Hydra."""
-    from harness.config import check_overrides, compose_config, config_path, register
+    from harness.config import check_overrides, compose_config, config_path, quoted, register
     from harness.paths import data_dir
 
     if {"-h", "--help"} & set(arguments):
         print(config_path(command).read_text(encoding="utf-8").split("\nhydra:")[0].rstrip())
         return 0
-    arguments = [_quoted(argument) for argument in arguments]
+    arguments = [quoted(argument) for argument in arguments]
     if not _HYDRA_FLAGS & set(arguments):
         return task(compose_config(command, arguments))
 
@@ -175,44 +183,32 @@ def _app(command: str, task: Callable[[Any], int], arguments: list[str]) -> int:
     return max(codes, default=0)
 
 
-def _quoted(argument: str) -> str:
-    """Quote, for Hydra's grammar, the brackets of populations and the `key=value` settings of proxies."""
-    key, equals, value = argument.partition("=")
-    if "'" in value or '"' in value:
-        return argument
-    if key == "population" and "(" in value:
-        return f"{key}='{value}'"
-    if key == "proxies":
-        return key + equals + re.sub(r"[^\[\],\s]+=[^\[\],\s]*", lambda match: f"'{match[0]}'", value)
-    return argument
+def _score_or_sweep(arguments: list[str]) -> int:
+    from harness.config import quoted
+    from harness.launch import MULTIRUN, is_sweep, sweep
+
+    if not is_sweep(arguments) or {"-h", "--help"} & set(arguments) or (_HYDRA_FLAGS - MULTIRUN) & set(arguments):
+        return _app("score", _score, arguments)
+    return sweep([quoted(argument) for argument in arguments])
+
+
+def _queue(config: Any) -> int:
+    from harness.queue import work_off
+
+    return work_off(config)
 
 
 def _score(config: Any) -> int:
-    from harness.benchmark import load_benchmark
-    from harness.scoring import Job, run
+    from harness.config import job_of
+    from harness.scoring import run
     from harness.tracker import find_tracker
 
     track = find_tracker(config.tracker)
-    dataset = config.dataset or next(iter(load_benchmark(config.benchmark).datasets))
-    job = Job(
-        benchmark=config.benchmark,
-        dataset=dataset,
-        proxies=tuple(config.proxies),
-        inputs=config.inputs.name,
-        inputs_path=config.inputs.path,
-        seed=config.seed,
-        population=config.population,
-        limit=config.limit,
-        shard=str(config.shard),
-        device=config.device,
-        workers=config.workers,
-        chunk=config.chunk,
-        flush_seconds=config.flush_seconds,
-        store=config.store,
-    )
+    job = job_of(config)
     summary = run(job)
+    shard = "" if job.shard == "0/1" else f" shard {job.shard}"
     print(
-        f"{job.benchmark}/{job.dataset} seed {job.seed}: {summary.stored_now:,} scores computed, "
+        f"{job.benchmark}/{job.dataset} seed {job.seed}{shard}: {summary.stored_now:,} scores computed, "
         f"{summary.stored_before:,} were stored already, {summary.seconds:.1f} s; store {job.store}"
     )
     for status, count in sorted(summary.failed.items()):
@@ -221,10 +217,30 @@ def _score(config: Any) -> int:
     return 1 if summary.errors else 0
 
 
-def _report(config: Any) -> int:
-    from harness.tables import build_tables
+def _report(arguments: list[str]) -> int:
+    """`harness report` builds tables; `harness report plots` and `harness report page` draw what is stored."""
 
-    return build_tables(config)
+    def tables(config: Any) -> int:
+        from harness.tables import build_tables
+
+        return build_tables(config)
+
+    def plots(config: Any) -> int:
+        from harness.report.plots import build_plots
+
+        return build_plots(config)
+
+    def page(config: Any) -> int:
+        from harness.report.page import build_page
+
+        return build_page(config)
+
+    parts = {"plots": plots, "page": page}
+    if not arguments or arguments[0][0] in "-~" or "=" in arguments[0]:
+        return _app("report", tables, arguments)
+    if arguments[0] not in parts:
+        raise UnknownNameError("part of the report", arguments[0], parts)
+    return _app(f"report_{arguments[0]}", parts[arguments[0]], arguments[1:])
 
 
 def _verify(arguments: list[str]) -> int:

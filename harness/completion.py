@@ -30,11 +30,12 @@ def vocabulary() -> dict[str, list[str]]:
     }
     first = {
         "list": list(lists()),
+        "report": ["plots", "page"],
         "verify": [name for name in CHECKS if name],
         "import": list(archives()),
         "completion": list(SHELLS),
     }
-    flags = {"verify": ["--proxy", "--expect"], "score": ["-m"], "import": ["--check"]}
+    flags = {"verify": ["--proxy", "--expect"], "score": ["shards=", "-m"], "import": ["--check"]}
     words = {}
     for command in commands():
         keys = setting_names(command) if command in SCHEMAS else []

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, UnknownNameError
 from harness.paths import data_dir
+
+if TYPE_CHECKING:
+    from harness.scoring import Job
 
 
 @dataclass
@@ -16,6 +20,17 @@ class InputsConfig:
 
     name: str = "random"
     path: str | None = None
+
+
+@dataclass
+class ExecutorConfig:
+    """Where the runs of a sweep go: to Hydra's launcher (`local`), or to Ray as tasks with these resources."""
+
+    name: str = "local"
+    address: str | None = None
+    num_cpus: int = 1
+    num_gpus: float | None = None
+    max_retries: int = 0
 
 
 @dataclass
@@ -36,6 +51,7 @@ class ScoreConfig:
     chunk: int = 4
     flush_seconds: float = 20.0
     tracker: str | None = None
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
 
 
 @dataclass
@@ -125,7 +141,57 @@ class DoctorConfig:
     inputs: InputsConfig = field(default_factory=InputsConfig)
 
 
-SCHEMAS = {"score": ScoreConfig, "report": ReportConfig, "verify": VerifyConfig, "doctor": DoctorConfig}
+@dataclass
+class PlotsConfig:
+    """`harness report plots`. The comments in conf/report_plots.yaml say what each setting does."""
+
+    benchmark: str = "nasbench201"
+    dataset: str | None = None
+    proxies: list[str] = field(default_factory=list)
+    population: str | None = None
+    plots: list[str] = field(default_factory=lambda: ["scatter", "matrix", "ndcg", "cost", "seeds", "bands"])
+    metric: str = "kendall"
+    top: int = 100
+    resamples: int = 1000
+    cache: str | None = "results/.cache"
+    formats: list[str] = field(default_factory=lambda: ["svg", "png"])
+    store: str = "results/scores"
+    output: str = "results/plots"
+
+
+@dataclass
+class PageConfig:
+    """`harness report page`. The comments in conf/report_page.yaml say what each setting does."""
+
+    metrics: list[str] = field(default_factory=lambda: ["kendall", "spearman", "ndcg_1000", "top_1%", "regret_10"])
+    points: int = 1000
+    resamples: int = 1000
+    cache: str | None = "results/.cache"
+    store: str = "results/scores"
+    output: str = "results/site"
+
+
+@dataclass
+class QueueConfig:
+    """`harness queue`: for how many minutes to run the missing runs that `queue` lists; `data` stands for DATA."""
+
+    minutes: float | None = None
+    data: str | None = None
+    queue: str = "results/QUEUE.md"
+
+
+SCHEMAS = {
+    "score": ScoreConfig,
+    "report": ReportConfig,
+    "report_plots": PlotsConfig,
+    "report_page": PageConfig,
+    "verify": VerifyConfig,
+    "queue": QueueConfig,
+    "doctor": DoctorConfig,
+}
+
+#: The configuration groups, each with the schema of what it sets.
+GROUPS = {"inputs": InputsConfig, "table": TableConfig, "executor": ExecutorConfig}
 
 
 def register() -> None:
@@ -135,12 +201,12 @@ def register() -> None:
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
         store.store(name=f"{name}_schema", node=schema)
-    store.store(group="table", name="schema", node=TableConfig)
-    store.store(group="inputs", name="schema", node=InputsConfig)
+    for group, schema in GROUPS.items():
+        store.store(group=group, name="schema", node=schema)
 
 
 def choices(group: str) -> list[str]:
-    """The options of a configuration group (`inputs`, `table`)."""
+    """The options of a configuration group (`inputs`, `table`, `executor`)."""
     return sorted(path.stem for path in (data_dir("conf") / group).glob("*.yaml"))
 
 
@@ -153,7 +219,7 @@ def _keys(schema: type, prefix: str = "") -> list[str]:
     found = []
     for entry in fields(schema):
         found.append(prefix + entry.name)
-        nested = [t for t in (InputsConfig, TableConfig) if t.__name__ in str(entry.type)]
+        nested = [t for t in GROUPS.values() if t.__name__ in str(entry.type)]
         if nested:
             found += _keys(nested[0], f"{prefix}{entry.name}.")
     return found
@@ -171,10 +237,11 @@ def check_overrides(command: str, overrides: list[str], sweep: bool = False) -> 
 
     single = []
     keys = setting_names(command)
-    groups = [name for name in ("inputs", "table") if any(key.startswith(f"{name}.") for key in keys)]
+    shown = command.replace("_", " ")
+    groups = [name for name in GROUPS if any(key.startswith(f"{name}.") for key in keys)]
     for text in overrides:
         if "=" not in text and not text.startswith("~"):
-            raise HarnessError(f"{text!r} is no setting: write key=value (`harness {command} --help`)")
+            raise HarnessError(f"{text!r} is no setting: write key=value (`harness {shown} --help`)")
         try:
             override = OverridesParser.create().parse_override(text)
         except HydraException as error:
@@ -184,7 +251,7 @@ def check_overrides(command: str, overrides: list[str], sweep: bool = False) -> 
             ) from error
         key = override.key_or_group
         if key.split(".")[0] != "hydra" and "/" not in key and key not in keys:
-            raise UnknownNameError(f"setting of `harness {command}`", key, keys)
+            raise UnknownNameError(f"setting of `harness {shown}`", key, keys)
         value = override.value()
         if override.is_sweep_override():
             if not sweep:
@@ -195,6 +262,18 @@ def check_overrides(command: str, overrides: list[str], sweep: bool = False) -> 
             raise UnknownNameError(key, value, choices(key))
         single.append(text)
     return single
+
+
+def quoted(argument: str) -> str:
+    """Quote, for Hydra's grammar, the brackets of populations and the `key=value` settings of proxies."""
+    key, equals, value = argument.partition("=")
+    if "'" in value or '"' in value:
+        return argument
+    if key == "population" and "(" in value:
+        return f"{key}='{value}'"
+    if key == "proxies":
+        return key + equals + re.sub(r"[^\[\],\s]+=[^\[\],\s]*", lambda match: f"'{match[0]}'", value)
+    return argument
 
 
 def compose_config(command: str, overrides: list[str]) -> Any:
@@ -211,6 +290,29 @@ def compose_config(command: str, overrides: list[str]) -> Any:
     except (HydraException, OmegaConfBaseException) as error:
         lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
         raise HarnessError(f"bad setting: {'; '.join(lines[:2])}") from error
+
+
+def job_of(config: Any) -> Job:
+    """The engine's job for a configuration of `harness score`. Raises UnknownNameError: no such benchmark."""
+    from harness.benchmark import load_benchmark
+    from harness.scoring import Job
+
+    return Job(
+        benchmark=config.benchmark,
+        dataset=config.dataset or next(iter(load_benchmark(config.benchmark).datasets)),
+        proxies=tuple(config.proxies),
+        inputs=config.inputs.name,
+        inputs_path=config.inputs.path,
+        seed=config.seed,
+        population=config.population,
+        limit=config.limit,
+        shard=str(config.shard),
+        device=config.device,
+        workers=config.workers,
+        chunk=config.chunk,
+        flush_seconds=config.flush_seconds,
+        store=config.store,
+    )
 
 
 def config_path(command: str) -> Path:

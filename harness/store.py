@@ -107,9 +107,7 @@ class ScoreStore:
         frame = pa.concat_tables(tables).to_pandas() if tables else SCHEMA.empty_table().to_pandas()
         if version is not None:
             frame = frame[frame["version"] == version]
-        # A failed attempt may have been followed by a good one: prefer it.
-        frame = frame.assign(_bad=frame["status"] != "ok").sort_values(["index", "_bad", "status"], kind="stable")
-        return frame.drop_duplicates("index").drop(columns="_bad").reset_index(drop=True)
+        return _best(frame, ["index"])
 
     def keys(self) -> Iterable[ScoreKey]:
         """Every partition that holds a part, sorted."""
@@ -125,14 +123,19 @@ class ScoreStore:
         if len(parts) < 2:
             return
         frame = pa.concat_tables([_read_part(part) for part in parts]).to_pandas()
-        frame = frame.drop_duplicates(["index", "version", "status"]).sort_values("index", kind="stable")
-        table = pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False)
+        table = pa.Table.from_pandas(_best(frame, ["index", "version"]), schema=SCHEMA, preserve_index=False)
         try:
             _write_whole(table, parts[0].with_name(f"part-{writer}-{uuid.uuid4().hex[:12]}.parquet"))
         except OSError as error:
             raise self._unwritable(error) from error
         for part in parts:
             part.unlink(missing_ok=True)
+
+
+def _best(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """One row of each `by`, sorted: a failed attempt may have been followed by a good one, which is preferred."""
+    frame = frame.assign(_bad=frame["status"] != "ok").sort_values([*by, "_bad", "status"], kind="stable")
+    return frame.drop_duplicates(by).drop(columns="_bad").reset_index(drop=True)
 
 
 def _read_part(part: Path) -> pa.Table:

@@ -120,7 +120,7 @@ def test_images_are_tried(tmp_path):
     assert doctor._images(settings).verdict == "ok"
     settings.path = str(tmp_path / "none.npz")
     assert doctor._images(settings).verdict == "FAILS"
-    settings.name, settings.path = "imagenet", str(path)
+    settings.name, settings.path = "imagenet-21k", str(path)
     assert doctor._images(settings).detail == "no benchmark has this dataset"
 
 

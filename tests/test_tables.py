@@ -20,7 +20,7 @@ import harness
 from harness import cli, tables
 from harness.aggregates import find_aggregate
 from harness.benchmark import list_benchmarks, load_benchmark
-from harness.config import choices, compose_config
+from harness.config import choices, compose_config, quoted
 from harness.errors import HarnessError, UnknownNameError
 from harness.measure import BUDGET, FEWEST, Measurements, resamples_for, split_dataset
 from harness.learned import LEARNED
@@ -186,7 +186,7 @@ def test_what_is_missing_is_printed_as_commands(report, store):
 def test_the_printed_commands_are_understood(report):
     """Each is one that can be given as it stands, once DATA names the images."""
     for arguments in missing_commands(report[0]):
-        config = compose_config("score", [cli._quoted(argument) for argument in arguments[1:]])
+        config = compose_config("score", [quoted(argument) for argument in arguments[1:]])
         assert len(config.proxies) > 3
         BENCHMARK.population(config.population)
 
