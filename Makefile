@@ -4,10 +4,12 @@ VENV   ?= .venv
 # A CPU build by default. For a GPU: make setup TORCH="torch>=2.6" TORCH_INDEX=
 TORCH       ?= torch==2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# Architectures of each partition of the score store that `make verify` computes again.
+CELLS ?= 20
 HARNESS = $(VENV)/bin/harness
 READY   = $(VENV)/.ready
 
-.PHONY: help setup reproduce-tables page test lint bench verify queue clean
+.PHONY: help setup reproduce-tables page test lint bench verify verify-references queue clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -39,7 +41,10 @@ lint: $(READY)  ## check the style
 bench: $(READY)  ## cost of the passes in units of one forward + backward pass
 	$(VENV)/bin/python -m harness.bench
 
-verify: $(READY)  ## compare proxies with scores computed elsewhere (REFERENCES=file.parquet)
+verify: $(READY)  ## do the committed numbers hold? (CELLS=20 scores of each partition are computed again)
+	$(HARNESS) verify cells=$(CELLS)
+
+verify-references: $(READY)  ## compare proxies with scores computed elsewhere (REFERENCES=file.parquet)
 	$(HARNESS) verify references path=$(REFERENCES)
 
 queue: $(READY)  ## run the scoring runs of results/QUEUE.md that are missing (MINUTES=60, DATA=images of CIFAR-10)

@@ -159,11 +159,14 @@ class Benchmark:
     @cached_property
     def architectures(self) -> Sequence[str]:
         """Encodings in index order: those of the table, or all that the space lists."""
-        if "encoding" not in self.card:
-            return self.space.members()
-        names = self.card["encoding"]
+        columns = self.encoding_columns()
+        return self.space.encodings(columns) if columns else self.space.members()
+
+    def encoding_columns(self) -> dict[str, np.ndarray]:
+        """The stored columns that the card names under `encoding`, in index order; none where it names none."""
+        names = self.card.get("encoding", [])
         names = [names] if isinstance(names, str) else names
-        return self.space.encodings({name: self.column(name) for name in names})
+        return {name: self.column(name) for name in names}
 
     def dataset(self, name: str) -> Dataset:
         """Raises UnknownNameError with the nearest dataset of this benchmark."""

@@ -1,4 +1,4 @@
-"""The command line: `harness score | report | list | verify | import`, with one line and exit code 2 for mistakes."""
+"""The command line: `harness score | report | verify | …`, with one line and exit code 2 for every mistake."""
 
 from __future__ import annotations
 
@@ -20,15 +20,22 @@ harness: training-free NAS proxies on NAS benchmarks, beside what the papers pri
   harness report plots dataset=cifar10  # figures of how well the stored scores rank (results/plots)
   harness report page                   # leaderboard, proxies and benchmarks as one folder to open (results/site)
   harness list proxies|benchmarks|targets|tables
+  harness verify                        # do the committed numbers still hold?
+  harness verify --proxy mypackage.proxies:MaxGradient --expect "tau>=0.5"
   harness verify references path=FILE.parquet
-  harness import nats_sss NATS-sss-v1_0-50262-simple      # an official archive; --check compares only
   harness verify nasbench101            # all its cells, made from nothing, are the stored ones
+  harness import nats_sss NATS-sss-v1_0-50262-simple      # an official archive; --check compares only
+  harness doctor                        # versions, device, data, store
+  harness completion bash|zsh|fish
   harness queue minutes=60 data=DATA    # scoring runs still missing, from the top of results/QUEUE.md
   harness --version
 
-Settings are key=value (Hydra): `harness score --help` and `harness report --help` list them. Add -m to sweep,
+Settings are key=value (Hydra): `harness COMMAND --help` lists them, with examples. Add -m to sweep,
 as in: harness score -m proxies=[vkdnw] seed=0,1,2, or shards=8 hydra/launcher=submitit_slurm for a cluster
 """
+
+#: Commands that compute no score: there is nothing to go on from when they are stopped.
+_READING = {"report", "verify", "list", "doctor", "completion"}
 
 #: Hydra's own flags, for which the run is handed to Hydra as a whole.
 _HYDRA_FLAGS = {"-m", "--multirun", "--cfg", "-c", "--info", "-i", "--resolve", "--experimental-rerun"}
@@ -47,10 +54,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"harness: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "\nharness: stopped; finished scores are stored, the same command goes on from there",
-            file=sys.stderr,
+        after = (
+            "the stored scores are as they were, the same command starts again"
+            if arguments[0] in _READING
+            else "finished scores are stored, the same command goes on from there"
         )
+        print(f"\nharness: stopped; {after}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `harness list proxies | head`
         sys.stderr.close()
@@ -74,21 +83,28 @@ def _dispatch(arguments: list[str]) -> int:
 
         print(f"harness {__version__}")
         return 0
-    commands: dict[str, Callable[[list[str]], int]] = {
+    known = commands()
+    if arguments[0] not in known:
+        raise UnknownNameError("command", arguments[0], known)
+    return known[arguments[0]](arguments[1:])
+
+
+def commands() -> dict[str, Callable[[list[str]], int]]:
+    """What may follow `harness`: by name the task, which takes the other arguments and returns the exit code."""
+    return {
         "list": _list,
         "score": _score_or_sweep,
         "report": _report,
         "verify": _verify,
         "import": _import,
         "queue": lambda rest: _app("queue", _queue, rest),
+        "doctor": lambda rest: _app("doctor", _doctor, rest),
+        "completion": _completion,
     }
-    if arguments[0] not in commands:
-        raise UnknownNameError("command", arguments[0], commands)
-    return commands[arguments[0]](arguments[1:])
 
 
-def _list(arguments: list[str]) -> int:
-    """One name a line with its summary."""
+def lists() -> dict[str, Callable[[], dict[str, str]]]:
+    """What `harness list` lists: by kind the names with their summaries."""
 
     def proxies() -> dict[str, str]:
         from harness.proxies import available
@@ -110,7 +126,17 @@ def _list(arguments: list[str]) -> int:
 
         return list_tables()
 
-    kinds = {"proxies": proxies, "benchmarks": benchmarks, "targets": targets, "tables": tables}
+    return {"proxies": proxies, "benchmarks": benchmarks, "targets": targets, "tables": tables}
+
+
+def _list(arguments: list[str]) -> int:
+    """One name a line with its summary."""
+    kinds = lists()
+    if {"-h", "--help"} & set(arguments):
+        print("harness list: names and what they stand for, one a line. Examples:")
+        for kind in kinds:
+            print(f"  harness list {kind}")
+        return 0
     if len(arguments) != 1:
         raise HarnessError(f"say what to list: harness list {'|'.join(kinds)}")
     if arguments[0] not in kinds:
@@ -175,7 +201,9 @@ def _queue(config: Any) -> int:
 def _score(config: Any) -> int:
     from harness.config import job_of
     from harness.scoring import run
+    from harness.tracker import find_tracker
 
+    track = find_tracker(config.tracker)
     job = job_of(config)
     summary = run(job)
     shard = "" if job.shard == "0/1" else f" shard {job.shard}"
@@ -185,6 +213,7 @@ def _score(config: Any) -> int:
     )
     for status, count in sorted(summary.failed.items()):
         print(f"  without a score: {count:,} x {status}")
+    track(job)
     return 1 if summary.errors else 0
 
 
@@ -215,15 +244,59 @@ def _report(arguments: list[str]) -> int:
 
 
 def _verify(arguments: list[str]) -> int:
-    from harness.enumeration import verify_nasbench101
-    from harness.verify import verify_references
+    from harness.verify import CHECKS, expectations
 
-    checks = {"references": verify_references, "nasbench101": verify_nasbench101}
-    if not arguments or arguments[0] in ("-h", "--help"):
-        return _app("verify", verify_references, ["--help"])
-    if arguments[0] not in checks:
-        raise UnknownNameError("check", arguments[0], checks)
-    return _app("verify", checks[arguments[0]], arguments[1:])
+    settings, options = _options(arguments, ("--proxy", "--expect"))
+    if any(options.values()) and not {"-h", "--help"} & set(arguments):
+        if len(options["--proxy"]) != 1 or not options["--expect"]:
+            raise HarnessError(
+                "name one proxy and at least one expectation: harness verify --proxy MODULE:CLASS --expect 'tau>=0.5'"
+            )
+        return _app("verify", expectations(options["--proxy"][0], options["--expect"]), settings)
+    name = ""
+    if settings and "=" not in settings[0] and not settings[0].startswith("-"):
+        name, *settings = settings
+    if name not in CHECKS:
+        raise UnknownNameError("check", name, filter(None, CHECKS))
+    return _app("verify", CHECKS[name], settings)
+
+
+def _options(arguments: list[str], names: tuple[str, ...]) -> tuple[list[str], dict[str, list[str]]]:
+    """Arguments without the options `names`, and the values of each, given as `--name value` or `--name=value`."""
+    others, values = [], {name: [] for name in names}
+    waiting = iter(arguments)
+    for argument in waiting:
+        name, equals, value = argument.partition("=")
+        if name not in names:
+            others.append(argument)
+        elif equals:
+            values[name].append(value)
+        else:
+            following = next(waiting, None)
+            if following is None:
+                raise HarnessError(f"{name} needs a value (`harness verify --help`)")
+            values[name].append(following)
+    return others, values
+
+
+def _doctor(config: Any) -> int:
+    from harness.doctor import examine
+
+    return examine(config)
+
+
+def _completion(arguments: list[str]) -> int:
+    from harness.completion import SHELLS, script
+
+    if {"-h", "--help"} & set(arguments):
+        print("harness completion: a script that completes commands, settings and names with the Tab key. Examples:")
+        for name, shell in SHELLS.items():
+            print(f"  {shell.install:<64}  # {name}")
+        return 0
+    if len(arguments) != 1:
+        raise HarnessError(f"say for which shell: harness completion {'|'.join(SHELLS)}")
+    print(script(arguments[0]), end="")
+    return 0
 
 
 IMPORT_USAGE = """\
@@ -237,6 +310,10 @@ NAME and PATH:
   nasbench101   nasbench_only108.tfrecord or nasbench_full.tfrecord
   nasbench301   zc_nasbench301.json
   nds           the folder of the NDS files, or one file; nds_darts, nds_enas_in, … take their file alone
+
+Examples:
+  harness import nats_sss NATS-sss-v1_0-50262-simple
+  harness import --check nasbench201 NAS-Bench-201-v1_1-096897.pth
 
 Benchmarks are written below $NAS_HARNESS_BENCHMARKS (by default ~/.local/share/nas-proxy-harness/benchmarks).
 Embedded tables are never changed: an archive of one becomes the benchmark NAME_imported.

@@ -50,6 +50,7 @@ class ScoreConfig:
     workers: int = 0
     chunk: int = 4
     flush_seconds: float = 20.0
+    tracker: str | None = None
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
 
 
@@ -111,12 +112,33 @@ class ReportConfig:
 
 @dataclass
 class VerifyConfig:
-    """`harness verify references`: `path` is a Parquet of scores computed elsewhere."""
+    """`harness verify`. The comments in conf/verify.yaml say what each setting does, and for which check."""
 
-    path: str | None = None
-    population: str = "no_dead_ops.sample(300, seed=0)"
-    inputs: str = "cifar10"
     store: str = "results/scores"
+    tables: str = "results/tables"
+    table: TableConfig | None = None
+    baseline: str = "results/baseline.json"
+    proxies: list[str] = field(default_factory=list)
+    cells: int = 20
+    seed: int = 0
+    exact: bool = False
+    inputs: InputsConfig = field(default_factory=InputsConfig)
+    device: str = "auto"
+    workers: int = 0
+    populations: list[str] = field(default_factory=list)
+    resamples: int = 1000
+    path: str | None = None
+    benchmark: str = "nasbench201"
+    dataset: str | None = None
+    population: str | None = None
+
+
+@dataclass
+class DoctorConfig:
+    """`harness doctor`: the store and, where given, the images to look at."""
+
+    store: str = "results/scores"
+    inputs: InputsConfig = field(default_factory=InputsConfig)
 
 
 @dataclass
@@ -165,6 +187,7 @@ SCHEMAS = {
     "report_page": PageConfig,
     "verify": VerifyConfig,
     "queue": QueueConfig,
+    "doctor": DoctorConfig,
 }
 
 #: The configuration groups, each with the schema of what it sets.
@@ -185,6 +208,11 @@ def register() -> None:
 def choices(group: str) -> list[str]:
     """The options of a configuration group (`inputs`, `table`, `executor`)."""
     return sorted(path.stem for path in (data_dir("conf") / group).glob("*.yaml"))
+
+
+def setting_names(command: str) -> list[str]:
+    """The settings of a command, those of its groups with a dot: `inputs.path`."""
+    return _keys(SCHEMAS[command])
 
 
 def _keys(schema: type, prefix: str = "") -> list[str]:
@@ -208,8 +236,8 @@ def check_overrides(command: str, overrides: list[str], sweep: bool = False) -> 
     from hydra.errors import HydraException
 
     single = []
+    keys = setting_names(command)
     shown = command.replace("_", " ")
-    keys = _keys(SCHEMAS[command])
     groups = [name for name in GROUPS if any(key.startswith(f"{name}.") for key in keys)]
     for text in overrides:
         if "=" not in text and not text.startswith("~"):

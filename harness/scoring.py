@@ -10,7 +10,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections import defaultdict
@@ -28,6 +27,7 @@ from harness.benchmark import Benchmark, load_benchmark
 from harness.errors import HarnessError
 from harness.inputs import load_inputs
 from harness.probes.base import EncodingProbe, Probe, Subject, Unscorable
+from harness.progress import Progress
 from harness.proxies import get_proxy
 from harness.proxies.base import Proxy
 from harness.seeds import stable_seed
@@ -408,9 +408,9 @@ def run(job: Job, progress: bool = True) -> Summary:
     if networks:
         by_label = {proxy.label: proxy for proxy in job.resolved}
         writing = _Writer(store, {label: job.key(p) for label, p in by_label.items()}, writer, job.flush_seconds)
-        bar = _Progress(len(networks), enabled=progress)
+        bar = Progress(len(networks), enabled=progress)
         try:
-            for rows, finished in _rows(job, networks):
+            for rows, finished in score_networks(job, networks):
                 for label, row in rows:
                     writing.add(label, row)
                     summary.add(label, [row])
@@ -438,8 +438,12 @@ def _count(proxy: Proxy, benchmark: Benchmark, indices: list[int], classes: int,
     return [Row(i, *_checked(float(value), each), proxy.version) for i, value in zip(indices, values, strict=True)]
 
 
-def _rows(job: Job, networks: dict[int, list[str]]) -> Iterator[tuple[list[tuple[str, Row]], int]]:
-    """Finished rows with the number of architectures that they complete, in any order."""
+def score_networks(job: Job, networks: dict[int, list[str]]) -> Iterator[tuple[list[tuple[str, Row]], int]]:
+    """Finished rows with the number of architectures that they complete, in any order.
+
+    Args:
+        networks: labels of the proxies to score by index of the architecture.
+    """
     global _scorer
     items = sorted(networks.items())
     chunks = [items[i : i + job.chunk] for i in range(0, len(items), job.chunk)]
@@ -516,34 +520,3 @@ class _Writer:
     def compact(self) -> None:
         for key in self._keys.values():
             self._store.compact(key, self._writer)
-
-
-class _Progress:
-    """Architectures done, rate and time left on standard error: a moving line on a terminal, else now and then."""
-
-    def __init__(self, total: int, enabled: bool):
-        self._total, self._done, self._enabled = total, 0, enabled
-        self._started = self._shown = time.monotonic()
-        self._terminal = sys.stderr.isatty()
-
-    def advance(self, count: int) -> None:
-        self._done += count
-        now = time.monotonic()
-        if not self._enabled or now - self._shown < (0.5 if self._terminal else 30):
-            return
-        self._shown = now
-        rate = self._done / (now - self._started)
-        left = (self._total - self._done) / rate
-        text = f"{self._done:,}/{self._total:,} networks, {rate:.2f} a second, {_duration(left)} left"
-        print(f"\r\x1b[K{text}" if self._terminal else text, end="" if self._terminal else "\n", file=sys.stderr)
-        sys.stderr.flush()
-
-    def close(self) -> None:
-        if self._enabled and self._terminal:
-            print("\r\x1b[K", end="", file=sys.stderr)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -49,6 +49,9 @@ class ScoreKey:
     proxy: str
     seed: int
 
+    def __str__(self) -> str:
+        return f"{self.proxy} on {self.space}/{self.dataset}, inputs {self.inputs}, seed {self.seed}"
+
     @property
     def folder(self) -> Path:
         """Relative path of the partition; values are percent-encoded as Hive readers expect."""

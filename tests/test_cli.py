@@ -85,6 +85,32 @@ def test_help_of_a_command_lists_its_settings(capsys, command, settings, flag):
     assert err == ""
 
 
+@pytest.mark.parametrize("command", cli.commands())
+def test_help_of_every_command_has_examples_of_it(capsys, command):
+    assert main([command, "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert "xamples:" in out
+    assert out.count(f"harness {command}") >= 2
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["score", "proxies=[flops]"], "finished scores are stored, the same command goes on from there"),
+        (["report"], "the stored scores are as they were, the same command starts again"),
+        (["verify"], "the stored scores are as they were, the same command starts again"),
+    ],
+)
+def test_stopping_says_how_to_go_on(capsys, monkeypatch, command, words):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_app", stop)
+    assert main(command) == 130
+    assert capsys.readouterr().err == f"\nharness: stopped; {words}\n"
+
+
 def test_list_of_proxies(capsys):
     assert main(["list", "proxies"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -31,6 +31,11 @@ class Proxy(ABC):
     sign: ClassVar[int] = 1
     #: Whether the score depends on a random draw (weights or inputs).
     random: ClassVar[bool] = True
+    #: By how much, relatively, a score may deviate on another processor or device, which rounds otherwise. Those that
+    #: differ: some three times what torch's own convolutions instead of oneDNN's make of it on NAS-Bench-201.
+    tolerance: ClassVar[float] = 1e-3
+    #: Whether the score is a sum that cancels: its deviation counts relative to the median of |score| if that is more.
+    cancels: ClassVar[bool] = False
 
     @abstractmethod
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:

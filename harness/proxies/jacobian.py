@@ -81,6 +81,7 @@ class Vkdnw(Proxy):
     name: ClassVar[str] = "vkdnw"
     summary: ClassVar[str] = "entropy of the deciles of the Fisher information's spectrum"
     citation: ClassVar[str] = VKDNW
+    tolerance: ClassVar[float] = 5e-3
     inputs: ClassVar[str] = "random"
 
     variant: str = "paper"
@@ -163,6 +164,8 @@ class Jacov(_InputJacobian):
     name: ClassVar[str] = "jacov"
     summary: ClassVar[str] = "eigenvalues of the correlation of the images' Jacobians"
     citation: ClassVar[str] = "Mellor et al., 2020 (arXiv 2006.04647v1); Abdelfattah et al., ICLR 2021"
+    tolerance: ClassVar[float] = 0.02
+    tolerance: ClassVar[float] = 1e-3
 
     def score(self, seen: Mapping[str, Any]) -> float:
         shifted = np.linalg.eigvalsh(self.correlation(seen)).clip(min=0) + 1e-5
@@ -180,6 +183,7 @@ class EpeNas(_InputJacobian):
     name: ClassVar[str] = "epe_nas"
     summary: ClassVar[str] = "intra-class correlation of the images' Jacobians"
     citation: ClassVar[str] = "Lopes et al., EPE-NAS, ICANN 2021"
+    tolerance: ClassVar[float] = 0.05
 
     def score(self, seen: Mapping[str, Any]) -> float:
         matrix, labels = np.log(np.abs(self.correlation(seen)) + 1e-5), seen["labels"]
@@ -202,6 +206,7 @@ class Ntk(Proxy):
     name: ClassVar[str] = "ntk"
     summary: ClassVar[str] = "minus the condition number of the neural tangent kernel"
     citation: ClassVar[str] = "Chen et al., TE-NAS, ICLR 2021"
+    tolerance: ClassVar[float] = 0.1
     version: ClassVar[int] = 2  # 1 summed the kernel in float32
     inputs: ClassVar[str] = "images"
     sign: ClassVar[int] = -1
@@ -234,6 +239,7 @@ class GradSign(Proxy):
     name: ClassVar[str] = "gradsign"
     summary: ClassVar[str] = "agreement of the signs of the images' gradients"
     citation: ClassVar[str] = "Zhang & Jia, GradSign, ICLR 2022"
+    tolerance: ClassVar[float] = 5e-3
     inputs: ClassVar[str] = "images"
 
     init: str = "kaiming_fan_in"

@@ -22,6 +22,7 @@ class _Gradient(Proxy):
     """One labelled mini-batch, BatchNorm on batch statistics."""
 
     inputs: ClassVar[str] = "images"
+    tolerance: ClassVar[float] = 0.05
     observables: ClassVar[tuple[str, ...]]
 
     init: str = "kaiming_fan_in"
@@ -79,6 +80,8 @@ class Plain(_Gradient):
     name: ClassVar[str] = "plain"
     summary: ClassVar[str] = "sum of weight x gradient, signed"
     citation: ClassVar[str] = ABDELFATTAH
+    tolerance: ClassVar[float] = 0.2
+    cancels: ClassVar[bool] = True
     observables: ClassVar[tuple[str, ...]] = ("saliency_sum",)
 
 
@@ -89,6 +92,7 @@ class L2Norm(_Gradient):
     name: ClassVar[str] = "l2_norm"
     summary: ClassVar[str] = "sum of the L2 norms of the layers' weights"
     citation: ClassVar[str] = ABDELFATTAH
+    tolerance: ClassVar[float] = 1e-3
     inputs: ClassVar[str] = "none"
     observables: ClassVar[tuple[str, ...]] = ("weight_norm",)
 
@@ -117,6 +121,8 @@ class Grasp(_Gradient):
     name: ClassVar[str] = "grasp"
     summary: ClassVar[str] = "sum of -weight x (Hessian x gradient)"
     citation: ClassVar[str] = f"Wang et al., GraSP, ICLR 2020; {ABDELFATTAH}"
+    tolerance: ClassVar[float] = 0.5
+    cancels: ClassVar[bool] = True
     observables: ClassVar[tuple[str, ...]] = ("grasp",)
 
     keep: str = "small"
@@ -228,6 +234,7 @@ class Ssnr(_Gradient):
     name: ClassVar[str] = "ssnr"
     summary: ClassVar[str] = "sum over layers of saliency sum over saliency deviation"
     citation: ClassVar[str] = "Xiang et al., Zero-Cost Operation Scoring / T-CET, AutoML 2023"
+    tolerance: ClassVar[float] = 5e-3
 
     saliency: str = "snip"
 

@@ -32,6 +32,8 @@ REFERENCES: dict[str, tuple[str, float | None]] = {
     "nwot": ("naswot:init=default", None),
 }
 
+POPULATION = "no_dead_ops.sample(300, seed=0)"
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -52,7 +54,7 @@ class Agreement:
 def compare_references(
     path: str | Path,
     store: ScoreStore,
-    population: str = "no_dead_ops.sample(300, seed=0)",
+    population: str = POPULATION,
     inputs: str = "cifar10",
 ) -> list[Agreement]:
     """Rank correlation of stored scores (nasbench201, cifar10, seed 0) with a table of others' scores.
@@ -97,7 +99,8 @@ def verify_references(config: object) -> int:
     """Print the agreement with the reference file; exit code 1 where a definition differs or scores lack."""
     if not config.path:
         raise HarnessError("which file? harness verify references path=FILE.parquet (NAS-Bench-Suite-Zero's scores)")
-    results = compare_references(config.path, ScoreStore(config.store), config.population, config.inputs)
+    population, inputs = config.population or POPULATION, config.inputs.name
+    results = compare_references(config.path, ScoreStore(config.store), population, inputs)
     print("| reference | ours | n | Spearman rho | at least | |\n|---|---|--:|--:|--:|---|")
     for result in results:
         rho = "not computed" if result.rho is None else f"{result.rho:.4f}"
@@ -107,7 +110,7 @@ def verify_references(config: object) -> int:
     lacking = [result.proxy for result in results if result.rho is None]
     if lacking:
         print(
-            f'missing: harness score inputs={config.inputs} inputs.path=DATA "proxies=[{",".join(lacking)}]" '
-            f'"population={config.population}" store={config.store}'
+            f'missing: harness score inputs={inputs} inputs.path=DATA "proxies=[{",".join(lacking)}]" '
+            f'"population={population}" store={config.store}'
         )
     return 1 if lacking or any(result.passes is False for result in results) else 0

@@ -1,0 +1,142 @@
+"""Does a proxy, anyone's, reach what its author claims? For the continuous integration of other projects."""
+
+from __future__ import annotations
+
+import importlib
+import operator
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from harness.benchmark import load_benchmark
+from harness.correlation import correlate, metric
+from harness.errors import HarnessError
+from harness.findings import Finding
+from harness.proxies import available, get_proxy
+from harness.proxies.base import Proxy, configure
+from harness.scoring import Job, run
+from harness.store import ScoreStore
+
+#: Small enough for every push, of every kind of cell, and known to every space.
+POPULATION = "sample(100, seed=0)"
+
+_SHORT = {"tau": "kendall", "rho": "spearman"}
+_COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """A bound on a metric: `kendall >= 0.6`."""
+
+    metric: str
+    comparison: str
+    bound: float
+
+    def holds(self, value: float) -> bool:
+        """NaN meets no bound."""
+        return _COMPARISONS[self.comparison](value, self.bound)
+
+    def __str__(self) -> str:
+        return f"{self.comparison} {self.bound:g}"
+
+
+def parse_expectation(text: str) -> Expectation:
+    """The bound that a text such as `tau>=0.6`, `rho > 0.7` or `ndcg_10>=0.5` states. Raises HarnessError."""
+    match = re.fullmatch(r"\s*([\w.%]+)\s*(>=|<=|>|<)\s*([-+]?\d*\.?\d+(?:e[-+]?\d+)?)\s*", text)
+    if not match:
+        raise HarnessError(
+            f"{text!r} is no expectation: write METRIC>=VALUE in quotes, as in --expect 'tau>=0.6' (without them the "
+            "shell takes > for itself)"
+        )
+    try:
+        return Expectation(metric(_SHORT.get(match[1], match[1])).name, match[2], float(match[3]))
+    except ValueError as error:
+        raise HarnessError(f"{text!r}: {error}; tau and rho are short for the first two") from error
+
+
+def find_proxy(spec: str) -> Proxy:
+    """A registered proxy, or one named `module:Class`, either followed by `:setting=value`.
+
+    Modules of the working directory are found, as a test runner would.
+
+    Raises:
+        HarnessError: no such module or class, an import that fails, or a class that is no `Proxy`.
+    """
+    module, colon, rest = spec.partition(":")
+    if not colon or "=" in rest.split(":")[0] or module in available():
+        return get_proxy(spec)
+    name, *settings = rest.split(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise HarnessError(
+            f"proxy {spec!r} cannot be imported ({cause}): write --proxy MODULE:CLASS, importable from here"
+        ) from error
+    if not (isinstance(cls, type) and issubclass(cls, Proxy)):
+        raise HarnessError(f"{module}:{name} is no subclass of harness.Proxy")
+    return configure(cls, dict(setting.partition("=")[::2] for setting in settings))
+
+
+def check_expectations(proxy: Proxy, expectations: Sequence[Expectation], config: Any) -> Iterator[Finding]:
+    """Score a population of `config` with `proxy` and hold each metric against its bound.
+
+    A proxy that reads images gets noise where `config.inputs.path` names none; the protocol line says which.
+    """
+    benchmark = load_benchmark(config.benchmark)
+    dataset = config.dataset or next(iter(benchmark.datasets))
+    population = config.population or POPULATION
+    inputs = config.inputs.name if config.inputs.path else "random"
+    with TemporaryDirectory() as folder:
+        job = Job(
+            config.benchmark,
+            dataset,
+            (proxy,),
+            inputs=inputs,
+            inputs_path=config.inputs.path,
+            seed=config.seed,
+            population=population,
+            device=config.device,
+            workers=config.workers,
+            store=folder,
+        )
+        run(job)
+        rows = ScoreStore(folder).read(job.key(proxy)).set_index("index")
+    members = benchmark.population(population)
+    own = np.isin(members, rows.index.to_numpy())
+    rows = rows.loc[np.where(own, members, benchmark.representatives[members])]
+    accuracies = benchmark.accuracies(dataset).to_numpy(dtype=np.float64)[members]
+    trained = np.isfinite(accuracies)
+    scores = rows["score"].to_numpy(dtype=np.float64)[trained]
+    metrics = list(dict.fromkeys(expectation.metric for expectation in expectations))
+    found = correlate(scores, accuracies[trained], metrics, resamples=config.resamples)
+    reads = "no mini-batch" if proxy.inputs == "none" else f"inputs {inputs}"
+    yield Finding(
+        proxy.label,
+        "note",
+        f"protocol: {benchmark.name}/{dataset}, {benchmark.card['default_target']}, {population}, n = {found.n}, "
+        f"{reads}, seed {config.seed}, 95% interval of {config.resamples} bootstrap resamples",
+    )
+    for status, count in rows["status"][rows["status"] != "ok"].value_counts().sort_index().items():
+        yield Finding(proxy.label, "note", f"{count} of {len(rows)} without a score, ranked last: {status}")
+    for expectation in expectations:
+        value = found[expectation.metric]
+        yield Finding(
+            f"{expectation.metric} of {proxy.label}",
+            "ok" if expectation.holds(value.value) else "FAILS",
+            f"{value.value:.4f} [{value.low:.4f}, {value.high:.4f}], expected {expectation}",
+        )

@@ -1,0 +1,158 @@
+"""Do stored scores come out again? A seeded sample of each partition is computed anew and compared."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from harness.benchmark import load_benchmark
+from harness.errors import HarnessError
+from harness.findings import Finding
+from harness.probes.base import EncodingProbe
+from harness.progress import Progress
+from harness.proxies import get_proxy
+from harness.proxies.base import Proxy
+from harness.scoring import Job, score_networks
+from harness.seeds import stable_rng
+from harness.store import Row, ScoreKey, ScoreStore
+
+#: A score that keeps its place among the stored ones may deviate by this many times its proxy's tolerance.
+SAME_PLACE = 10.0
+
+
+#: What `exact` leaves to sums in float64, whose order may depend on how many architectures are read at once.
+LAST_DIGITS = 1e-13
+
+
+class _Partition(NamedTuple):
+    key: ScoreKey
+    proxy: Proxy
+    stored: pd.DataFrame
+    sample: np.ndarray
+
+
+def check_scores(config: Any) -> Iterator[Finding]:
+    """Compute `config.cells` architectures of each partition again, one pass for all proxies that read it.
+
+    A score agrees when it is equal to the last bit, or deviates by no more than the proxy's `tolerance`, or by no
+    more than ten times that without passing another stored score (another processor or device rounds otherwise).
+    With `config.exact`, nothing but a sum taken in another order (`LAST_DIGITS`) is tolerated. What could not be
+    computed must again not be, for the same reason.
+    """
+    if config.cells < 1:
+        raise HarnessError(f"cells={config.cells} checks nothing: give at least 1")
+    store = ScoreStore(config.store)
+    keys = chosen_keys(store, list(config.proxies))
+    groups: dict[Job, list[_Partition]] = defaultdict(list)
+    for key in keys:
+        subject = str(key)
+        if key.inputs not in ("none", "random") and not (config.inputs.path and config.inputs.name == key.inputs):
+            yield Finding(subject, "note", f"images not at hand: set inputs={key.inputs} inputs.path=DATA")
+            continue
+        try:
+            benchmark, proxy = load_benchmark(key.space), get_proxy(key.proxy)
+            benchmark.dataset(key.dataset)
+            stored = store.read(key, proxy.version)
+        except HarnessError as error:
+            yield Finding(subject, "FAILS", str(error))
+            continue
+        stored = stored[~stored["status"].str.startswith("error")].set_index("index")
+        if stored.empty:
+            yield Finding(subject, "FAILS", f"no score of version {proxy.version}, which the code has: score it again")
+            continue
+        # One order for all partitions of a dataset, so that proxies scored on the same cells are sampled on the same.
+        place = stable_rng("verify", key.space, key.dataset, config.seed).permutation(len(benchmark))
+        indices = stored.index.to_numpy()
+        sample = indices[np.argsort(place[indices])[: config.cells]]
+        images = key.inputs not in ("none", "random")
+        counted = all(isinstance(probe, EncodingProbe) for probe in proxy.needs())
+        job = Job(
+            key.space,
+            key.dataset,
+            (),
+            inputs=key.inputs if images else "random",
+            inputs_path=config.inputs.path if images else None,
+            seed=key.seed,
+            device=config.device,
+            workers=1 if counted else config.workers,  # counts take no time, starting processes does
+            chunk=1,
+        )
+        groups[job].append(_Partition(key, proxy, stored, sample))
+    yield from _recomputed(groups, config.exact)
+
+
+def chosen_keys(store: ScoreStore, proxies: list[str]) -> list[ScoreKey]:
+    """The partitions of a store, those of `proxies` where any are named.
+
+    Raises:
+        HarnessError: there is none; UnknownNameError for a proxy that is not known.
+    """
+    labels = {get_proxy(spec).label for spec in proxies}
+    keys = list(store.keys())
+    if labels:
+        keys = [key for key in keys if key.proxy in labels]
+    if not keys:
+        what = f"scores of {', '.join(sorted(labels))}" if labels else "scores"
+        raise HarnessError(f"there are no {what} below {store.root}: run in the project's folder, or set store=DIR")
+    return keys
+
+
+def _recomputed(groups: dict[Job, list[_Partition]], exact: bool) -> Iterator[Finding]:
+    networks: dict[Job, dict[int, list[str]]] = {}
+    for job, partitions in groups.items():
+        networks[job] = defaultdict(list)
+        for partition in partitions:
+            for index in partition.sample:
+                networks[job][int(index)].append(partition.key.proxy)
+    with closing(Progress(sum(map(len, networks.values())))) as progress:
+        for job, partitions in groups.items():
+            fresh: dict[str, dict[int, Row]] = defaultdict(dict)
+            proxies = tuple(partition.key.proxy for partition in partitions)
+            for rows, finished in score_networks(replace(job, proxies=proxies), networks[job]):
+                for label, row in rows:
+                    fresh[label][row.index] = row
+                progress.advance(finished)
+            for partition in partitions:
+                yield _compared(partition, fresh[partition.key.proxy], exact)
+
+
+def _compared(partition: _Partition, fresh: dict[int, Row], exact: bool) -> Finding:
+    """The verdict on one partition from its rows computed anew."""
+    proxy, stored = partition.proxy, partition.stored
+    column = stored["score"].to_numpy(dtype=np.float64)
+    column = column[np.isfinite(column)]
+    tolerance = LAST_DIGITS if exact else proxy.tolerance
+    worst, wrong = 0.0, []
+    for index, row in sorted(fresh.items()):
+        before = stored.loc[index]
+        if before["status"] != row.status:
+            wrong.append(f"cell {index} was {before['status']!r}, is {row.status!r}")
+            continue
+        if row.score is None:
+            continue
+        old, new = float(before["score"]), row.score
+        size = max(abs(old), float(np.median(np.abs(column)))) if proxy.cancels else abs(old)
+        deviation = 0.0 if new == old else abs(new - old) / size if size else float("inf")
+        worst = max(worst, deviation)
+        if deviation <= tolerance:
+            continue
+        # The score itself lies between: nothing else may, not even its equal.
+        passed = np.count_nonzero((column >= min(old, new)) & (column <= max(old, new))) - 1
+        if passed or deviation > SAME_PLACE * tolerance:
+            wrong.append(f"cell {index} was {old!r}, is {new!r} (deviation {deviation:.1e}, at most {tolerance:.0e})")
+    cells = f"{len(fresh)} cell{'s' if len(fresh) > 1 else ''} computed again"
+    if wrong:
+        return Finding(
+            str(partition.key),
+            "FAILS",
+            f"{len(wrong)} of {cells} differ: {wrong[0]}; if the definition was changed, raise the proxy's `version` "
+            "and score it again",
+        )
+    equal = "equal to the last bit" if worst == 0 else f"deviation at most {worst:.1e}, tolerated {tolerance:.0e}"
+    return Finding(str(partition.key), "ok", f"{cells}, {equal}")

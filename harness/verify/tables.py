@@ -1,0 +1,67 @@
+"""Does every committed table follow from the committed scores, byte for byte?"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from itertools import zip_longest
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from harness.config import compose_config
+from harness.errors import HarnessError
+from harness.findings import Finding
+from harness.tables import build_tables
+
+
+def check_tables(config: Any) -> Iterator[Finding]:
+    """Build all tables, or `config.table`, as `harness report` does, and compare each file with the committed one.
+
+    Markdown that the report does not write is text by hand and left alone; any other file that it does not write
+    is a leftover of a table that is gone.
+    """
+    committed = Path(config.tables)
+    if not committed.is_dir():
+        raise HarnessError(
+            f"there is no folder {committed}: run in the project's folder, or set tables=DIR to the committed tables"
+        )
+    with TemporaryDirectory() as folder:
+        report = compose_config("report", [])
+        report.table, report.store, report.output = config.table, config.store, folder
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            build_tables(report)
+        rebuilt = {str(path.relative_to(folder)): path.read_bytes() for path in _files(Path(folder))}
+    stored = {str(path.relative_to(committed)): path.read_bytes() for path in _files(committed)}
+    for name in sorted({*rebuilt, *stored}):
+        subject = f"table {committed / name}"
+        if name not in stored:
+            yield Finding(subject, "FAILS", "is not there: run `harness report` and commit it")
+        elif name in rebuilt:
+            difference = _difference(stored[name], rebuilt[name])
+            if difference:
+                yield Finding(subject, "FAILS", difference)
+            else:
+                yield Finding(subject, "ok", "re-derived from the stored scores, equal in every byte")
+        elif not config.table and not name.endswith(".md"):
+            yield Finding(subject, "FAILS", "no table of conf/table writes it: remove it")
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def _difference(stored: bytes, rebuilt: bytes) -> str:
+    """The first line in which two files differ; empty when they do not."""
+    if stored == rebuilt:
+        return ""
+    lines = zip_longest(stored.decode(errors="replace").split("\n"), rebuilt.decode(errors="replace").split("\n"))
+    for number, (old, new) in enumerate(lines, start=1):
+        if old != new:
+            return f"line {number} is {_short(old)}, the stored scores give {_short(new)}"
+    return "differs in bytes that are no text"
+
+
+def _short(line: str | None) -> str:
+    return "missing" if line is None else repr(line if len(line) <= 200 else line[:197] + "...")
