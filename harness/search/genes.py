@@ -150,8 +150,11 @@ class OpenSpace(SearchSpace):
     `BLOCK.VALUE`.
     """
 
+    summary: str
     classes: int
     resolution: int
+    #: The papers' limits, which hold where a search names none: most parameters and most multiply-accumulates.
+    ceilings: tuple[float | None, float | None] = (None, None)
 
     @abstractmethod
     def plan(self, genotype: Genotype) -> dict[str, Any]:

@@ -81,9 +81,8 @@ class EsFormer(OpenSpace):
             raise HarnessError(f"blocks={self.blocks!r} is neither 'plain' nor 'residual'")
 
     @property
-    def ceiling(self) -> float:
-        """The paper's limit of parameters at this size."""
-        return PLANS[self.size].ceiling
+    def ceilings(self) -> tuple[float | None, float | None]:  # type: ignore[override]
+        return PLANS[self.size].ceiling, None
 
     @cached_property
     def genes(self) -> tuple[Gene, ...]:  # type: ignore[override]

@@ -188,6 +188,7 @@ class ZenNas(_PlainNet):
     head_searched: ClassVar[bool] = True
     start: ClassVar[tuple[Start, ...]] = (Start(16, 1, 8), Start(32, 2, 16), Start(64, 2, 32), Start(64, 2, 32))
     most_layers: ClassVar[int] = 18
+    ceilings: ClassVar[tuple[float | None, float | None]] = (1e6, None)
 
     classes: int = 100
     resolution: int = 32
@@ -208,6 +209,7 @@ class MobileNetV2(_PlainNet):
     head_searched: ClassVar[bool] = False
     start: ClassVar[tuple[Start, ...]] = (Start(32, 2, 8), Start(48, 2, 32), Start(96, 2, 48), Start(128, 2, 96))
     most_layers: ClassVar[int] = 14
+    ceilings: ClassVar[tuple[float | None, float | None]] = (None, 450e6)
 
     classes: int = 1000
     resolution: int = 224
