@@ -1,4 +1,4 @@
-"""The command line: `harness score | report | list`, with one line and exit code 2 for every mistake."""
+"""The command line: `harness score | report | search | list`, with one line and exit code 2 for every mistake."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ harness: training-free NAS proxies on NAS benchmarks, beside what the papers pri
   harness score inputs=cifar10 inputs.path=DATA proxies=[snip,naswot] population="sample(100, seed=0)"
   harness report table=vkdnw_table1
   harness report                        # every table, and what is missing from the store
-  harness list proxies|benchmarks|tables
+  harness search benchmark=nasbench201 algorithm=freerea proxies=[flops] budget=1000 repeats=30
+  harness search benchmark=esformer algorithm=decoupled proxies=[entropic_score,logsynflow] budget=10min
+  harness list proxies|benchmarks|tables|algorithms|spaces
   harness verify references path=FILE.parquet
   harness --version
 
@@ -69,6 +71,7 @@ def _dispatch(arguments: list[str]) -> int:
         "list": _list,
         "score": lambda rest: _app("score", _score, rest),
         "report": lambda rest: _app("report", _report, rest),
+        "search": lambda rest: _app("search", _search, rest),
         "verify": _verify,
     }
     if arguments[0] not in commands:
@@ -94,7 +97,23 @@ def _list(arguments: list[str]) -> int:
 
         return list_tables()
 
-    kinds = {"proxies": proxies, "benchmarks": benchmarks, "tables": tables}
+    def algorithms() -> dict[str, str]:
+        from harness.search.algorithms import available
+
+        return {name: cls.summary for name, cls in available().items()}
+
+    def spaces() -> dict[str, str]:
+        from harness.search.spaces import available
+
+        return {name: cls.summary for name, cls in available().items()}
+
+    kinds = {
+        "proxies": proxies,
+        "benchmarks": benchmarks,
+        "tables": tables,
+        "algorithms": algorithms,
+        "spaces": spaces,
+    }
     if len(arguments) != 1:
         raise HarnessError(f"say what to list: harness list {'|'.join(kinds)}")
     if arguments[0] not in kinds:
@@ -142,11 +161,11 @@ def _app(command: str, task: Callable[[Any], int], arguments: list[str]) -> int:
 
 
 def _quoted(argument: str) -> str:
-    """Quote, for Hydra's grammar, the brackets of populations and the `key=value` settings of proxies."""
+    """Quote, for Hydra's grammar, the brackets of populations and the `key=value` settings of what has such."""
     key, equals, value = argument.partition("=")
     if "'" in value or '"' in value:
         return argument
-    if key == "population" and "(" in value:
+    if (key == "population" and "(" in value) or (key in ("benchmark", "algorithm") and "=" in value):
         return f"{key}='{value}'"
     if key == "proxies":
         return key + equals + re.sub(r"[^\[\],\s]+=[^\[\],\s]*", lambda match: f"'{match[0]}'", value)
@@ -182,6 +201,12 @@ def _score(config: Any) -> int:
     for status, count in sorted(summary.failed.items()):
         print(f"  without a score: {count:,} x {status}")
     return 1 if summary.errors else 0
+
+
+def _search(config: Any) -> int:
+    from harness.search.command import search
+
+    return search(config)
 
 
 def _report(config: Any) -> int:

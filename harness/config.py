@@ -88,7 +88,73 @@ class VerifyConfig:
     store: str = "results/scores"
 
 
-SCHEMAS = {"score": ScoreConfig, "report": ReportConfig, "verify": VerifyConfig}
+@dataclass
+class SearchRowConfig:
+    """A row of a study: one search. `published`: figures that papers print, by dataset or quantity."""
+
+    label: str
+    algorithm: str
+    proxies: list[str]
+    combine: str = "normalised_sum"
+    published: dict[str, float] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass
+class SearchCaseConfig:
+    """Where a study searches: a benchmark with datasets, or an open space."""
+
+    benchmark: str
+    datasets: list[str] = field(default_factory=list)
+    populations: list[str] = field(default_factory=lambda: ["all"])
+
+
+@dataclass
+class StudyConfig:
+    """Several searches under one budget, and their table."""
+
+    name: str = ""
+    title: str = ""
+    protocol: str = ""
+    budget: str = "1000"
+    repeats: int = 30
+    seed: int = 0
+    cases: list[SearchCaseConfig] = field(default_factory=list)
+    rows: list[SearchRowConfig] = field(default_factory=list)
+
+
+@dataclass
+class SearchConfig:
+    """`harness search`. The comments in conf/search.yaml say what each setting does."""
+
+    study: StudyConfig | None = None
+    inputs: InputsConfig = field(default_factory=InputsConfig)
+    benchmark: str = "nasbench201"
+    dataset: str | None = None
+    target: str | None = None
+    population: str = "no_dead_ops"
+    algorithm: str = "regularised_evolution"
+    proxies: list[str] = field(default_factory=list)
+    combine: str = "normalised_sum"
+    budget: str = "1000"
+    max_params: float | None = None
+    max_flops: float | None = None
+    seed: int = 0
+    repeats: int = 1
+    score_seed: int = 0
+    scores: str = "results/scores"
+    store: str = "results/search"
+    output: str = "results/tables"
+    plots: bool = False
+    device: str = "auto"
+    threads: int = 1
+    save_seconds: float = 10.0
+
+
+SCHEMAS = {"score": ScoreConfig, "report": ReportConfig, "search": SearchConfig, "verify": VerifyConfig}
+
+#: Configuration groups, with the schema of their options.
+GROUPS = {"inputs": InputsConfig, "study": StudyConfig, "table": TableConfig}
 
 
 def register() -> None:
@@ -98,12 +164,12 @@ def register() -> None:
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
         store.store(name=f"{name}_schema", node=schema)
-    store.store(group="table", name="schema", node=TableConfig)
-    store.store(group="inputs", name="schema", node=InputsConfig)
+    for group, schema in GROUPS.items():
+        store.store(group=group, name="schema", node=schema)
 
 
 def choices(group: str) -> list[str]:
-    """The options of a configuration group (`inputs`, `table`)."""
+    """The options of a configuration group (`inputs`, `study`, `table`)."""
     return sorted(path.stem for path in (data_dir("conf") / group).glob("*.yaml"))
 
 
@@ -111,7 +177,7 @@ def _keys(schema: type, prefix: str = "") -> list[str]:
     found = []
     for entry in fields(schema):
         found.append(prefix + entry.name)
-        nested = [t for t in (InputsConfig, TableConfig) if t.__name__ in str(entry.type)]
+        nested = [t for t in GROUPS.values() if t.__name__ in str(entry.type)]
         if nested:
             found += _keys(nested[0], f"{prefix}{entry.name}.")
     return found
@@ -129,7 +195,7 @@ def check_overrides(command: str, overrides: list[str], sweep: bool = False) -> 
 
     single = []
     keys = _keys(SCHEMAS[command])
-    groups = [name for name in ("inputs", "table") if any(key.startswith(f"{name}.") for key in keys)]
+    groups = [name for name in GROUPS if any(key.startswith(f"{name}.") for key in keys)]
     for text in overrides:
         if "=" not in text and not text.startswith("~"):
             raise HarnessError(f"{text!r} is no setting: write key=value (`harness {command} --help`)")
