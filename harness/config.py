@@ -90,12 +90,13 @@ class VerifyConfig:
 
 @dataclass
 class SearchRowConfig:
-    """A row of a study: one search. `published`: figures that papers print, by dataset or quantity."""
+    """A row of a study: one search; on the named benchmarks, or on all. `published`: printed figures, by dataset."""
 
     label: str
     algorithm: str
     proxies: list[str]
     combine: str = "normalised_sum"
+    benchmarks: list[str] = field(default_factory=list)
     published: dict[str, float] = field(default_factory=dict)
     note: str = ""
 

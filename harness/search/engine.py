@@ -22,7 +22,7 @@ import pandas as pd
 from harness.errors import HarnessError
 from harness.search.algorithms import Algorithm, Phase, order
 from harness.search.genes import Genotype, SearchSpace
-from harness.search.objective import Objective, check_combination, fitness
+from harness.search.objective import Objective, best_so_far, check_combination, fitness
 from harness.seeds import stable_rng
 from harness.specs import label
 from harness.store import hive_folder, write_table, write_whole
@@ -349,17 +349,7 @@ class Run:
             groups[-1].append(place)
         for group in groups:
             scores = self._scores[group][:, list(self.plan[self.state.phases[group[0]]].columns)]
-            if scores.shape[1] == 1:
-                values = fitness(scores, self.combine)
-                best = np.maximum.accumulate(values)
-                leads = np.r_[True, best[1:] > best[:-1]]
-                local = np.maximum.accumulate(np.where(leads, np.arange(len(group)), 0))
-            else:  # over other members, another fitness; of very long runs every so many evaluations, and the last
-                every = max(1, len(group) // 2000)
-                at = np.unique(np.r_[np.arange(0, len(group), every), len(group) - 1])
-                best = [order(fitness(scores[: i + 1], self.combine))[0] for i in at]
-                local = np.array(best)[np.searchsorted(at, np.arange(len(group)), side="right") - 1]
-            found[group] = np.asarray(group)[local]
+            found[group] = np.asarray(group)[best_so_far(scores, self.combine)]
         return found
 
     @property

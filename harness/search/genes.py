@@ -29,8 +29,8 @@ class Gene:
     Attributes:
         kind: `topology` or `size`: which of the two searches of a decoupled search changes it.
         options: its values, in order.
-        factors: where given, a mutation reaches only the options nearest to these multiples of the value.
-        steps: where given, a mutation reaches only options at most so many places away.
+        factors, steps: where given, a mutation reaches only the options nearest to these multiples of the value,
+            and those at most so many places away; else every other option.
     """
 
     name: str
@@ -43,12 +43,13 @@ class Gene:
     def reach(self, place: int) -> tuple[int, ...]:
         """The places that one mutation may move to from `place`; never `place` itself."""
         if place not in self._reach:
-            places = range(len(self.options))
+            everywhere = range(len(self.options))
+            places = set(everywhere) if not self.factors and self.steps is None else set()
             if self.factors:
                 wanted = [self.options[place] * factor for factor in self.factors]
-                places = {min(places, key=lambda p: (abs(self.options[p] - w), p)) for w in wanted}
-            elif self.steps is not None:
-                places = [p for p in places if abs(p - place) <= self.steps]
+                places |= {min(everywhere, key=lambda p: (abs(self.options[p] - w), p)) for w in wanted}
+            if self.steps is not None:
+                places |= {p for p in everywhere if abs(p - place) <= self.steps}
             self._reach[place] = tuple(sorted(p for p in places if p != place))
         return self._reach[place]
 

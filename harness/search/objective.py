@@ -42,6 +42,28 @@ def fitness(scores: np.ndarray, combine: str) -> np.ndarray:
     return np.where(np.isfinite(combined), combined, -np.inf)
 
 
+def best_so_far(scores: np.ndarray, combine: str) -> np.ndarray:
+    """(n,): the place of the fittest of the first i + 1 members, the earlier of equals, from scores (n, m)."""
+    if scores.shape[1] == 1:
+        values = fitness(scores, combine)
+        leads = np.r_[True, values[1:] > np.maximum.accumulate(values)[:-1]]
+        return np.maximum.accumulate(np.where(leads, np.arange(len(values)), 0))
+    found = np.zeros(len(scores), dtype=int)
+    if combine == "normalised_sum":
+        tops = np.maximum.accumulate(np.abs(np.where(np.isfinite(scores), scores, 0)), axis=0)
+        for i in range(len(scores)):
+            # While the greatest magnitudes stay, so do the fitnesses: only the new member can take the lead.
+            changed = i == 0 or (tops[i] != tops[i - 1]).any()
+            rivals = np.arange(i + 1) if changed else np.array([found[i - 1], i])
+            shares = scores[rivals] / np.where(tops[i] > 0, tops[i], 1)
+            found[i] = rivals[np.where(np.isfinite(shares).all(axis=1), shares.sum(axis=1), -np.inf).argmax()]
+        return found
+    # Over other members, another fitness; of very long runs every so many evaluations, and after the last.
+    at = np.unique(np.r_[np.arange(0, len(scores), max(1, len(scores) // 2000)), len(scores) - 1])
+    best = np.array([fitness(scores[: i + 1], combine).argmax() for i in at])
+    return best[np.searchsorted(at, np.arange(len(scores)), side="right") - 1]
+
+
 def check_combination(name: str) -> str:
     """The name. Raises UnknownNameError where there is no such combination."""
     if name not in COMBINATIONS:
@@ -104,6 +126,8 @@ class StoredScores(Objective):
 class NetworkScores(Objective):
     """Scores of an open space's networks, built and scored when asked for.
 
+    Their only parameters that no initialisation draws are the attention's distances, which begin at zero.
+
     A score depends on (space, architecture, seed) and the mini-batches, as in a benchmark's runs.
 
     Args:
@@ -163,7 +187,6 @@ class NetworkScores(Objective):
             self._space.classes,
             self._device,
             stages=network.stages,
-            restore=True,
         )
         proxies = [self._proxies[c] for c in columns]
         found = score_subject(subject, proxies)

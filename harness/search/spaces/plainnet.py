@@ -3,7 +3,8 @@
 A network is a 3x3 convolution, super-blocks, a 1x1 convolution, average pooling and a linear layer. A super-block
 repeats its layer; the first layer changes channels and side. A search starts from the authors' initial network and
 changes a block's type, kernel, expansion, outputs, bottleneck channels or number of layers: channels by factors of
-1.25, 1.5, 2 and 2.5 and their inverses, rounded to multiples of 8, the number of layers by one or two.
+1.25, 1.5, 2 and 2.5 and their inverses, rounded to multiples of 8, the number of layers by one or two. Here channels
+also move by 8: by factors alone some widths could never be reached.
 
 The authors split a super-block in two once it has six layers. Here each stage has a second super-block of stride 1
 which may be empty, and a super-block has at most five layers: the same networks of up to ten layers a stage, in a
@@ -55,7 +56,7 @@ class _PlainNet(OpenSpace):
     @cached_property
     def genes(self) -> tuple[Gene, ...]:  # type: ignore[override]
         channels = grid(8, self.widest)
-        genes = [Gene("stem.outputs", SIZE, channels, FACTORS)]
+        genes = [Gene("stem.outputs", SIZE, channels, FACTORS, 1)]
         for stage in range(len(self.start)):
             for half in "ab":
                 here = f"stage{stage + 1}{half}"
@@ -63,12 +64,16 @@ class _PlainNet(OpenSpace):
                     Gene(f"{here}.type", TOPOLOGY, self.types),
                     Gene(f"{here}.kernel", TOPOLOGY, KERNELS),
                     Gene(f"{here}.expansion", SIZE, self.expansions),
-                    Gene(f"{here}.outputs", SIZE, channels, FACTORS),
-                    Gene(f"{here}.bottleneck", SIZE, channels, FACTORS),
+                    Gene(f"{here}.outputs", SIZE, channels, FACTORS, 1),
+                    Gene(f"{here}.bottleneck", SIZE, channels, FACTORS, 1),
                     Gene(f"{here}.layers", SIZE, tuple(range(half == "a", MOST_LAYERS + 1)), steps=2),
                 ]
         head = channels if self.head_searched else (self.head,)
-        return (*genes, Gene("head.outputs", SIZE, head, FACTORS if self.head_searched else ()))
+        return (*genes, Gene("head.outputs", SIZE, head, FACTORS, 1))
+
+    @cached_property
+    def _layers(self) -> tuple[int, ...]:
+        return tuple(i for i, gene in enumerate(self.genes) if gene.name.endswith(".layers"))
 
     def initial(self) -> Genotype:
         """The authors' initial network; the second super-block of each stage is empty."""
@@ -79,9 +84,7 @@ class _PlainNet(OpenSpace):
         return tuple(gene.options.index(v) for gene, v in zip(self.genes, [*values, self.head], strict=True))
 
     def repaired(self, genotype: Genotype, place: int | None = None) -> Genotype | None:
-        layers = sum(
-            gene.options[p] for gene, p in zip(self.genes, genotype, strict=True) if gene.name.endswith(".layers")
-        )
+        layers = sum(self.genes[i].options[genotype[i]] for i in self._layers)
         return genotype if layers + 2 <= self.most_layers else None  # the two convolutions count as layers
 
     def founder(self, rng: Any) -> Genotype:
