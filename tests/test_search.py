@@ -187,7 +187,13 @@ def test_normalised_sum_by_hand():
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.lists(st.sampled_from([-2.0, -1.0, 0.0, 1.0, 3.0, 7.0, float("nan")]), min_size=2, max_size=2), min_size=1, max_size=15))
+@given(
+    st.lists(
+        st.lists(st.sampled_from([-2.0, -1.0, 0.0, 1.0, 3.0, 7.0, float("nan")]), min_size=2, max_size=2),
+        min_size=1,
+        max_size=15,
+    )
+)
 def test_best_so_far_is_the_best_of_each_beginning(rows):
     scores = np.array(rows)
     for combine in ("normalised_sum", "log_rank_sum"):
@@ -196,7 +202,9 @@ def test_best_so_far_is_the_best_of_each_beginning(rows):
         values = [fitness(scores[: i + 1], combine) for i in range(len(scores))]
         assert all(v[a] == v[b] for v, a, b in zip(values, expected, found, strict=True))
     single = scores[:, :1]
-    assert best_so_far(single, "sum").tolist() == [int(fitness(single[: i + 1], "sum").argmax()) for i in range(len(single))]
+    assert best_so_far(single, "sum").tolist() == [
+        int(fitness(single[: i + 1], "sum").argmax()) for i in range(len(single))
+    ]
 
 
 # Algorithms, on a space of which everything is known.
@@ -308,7 +316,9 @@ def test_decoupled_changes_only_the_genes_of_its_phase():
     for name, fixed in (("size 1", slice(0, 10)), ("topology 2", slice(10, 20)), ("size 2", slice(0, 10))):
         members = [g for g, phase in zip(run.state.history, frame["phase"], strict=True) if phase == name]
         assert len({genotype[fixed] for genotype in members}) == 1
-    led = {name: set(part[["topology", "size"]].notna().all()[lambda v: v].index) for name, part in frame.groupby("phase")}
+    led = {
+        name: set(part[["topology", "size"]].notna().all()[lambda v: v].index) for name, part in frame.groupby("phase")
+    }
     assert led["start 1"] == led["topology 2"] == {"topology"}
     assert led["size 1"] == led["size 2"] == {"size"}
     # The best of a phase seeds the next.

@@ -9,7 +9,7 @@ import torch
 from harness.errors import HarnessError
 from harness.probes.base import Subject
 from harness.probes.topology import Topology
-from harness.search.genes import Gene, SIZE
+from harness.search.genes import SIZE, Gene
 from harness.search.objective import NetworkScores
 from harness.search.spaces import available, get_open_space
 
@@ -53,7 +53,9 @@ def test_networks_run_forward_and_backward_at_full_resolution(spec):
         assert torch.isfinite(parameter.grad).all(), name
 
 
-@pytest.mark.parametrize(("size", "params", "flops"), [("S0", 3.5e6, 0.40e9), ("S1", 6.1e6, 0.65e9), ("S2", 12.6e6, 1.25e9)])
+@pytest.mark.parametrize(
+    ("size", "params", "flops"), [("S0", 3.5e6, 0.40e9), ("S1", 6.1e6, 0.65e9), ("S2", 12.6e6, 1.25e9)]
+)
 def test_the_plan_is_efficientformerv2s(size, params, flops):
     """EfficientFormerV2's own choices cost what its paper prints, less biases and the attention's products."""
     space = get_open_space(f"esformer:size={size}")
@@ -87,7 +89,13 @@ def test_the_initial_network_of_zennas():
 @pytest.mark.parametrize("spec", ["esformer:size=S0:resolution=32", "zennas:resolution=16"])
 def test_proxies_score_the_networks(spec):
     space, first, second, _ = members(spec)
-    proxies = ["entropic_score:repeats=1", "logsynflow:repeats=1", "params", "az_expressivity:batch_size=4", "snip:batch_size=4"]
+    proxies = [
+        "entropic_score:repeats=1",
+        "logsynflow:repeats=1",
+        "params",
+        "az_expressivity:batch_size=4",
+        "snip:batch_size=4",
+    ]
     objective = NetworkScores(space, proxies, "random", None, 0, "cpu")
     found = [objective.score(genotype, range(len(proxies))).values for genotype in (first, first, second)]
     assert found[0] == found[1] != found[2]

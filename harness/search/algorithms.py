@@ -90,9 +90,7 @@ class RegularisedEvolution(Algorithm):
     tournament: int = 25
 
     def phases(self, space: SearchSpace, proxies: int) -> list[Phase]:
-        return [
-            Phase("evolution", 1.0, tuple(range(proxies)), size=self.population, tournament=self.tournament)
-        ]
+        return [Phase("evolution", 1.0, tuple(range(proxies)), size=self.population, tournament=self.tournament)]
 
     def evolve(self, run: Run, phase: Phase) -> None:
         parent = run.ranked(drawn(run, phase.tournament))[0]
@@ -131,9 +129,7 @@ class FreeRea(Algorithm):
     steps: int = 1
 
     def phases(self, space: SearchSpace, proxies: int) -> list[Phase]:
-        return [
-            Phase("evolution", 1.0, tuple(range(proxies)), size=self.population, tournament=self.tournament)
-        ]
+        return [Phase("evolution", 1.0, tuple(range(proxies)), size=self.population, tournament=self.tournament)]
 
     def evolve(self, run: Run, phase: Phase) -> None:
         breed(run, phase, self.mutants, self.steps)
@@ -191,9 +187,7 @@ class Decoupled(Algorithm):
             for kind in kinds:
                 founders = "merged" if cycle == 0 and kind == kinds[0] and column[kind] == (0,) else "seeded"
                 found.append(
-                    Phase(
-                        f"{kind} {cycle + 1}", share, column[kind], kind, self.population, self.tournament, founders
-                    )
+                    Phase(f"{kind} {cycle + 1}", share, column[kind], kind, self.population, self.tournament, founders)
                 )
         return found
 

@@ -98,9 +98,7 @@ def open_run(
     space: OpenSpace, config: Any, seed: int, algorithm: str, proxies: list[str], combine: str, budget: str
 ) -> tuple[Run, SearchKey]:
     """A run on an open space, not yet started, and what it is stored under."""
-    objective = NetworkScores(
-        space, proxies, config.inputs.name, config.inputs.path, config.score_seed, config.device
-    )
+    objective = NetworkScores(space, proxies, config.inputs.name, config.inputs.path, config.score_seed, config.device)
     ceilings = ceilings_of(config, space)
     run = Run(space, objective, get_algorithm(algorithm), Budget.parse(budget), seed, ceilings, combine)
     key = SearchKey(
@@ -137,9 +135,7 @@ def _open(config: Any) -> int:
     space = get_open_space(config.benchmark)
     torch.set_num_threads(config.threads)
     for seed in range(config.seed, config.seed + config.repeats):
-        run, key = open_run(
-            space, config, seed, config.algorithm, list(config.proxies), config.combine, config.budget
-        )
+        run, key = open_run(space, config, seed, config.algorithm, list(config.proxies), config.combine, config.budget)
         result = complete(run, key, config.store, config.save_seconds)
         scores = ", ".join(f"{name} {'none' if v is None else f'{v:.4g}'}" for name, v in result["scores"].items())
         print(
@@ -147,4 +143,9 @@ def _open(config: Any) -> int:
             f"multiply-accumulates, {scores}; {result['evaluations']:,} evaluations in {result['seconds']:.0f} s\n"
             f"  {folder_of(config.store, key)}"
         )
+        if config.plots:
+            from harness.search.plots import plot_run
+
+            for path in plot_run(folder_of(config.store, key), list(run.objective.labels)):
+                print(f"  {path}")
     return 0

@@ -278,7 +278,9 @@ class Run:
         self._started = now
 
     def _show(self) -> None:
-        done = f"{len(self.state.history):,} evaluations, phase {self.phase.name}, {100 * self.spent():.0f}% of the budget"
+        done = (
+            f"{len(self.state.history):,} evaluations, phase {self.phase.name}, {100 * self.spent():.0f}% of the budget"
+        )
         terminal = sys.stderr.isatty()
         print(f"\r\x1b[K{done}" if terminal else done, end="" if terminal else "\n", file=sys.stderr, flush=True)
 
@@ -412,7 +414,7 @@ def write_result(run: Run, folder: Path, key: SearchKey) -> dict[str, Any]:
     best = run.best
     row = frame.iloc[int(frame["best"].iloc[-1])]
     result: dict[str, Any] = {
-        **{name: value for name, value in vars(key).items()},
+        **vars(key),
         "versions": list(run.objective.versions),
         "architecture": run.space.encode(best),
         "params": int(row["params"]),

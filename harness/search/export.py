@@ -20,7 +20,7 @@ def module_text(space: OpenSpace, genotype: Genotype, heading: str) -> str:
     side = space.resolution
     return (
         f"{source.rstrip()}\n\n\n# {heading}\n# It reads images of {side} x {side}.\nPLAN = {plan}\n\n\n"
-        'def build() -> Network:\n    """The network with torch\'s own initial weights."""\n    return Network(**PLAN)\n'
+        'def build() -> Network:\n    """The network, with initial weights of torch."""\n    return Network(**PLAN)\n'
     )
 
 

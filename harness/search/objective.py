@@ -35,10 +35,7 @@ COMBINATIONS = {**OPERATIONS, "normalised_sum": normalised_sum}
 
 def fitness(scores: np.ndarray, combine: str) -> np.ndarray:
     """Fitness (n,) of scores (n, m) over just these n members; a member without a score ranks last."""
-    if scores.shape[1] == 1:
-        combined = scores[:, 0]
-    else:
-        combined = COMBINATIONS[combine](scores.T)
+    combined = scores[:, 0] if scores.shape[1] == 1 else COMBINATIONS[combine](scores.T)
     return np.where(np.isfinite(combined), combined, -np.inf)
 
 

@@ -99,9 +99,7 @@ class TabularSearches:
         combine: str = "normalised_sum",
     ) -> Run:
         """One run, not yet started."""
-        return Run(
-            self.space, objective, get_algorithm(algorithm), Budget.parse(budget), seed, ceilings, combine
-        )
+        return Run(self.space, objective, get_algorithm(algorithm), Budget.parse(budget), seed, ceilings, combine)
 
     def accuracy_of(self, run: Run) -> np.ndarray:
         """(evaluations,) accuracy of the best member after each evaluation."""

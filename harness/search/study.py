@@ -54,6 +54,7 @@ class Point:
     benchmark: str
     dataset: str
     search: str
+    led_by: str
     evaluations: int
     seconds: float
     accuracy: float
@@ -67,9 +68,7 @@ def written(rows: Sequence[Any], kind: type) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([field.name for field in fields(kind)])
     for row in rows:
-        writer.writerow(
-            ["" if v is None else f"{v:.4f}" if isinstance(v, float) else v for v in astuple(row)]
-        )
+        writer.writerow(["" if v is None else f"{v:.4f}" if isinstance(v, float) else v for v in astuple(row)])
     return out.getvalue()
 
 
@@ -179,7 +178,7 @@ def tabular_lines(config: Any) -> tuple[list[Line], list[Point], dict[str, list[
                         _joined(row.note, scattered),
                     )
                 )
-                points += _trajectory(shared[:3], outcome)
+                points += _trajectory((*shared[:3], shared[4]), outcome)
     return lines, points, missing
 
 
@@ -193,7 +192,7 @@ def _joined(*notes: str) -> str:
     return "; ".join(filter(None, notes))
 
 
-def _trajectory(shared: tuple[str, str, str], outcome: Outcome) -> list[Point]:
+def _trajectory(shared: tuple[str, ...], outcome: Outcome) -> list[Point]:
     """Points at 1, 2, 5, 10, 20, 50, … evaluations and at the last."""
     length = outcome.accuracy.shape[1]
     wanted = sorted({base * 10**power for base in (1, 2, 5) for power in range(7)} | {length})
@@ -221,7 +220,8 @@ def _tabular_table(config: Any) -> tuple[str, dict[str, str]]:
         out += [
             f"## {benchmark}, {dataset}",
             "",
-            "| search | led by | n | accuracy / published | regret | after 10 | after 100 | distinct | seconds | notes |",
+            "| search | led by | n | accuracy / published | regret | after 10 | after 100 | distinct | seconds "
+            "| notes |",
             "|---|---|--:|--:|--:|--:|--:|--:|--:|---|",
         ]
         for line in block:
@@ -331,9 +331,7 @@ def _open_table(config: Any, cases: Sequence[Any]) -> tuple[str, dict[str, str]]
         judge = NetworkScores(space, asked, config.inputs.name, config.inputs.path, config.score_seed, config.device)
         for row in study.rows:
             for seed in range(study.seed, study.seed + study.repeats):
-                run, key = open_run(
-                    space, config, seed, row.algorithm, list(row.proxies), row.combine, study.budget
-                )
+                run, key = open_run(space, config, seed, row.algorithm, list(row.proxies), row.combine, study.budget)
                 result = complete(run, key, config.store, config.save_seconds)
                 genotype = space.decode(result["architecture"])
                 scored = judge.score(genotype, range(len(asked))).values

@@ -41,9 +41,7 @@ class Plan:
 
 PLANS = {
     "S0": Plan((2, 2, 6, 4), (32, 48, 96, 176), 2, 3.5e6, (4,) * 4 + (4, 3, 3, 3, 4, 4) + (4, 3, 3, 4)),
-    "S1": Plan(
-        (3, 3, 9, 6), (32, 48, 120, 224), 2, 6.0e6, (4,) * 6 + (4, 4, 3, 3, 3, 3, 4, 4, 4) + (4, 4, 3, 3, 4, 4)
-    ),
+    "S1": Plan((3, 3, 9, 6), (32, 48, 120, 224), 2, 6.0e6, (4,) * 6 + (4, 4, 3, 3, 3, 3, 4, 4, 4) + (4, 4, 3, 3, 4, 4)),
     "S2": Plan(
         (4, 4, 12, 8),
         (32, 64, 144, 288),
@@ -157,9 +155,7 @@ class EsFormer(OpenSpace):
                     stem = before = width
                 elif block == 0:
                     if stage == 3:
-                        blocks.append(
-                            ("attention_embedding", before, width, EMBEDDING_HEADS, EMBEDDING_HEAD_DIM, side)
-                        )
+                        blocks.append(("attention_embedding", before, width, EMBEDDING_HEADS, EMBEDDING_HEAD_DIM, side))
                     else:
                         blocks.append(("embedding", before, width, halved(side)))
                     side, before = halved(side), width
@@ -180,9 +176,7 @@ class EsFormer(OpenSpace):
             "attention": ("width", "heads", "key_dim", "side", "stride"),
             "feed_forward": ("block", "inputs", "outputs", "kernel", "hidden"),
         }
-        listed = [
-            {"kind": kind, **dict(zip(names[kind], rest, strict=False))} for kind, *rest in blocks
-        ]
+        listed = [{"kind": kind, **dict(zip(names[kind], rest, strict=False))} for kind, *rest in blocks]
         return {"stem": stem, "blocks": listed, "width": width, "classes": self.classes}
 
     def network_module(self) -> Any:

@@ -9,7 +9,13 @@ EPSILON = 1e-3  # of BatchNorm
 
 
 def conv_norm(
-    inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, active: bool = True, bias: bool = False
+    inputs: int,
+    outputs: int,
+    kernel: int = 1,
+    stride: int = 1,
+    groups: int = 1,
+    active: bool = True,
+    bias: bool = False,
 ) -> nn.Sequential:
     """Convolution, BatchNorm, and ReLU where asked for."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=bias)
