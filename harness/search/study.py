@@ -303,7 +303,7 @@ def described(values: dict[str, Any]) -> dict[str, Any]:
         return {name: v for name, v in values.items() if name.rpartition(".")[2] in names}
 
     def counted(found: dict[str, Any]) -> str:
-        return ", ".join(f"{n} {value}" for value, n in sorted(Counter(found.values()).items(), key=str))
+        return ", ".join(f"{n} x {value}" for value, n in sorted(Counter(found.values()).items(), key=str))
 
     last: dict[str, Any] = {}  # width of the last block of each stage
     for name, width in of("width", "outputs").items():
@@ -312,7 +312,7 @@ def described(values: dict[str, Any]) -> dict[str, Any]:
     heads, dims = of("heads").values(), of("head_dim").values()
     return {
         "blocks": counted(of("block", "type")),
-        "kernels": counted(of("kernel")),
+        "kernels": counted({name: f"{side}^2" for name, side in of("kernel").items()}),
         "widths": "-".join(map(str, last.values())),
         "expansion": float(np.mean(expansions)) if expansions else 0.0,
         "attention": ", ".join(f"{h} x {d}" for h, d in zip(heads, dims, strict=True)),
