@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,6 +31,7 @@ from harness.search.spaces import get_open_space
 from harness.search.tabular import TabularSpace
 from harness.store import Row, ScoreKey, ScoreStore
 
+ROOT = Path(__file__).resolve().parent.parent
 ANY = lambda genotype: True  # noqa: E731
 
 
@@ -542,3 +545,127 @@ def test_an_open_search_that_is_killed_goes_on_to_the_same_result(tmp_path):
     alone = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
     assert int(alone.stdout) == params
+
+
+# Studies.
+
+
+def _study(scores: str, output, **changes: Any) -> Any:
+    from harness.config import SearchCaseConfig, SearchConfig, SearchRowConfig, StudyConfig
+
+    rows = [
+        SearchRowConfig("evolution", "regularised_evolution:population=20", ["flops"], published={CASE: 94.0}),
+        SearchRowConfig("nothing", "freerea", ["logsynflow"], note="a note"),
+        SearchRowConfig("elsewhere", "freerea", ["flops"], benchmarks=["macro"]),
+    ]
+    study = StudyConfig(
+        "trial",
+        "Trial",
+        "How.",
+        "60",
+        3,
+        cases=[SearchCaseConfig("nasbench201", ["cifar10"], ["no_dead_ops"])],
+        rows=rows,
+    )
+    return SearchConfig(study=study, scores=scores, output=str(output), store=str(output / "found"), **changes)
+
+
+CASE = "nasbench201/cifar10"
+
+
+def test_a_study_on_a_benchmark(scores, tmp_path, capsys):
+    from harness.search.command import search
+
+    assert search(_study(scores, tmp_path)) == 0
+    out = capsys.readouterr()
+    lines = pd.read_csv(tmp_path / "trial.csv")
+    assert lines["search"].tolist() == ["evolution", "nothing"]
+    searches = TabularSearches("nasbench201", "cifar10", "no_dead_ops", scores)
+    objective = searches.objective(["flops"])
+    runs = [searches.run(objective, "regularised_evolution:population=20", "60", seed) for seed in range(3)]
+    for run in runs:
+        run.go()
+    found = [searches.accuracy_of(run)[-1] for run in runs]
+    first = lines.iloc[0]
+    assert first["accuracy"] == pytest.approx(np.mean(found), abs=1e-4)
+    assert first["regret"] == pytest.approx(first["oracle"] - first["accuracy"], abs=2e-4)
+    assert (first["n"], first["published"]) == (9445, 94.0)
+    assert lines["accuracy"].isna().tolist() == [False, True]
+    assert lines["note"][1] == "a note; not computed"
+    assert "missing: harness score benchmark=nasbench201" in out.err
+    assert "| nothing | logsynflow |  | not computed / – |" in out.out
+    assert out.out.strip() == (tmp_path / "trial.md").read_text().strip()
+    points = pd.read_csv(tmp_path / "trial_trajectory.csv")
+    assert points["evaluations"].tolist() == [1, 2, 5, 10, 20, 50, 60]
+    assert points["accuracy"].iloc[-1] == first["accuracy"]
+    assert points["seconds"].is_monotonic_increasing
+
+
+def test_a_study_on_an_open_space_uses_what_was_found(tmp_path, capsys):
+    from harness.config import SearchCaseConfig, SearchConfig, SearchRowConfig, StudyConfig
+    from harness.search.command import search
+
+    rows = [SearchRowConfig("by size", "random_search", ["params"], published={"top1": 72.4})]
+    case = SearchCaseConfig("zennas:resolution=8")
+    study = StudyConfig("open", "Open", "How.", "5", 1, cases=[case], rows=rows)
+    config = SearchConfig(study=study, output=str(tmp_path), store=str(tmp_path / "found"), device="cpu")
+    assert search(config) == 0
+    first = capsys.readouterr().out
+    (history,) = (tmp_path / "found").glob("**/history.parquet")
+    stamp = history.stat().st_mtime_ns
+    assert search(config) == 0
+    assert capsys.readouterr().out == first
+    assert history.stat().st_mtime_ns == stamp
+    (found,) = pd.read_csv(tmp_path / "open.csv").itertuples()
+    assert found.params == pd.read_parquet(history)["params"].max() <= 1e6
+    assert (found.trained, found.published) == ("not trained", 72.4)
+    study.cases.append(SearchCaseConfig("nasbench201", ["cifar10"]))
+    with pytest.raises(HarnessError, match="mixes"):
+        search(config)
+
+
+def test_what_an_architecture_is_made_of():
+    from harness.search.study import described
+
+    values = {
+        "s1b1.block": "ibn",
+        "s1b1.kernel": 3,
+        "s1b1.width": 32,
+        "s1b1.expansion": 4,
+        "s1b2.block": "convnext",
+        "s1b2.kernel": 3,
+        "s1b2.width": 40,
+        "s1b2.expansion": 3,
+        "s2b1.block": "ibn",
+        "s2b1.kernel": 7,
+        "s2b1.width": 48,
+        "s2b1.expansion": 2,
+        "s2b1.heads": 8,
+        "s2b1.head_dim": 16,
+    }
+    assert described(values) == {
+        "blocks": "1 x convnext, 2 x ibn",
+        "kernels": "2 x 3^2, 1 x 7^2",
+        "widths": "40-48",
+        "expansion": 3.0,
+        "attention": "8 x 16",
+    }
+
+
+def test_stored_studies_are_those_of_their_configurations():
+    """A study's table in results/ names its rows and says how it was made."""
+    from harness.config import compose_config
+
+    for name in ("search_tabular", "search_ablation"):
+        study = compose_config("search", [f"study={name}"]).study
+        text = (ROOT / "results" / "tables" / f"{name}.md").read_text(encoding="utf-8")
+        assert study.protocol.strip() in text
+        assert all(f"| {row.label} |" in text for row in study.rows)
+
+
+def test_the_example_of_the_documentation_runs(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
+    code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "TabularSearches" in block)
+    exec(compile(code, "docs/search.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("|nor_conv_3x3~0|")

@@ -124,6 +124,7 @@ def _outcomes(config: Any, case: Any, dataset: str, row: Any) -> tuple[str, Outc
     return lacking
 
 
+#: The searches used last: rows of one case share the coding of its population and the columns of its scores.
 _CACHE: dict[tuple[str, ...], TabularSearches] = {}
 
 
@@ -210,6 +211,7 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 def _tabular_table(config: Any) -> tuple[str, dict[str, str]]:
     study = config.study
+    _CACHE.clear()  # the store may have grown since the last study
     lines, points, missing = tabular_lines(config)
     out = [f"# {study.title}", "", study.protocol.strip(), ""]
     notes: dict[str, int] = {}
