@@ -520,7 +520,7 @@ def test_an_open_search_that_is_killed_goes_on_to_the_same_result(tmp_path):
             break
         time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    assert killed.wait() == -signal.SIGKILL
     again = _harness(*command, f"store={tmp_path / 'killed'}", env=environment)
     assert again.returncode == 0, again.stderr
 

@@ -79,18 +79,23 @@ class RandomSearch(Algorithm):
 
 
 @dataclass(frozen=True)
-class RegularisedEvolution(Algorithm):
-    """The best of a random sample is mutated; its child enters and the oldest member leaves."""
-
-    name: ClassVar[str] = "regularised_evolution"
-    summary: ClassVar[str] = "tournament, one mutation, the oldest dies"
-    citation: ClassVar[str] = "Real et al., Regularized Evolution, AAAI 2019"
+class _Evolution(Algorithm):
+    """One phase in which all proxies lead and all genes change."""
 
     population: int = 100
     tournament: int = 25
 
     def phases(self, space: SearchSpace, proxies: int) -> list[Phase]:
         return [Phase("evolution", 1.0, tuple(range(proxies)), size=self.population, tournament=self.tournament)]
+
+
+@dataclass(frozen=True)
+class RegularisedEvolution(_Evolution):
+    """The best of a random sample is mutated; its child enters and the oldest member leaves."""
+
+    name: ClassVar[str] = "regularised_evolution"
+    summary: ClassVar[str] = "tournament, one mutation, the oldest dies"
+    citation: ClassVar[str] = "Real et al., Regularized Evolution, AAAI 2019"
 
     def evolve(self, run: Run, phase: Phase) -> None:
         parent = run.ranked(drawn(run, phase.tournament))[0]
@@ -104,15 +109,17 @@ def breed(run: Run, phase: Phase, mutants: int, steps: int) -> None:
     children = [(run.mutated, (parent, steps)) for parent in parents for _ in range(mutants)]
     if len(parents) == 2:
         children.append((run.crossed, tuple(parents)))
+    before = len(run.population)
     for make, arguments in children:
         if run.left():
             run.population.append(run.evaluate(make(*arguments)))
-    run.population.remove(min(run.population))
+    if len(run.population) > before:
+        run.population.remove(min(run.population))
     run.survivors(phase.size)
 
 
 @dataclass(frozen=True)
-class FreeRea(Algorithm):
+class FreeRea(_Evolution):
     """FreeREA: two parents by tournament, `mutants` children of each by `steps` mutations, and their crossing.
 
     The oldest member dies, then the best of parents and children stay. Members are ranked by the proxies' sum, each
@@ -123,13 +130,8 @@ class FreeRea(Algorithm):
     summary: ClassVar[str] = "tournament, mutants and crossing of two parents, oldest and worst die"
     citation: ClassVar[str] = "Cavagnero et al., FreeREA, WACV 2023"
 
-    population: int = 100
-    tournament: int = 25
     mutants: int = 1
     steps: int = 1
-
-    def phases(self, space: SearchSpace, proxies: int) -> list[Phase]:
-        return [Phase("evolution", 1.0, tuple(range(proxies)), size=self.population, tournament=self.tournament)]
 
     def evolve(self, run: Run, phase: Phase) -> None:
         breed(run, phase, self.mutants, self.steps)
@@ -169,6 +171,10 @@ class Decoupled(Algorithm):
             )
         if self.start_genes not in ("all", TOPOLOGY):
             raise HarnessError(f"start_genes={self.start_genes!r} is neither 'all' nor 'topology'")
+        if not 0 < self.start_share < 1:
+            raise HarnessError(
+                f"start_share={self.start_share} is no part of the budget: give a number between 0 and 1"
+            )
         column = {TOPOLOGY: (0,), SIZE: (1,)}
         changed = None if self.start_genes == "all" else TOPOLOGY
         found = [

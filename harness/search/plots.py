@@ -48,6 +48,7 @@ def plot_trajectories(points: pd.DataFrame, title: str, path: Path, against: str
     pyplot = _pyplot()
     with pyplot.rc_context({"svg.hashsalt": "harness"}):
         figure, axes = pyplot.subplots(figsize=(7, 4.5))
+        axes.set_prop_cycle(color=pyplot.get_cmap("tab20").colors)  # as many searches as a study may have
         for (search, led_by), part in points.groupby(["search", "led_by"], sort=False):
             part = part[part[against] > 0]
             if part.empty:
