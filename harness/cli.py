@@ -98,9 +98,9 @@ def _list(arguments: list[str]) -> int:
         return list_tables()
 
     def algorithms() -> dict[str, str]:
-        from harness.search.algorithms import available
+        from harness.search.algorithms import ALGORITHMS
 
-        return {name: cls.summary for name, cls in available().items()}
+        return {name: cls.summary for name, cls in ALGORITHMS.items()}
 
     def spaces() -> dict[str, str]:
         from harness.search.spaces import available

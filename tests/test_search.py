@@ -501,7 +501,7 @@ def test_an_open_search_that_is_killed_goes_on_to_the_same_result(tmp_path):
         "benchmark=zennas:resolution=8",
         "algorithm=freerea:population=6:tournament=3",
         "proxies=[entropic_score:repeats=1]",
-        "budget=40",
+        "budget=24",
         "save_seconds=0",
         "device=cpu",
     ]
@@ -669,3 +669,14 @@ def test_the_example_of_the_documentation_runs(monkeypatch, capsys):
     code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "TabularSearches" in block)
     exec(compile(code, "docs/search.md", "exec"), {})
     assert capsys.readouterr().out.startswith("|nor_conv_3x3~0|")
+
+
+@pytest.mark.parametrize(("kind", "name"), [("algorithms", "decoupled"), ("spaces", "esformer")])
+def test_listing_loads_no_torch(kind, name):
+    script = (
+        "import sys\nfrom harness.cli import main\n"
+        f"assert main(['list', {kind!r}]) == 0\nassert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert name in done.stdout

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from harness.errors import HarnessError
-from harness.registry import discover
 from harness.search.genes import SIZE, TOPOLOGY, SearchSpace
 from harness.specs import configured
 
@@ -201,9 +200,9 @@ class Decoupled(Algorithm):
         breed(run, phase, 1, 1)
 
 
-def available() -> dict[str, type[Algorithm]]:
-    """All algorithms by name."""
-    return {cls.name: cls for cls in discover("harness.search", Algorithm)}
+ALGORITHMS: dict[str, type[Algorithm]] = {
+    cls.name: cls for cls in (RandomSearch, RegularisedEvolution, FreeRea, Decoupled)
+}
 
 
 def get_algorithm(spec: str) -> Algorithm:
@@ -211,7 +210,7 @@ def get_algorithm(spec: str) -> Algorithm:
 
     Raises UnknownNameError, HarnessError.
     """
-    found = configured(spec, "search algorithm", available())
+    found = configured(spec, "search algorithm", ALGORITHMS)
     for name in ("population", "tournament", "mutants", "steps", "starts", "start_population", "cycles"):
         if getattr(found, name, 1) < 1:
             raise HarnessError(f"search algorithm {spec!r}: {name} must be 1 at least")
