@@ -7,7 +7,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 HARNESS = $(VENV)/bin/harness
 READY   = $(VENV)/.ready
 
-.PHONY: help setup reproduce-tables test lint bench verify clean
+.PHONY: help setup reproduce-tables page test lint bench verify queue clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -26,6 +26,10 @@ $(READY): pyproject.toml
 reproduce-tables: $(READY)  ## build every table from the stored scores into results/tables
 	$(HARNESS) report
 
+page: $(READY)  ## draw plots and write the page to open in a browser into results/
+	$(HARNESS) report plots
+	$(HARNESS) report page
+
 test: $(READY)  ## run the tests
 	$(VENV)/bin/python -m pytest -n 2
 
@@ -37,6 +41,9 @@ bench: $(READY)  ## cost of the passes in units of one forward + backward pass
 
 verify: $(READY)  ## compare proxies with scores computed elsewhere (REFERENCES=file.parquet)
 	$(HARNESS) verify references path=$(REFERENCES)
+
+queue: $(READY)  ## run the scoring runs of results/QUEUE.md that are missing (MINUTES=60, DATA=images of CIFAR-10)
+	$(HARNESS) queue $(if $(MINUTES),minutes=$(MINUTES)) $(if $(DATA),data=$(DATA))
 
 clean:  ## remove what setup created
 	rm -rf $(VENV) build dist

@@ -27,6 +27,8 @@ HEAVY = (
     "vkdnw_decile",
 )
 
+LIGHT = "all less az_nas, grasp, ntk, vkdnw"
+
 
 def _sets() -> dict[str, list[str]]:
     from harness.proxies import available
@@ -34,7 +36,7 @@ def _sets() -> dict[str, list[str]]:
     # sed and dss read no network of this space.
     names = [name for name in available() if name not in ("sed", "dss")]
     return {
-        "all less az_nas, grasp, ntk, vkdnw": [name for name in names if name not in HEAVY],
+        LIGHT: [name for name in names if name not in HEAVY],
         "vkdnw": ["vkdnw"],
         "grasp": ["grasp"],
         "ntk": ["ntk"],
@@ -90,6 +92,61 @@ def cost_ratios(cells: int, seed: int) -> dict[str, Any]:
         "forward_backward_seconds": statistics.median(seconds),
         "cost": {name: round(statistics.median(values), 2) for name, values in ratios.items()},
     }
+
+
+def sharing_ratio(cells: int, seed: int) -> float:
+    """Median over cells of (all proxies less the heavy ones at once) / (the sum of each by itself).
+
+    By itself a proxy builds its network and runs its passes for itself alone, as zero-cost-nas does.
+    """
+    from harness.proxies import get_proxy
+    from harness.scoring import score_subject
+
+    scorer, indices = _prepare(cells, seed)
+    proxies = [get_proxy(name) for name in _sets()[LIGHT]]
+
+    def cost(index: int, members: list) -> float:
+        started = time.process_time()
+        score_subject(scorer.subject(index), members)
+        return time.process_time() - started
+
+    cost(indices[0], proxies)  # warms up
+    ratios = [cost(index, proxies) / sum(cost(index, [proxy]) for proxy in proxies) for index in indices]
+    return round(statistics.median(ratios), 3)
+
+
+def _rate(ready: Any, indices: list[int], seconds: float, answer: Any) -> None:
+    from harness.proxies import get_proxy
+    from harness.scoring import score_subject
+
+    scorer, _ = _prepare(1, 0)
+    proxies = [get_proxy(name) for name in ("snip", "naswot", "synflow")]
+    score_subject(scorer.subject(indices[0]), proxies)
+    ready.wait()
+    scored, started = 0, time.perf_counter()
+    while (spent := time.perf_counter() - started) < seconds:
+        score_subject(scorer.subject(indices[scored % len(indices)]), proxies)
+        scored += 1
+    answer.put(scored / spent)
+
+
+def worker_speedup(cells: int, seed: int, workers: int = 2, seconds: float = 20.0) -> float:
+    """Networks a second of `workers` processes together over those of one, all of them warm; by the clock."""
+    context = multiprocessing.get_context("spawn")
+    _, indices = _prepare(cells, seed)
+
+    def rate(count: int) -> float:
+        ready, answer = context.Barrier(count), context.Queue()
+        running = [context.Process(target=_rate, args=(ready, indices, seconds, answer)) for _ in range(count)]
+        for process in running:
+            process.start()
+        total = sum(answer.get() for _ in running)
+        for process in running:
+            process.join()
+        return total
+
+    alone = rate(1)
+    return round(rate(workers) / alone, 2)
 
 
 def _peak(index: int, members: list[str] | None, answer: Any) -> None:
@@ -159,18 +216,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", type=int, default=10)
     parser.add_argument("--memory-cells", type=int, default=3)
+    parser.add_argument("--growth-cells", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("results/bench.json"))
     options = parser.parse_args()
     import torch
+
+    from harness.bench_memory import memory_growth
+    from harness.benchmark import list_benchmarks, load_benchmark
+    from harness.rates import load_costs, topology_rates
 
     figures = {
         "protocol": f"NAS-Bench-201, {options.cells} random cells (seed {options.seed}), batch 64, one thread, medians",
         "torch": torch.__version__,
         "machine": platform.machine(),
         **_shown(cost_ratios(options.cells, options.seed)),
+        "at_once_over_one_by_one": sharing_ratio(options.cells, options.seed),
+        "two_workers_over_one": worker_speedup(options.cells, options.seed),
         "peak_memory": memory_ratios(options.memory_cells, options.seed),
+        "memory_growth": memory_growth(options.growth_cells),
         "correlation_30_proxies_9445_seconds": correlation_seconds(),
+        "topology_architectures_a_second": topology_rates(),
+        "load": load_costs([name for name in list_benchmarks() if load_benchmark(name).has_accuracies]),
     }
     text = json.dumps(figures, indent=2)
     print(text)

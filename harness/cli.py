@@ -1,8 +1,7 @@
-"""The command line: `harness score | report | search | list`, with one line and exit code 2 for every mistake."""
+"""The command line: `harness score | report | search | list | verify | import`, exit code 2 and one line a mistake."""
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
 import threading
@@ -20,12 +19,17 @@ harness: training-free NAS proxies on NAS benchmarks, beside what the papers pri
   harness report                        # every table, and what is missing from the store
   harness search benchmark=nasbench201 algorithm=freerea proxies=[flops] budget=1000 repeats=30
   harness search benchmark=esformer algorithm=decoupled proxies=[entropic_score,logsynflow] budget=10min
-  harness list proxies|benchmarks|tables|algorithms|spaces
+  harness report plots dataset=cifar10  # figures of how well the stored scores rank (results/plots)
+  harness report page                   # leaderboard, proxies and benchmarks as one folder to open (results/site)
+  harness list proxies|benchmarks|targets|tables|algorithms|spaces
   harness verify references path=FILE.parquet
+  harness import nats_sss NATS-sss-v1_0-50262-simple      # an official archive; --check compares only
+  harness verify nasbench101            # all its cells, made from nothing, are the stored ones
+  harness queue minutes=60 data=DATA    # scoring runs still missing, from the top of results/QUEUE.md
   harness --version
 
 Settings are key=value (Hydra): `harness score --help` and `harness report --help` list them. Add -m to sweep,
-as in: harness score -m proxies=[vkdnw] seed=0,1,2
+as in: harness score -m proxies=[vkdnw] seed=0,1,2, or shards=8 hydra/launcher=submitit_slurm for a cluster
 """
 
 #: Hydra's own flags, for which the run is handed to Hydra as a whole.
@@ -35,9 +39,10 @@ _HYDRA_FLAGS = {"-m", "--multirun", "--cfg", "-c", "--info", "-i", "--resolve", 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if threading.current_thread() is threading.main_thread():
+    main_thread = threading.current_thread() is threading.main_thread()
+    if main_thread:
         # Schedulers end a job by SIGTERM: finished scores are written then, as after Ctrl-C.
-        signal.signal(signal.SIGTERM, _stop)
+        before = signal.signal(signal.SIGTERM, _stop)
     try:
         return _dispatch(arguments)
     except HarnessError as error:
@@ -52,9 +57,13 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `harness list proxies | head`
         sys.stderr.close()
         return 0
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _stop(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one is not to cut short the writing
     raise KeyboardInterrupt
 
 
@@ -69,10 +78,12 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     commands: dict[str, Callable[[list[str]], int]] = {
         "list": _list,
-        "score": lambda rest: _app("score", _score, rest),
-        "report": lambda rest: _app("report", _report, rest),
+        "score": _score_or_sweep,
+        "report": _report,
         "search": lambda rest: _app("search", _search, rest),
         "verify": _verify,
+        "import": _import,
+        "queue": lambda rest: _app("queue", _queue, rest),
     }
     if arguments[0] not in commands:
         raise UnknownNameError("command", arguments[0], commands)
@@ -92,6 +103,11 @@ def _list(arguments: list[str]) -> int:
 
         return list_benchmarks()
 
+    def targets() -> dict[str, str]:
+        from harness.benchmark import list_targets
+
+        return list_targets()
+
     def tables() -> dict[str, str]:
         from harness.tables import list_tables
 
@@ -110,6 +126,7 @@ def _list(arguments: list[str]) -> int:
     kinds = {
         "proxies": proxies,
         "benchmarks": benchmarks,
+        "targets": targets,
         "tables": tables,
         "algorithms": algorithms,
         "spaces": spaces,
@@ -127,13 +144,13 @@ def _list(arguments: list[str]) -> int:
 
 def _app(command: str, task: Callable[[Any], int], arguments: list[str]) -> int:
     """Run `task` on the composed configuration, directly or, for sweeps and Hydra's own flags, by Hydra."""
-    from harness.config import check_overrides, compose_config, config_path, register
+    from harness.config import check_overrides, compose_config, config_path, quoted, register
     from harness.paths import data_dir
 
     if {"-h", "--help"} & set(arguments):
         print(config_path(command).read_text(encoding="utf-8").split("\nhydra:")[0].rstrip())
         return 0
-    arguments = [_quoted(argument) for argument in arguments]
+    arguments = [quoted(argument) for argument in arguments]
     if not _HYDRA_FLAGS & set(arguments):
         return task(compose_config(command, arguments))
 
@@ -160,42 +177,30 @@ def _app(command: str, task: Callable[[Any], int], arguments: list[str]) -> int:
     return max(codes, default=0)
 
 
-def _quoted(argument: str) -> str:
-    """Quote, for Hydra's grammar, the brackets of populations and the `key=value` settings of what has such."""
-    key, equals, value = argument.partition("=")
-    if "'" in value or '"' in value:
-        return argument
-    if (key == "population" and "(" in value) or (key in ("benchmark", "algorithm") and "=" in value):
-        return f"{key}='{value}'"
-    if key == "proxies":
-        return key + equals + re.sub(r"[^\[\],\s]+=[^\[\],\s]*", lambda match: f"'{match[0]}'", value)
-    return argument
+def _score_or_sweep(arguments: list[str]) -> int:
+    from harness.config import quoted
+    from harness.launch import MULTIRUN, is_sweep, sweep
+
+    if not is_sweep(arguments) or {"-h", "--help"} & set(arguments) or (_HYDRA_FLAGS - MULTIRUN) & set(arguments):
+        return _app("score", _score, arguments)
+    return sweep([quoted(argument) for argument in arguments])
+
+
+def _queue(config: Any) -> int:
+    from harness.queue import work_off
+
+    return work_off(config)
 
 
 def _score(config: Any) -> int:
-    from harness.benchmark import load_benchmark
-    from harness.scoring import Job, run
+    from harness.config import job_of
+    from harness.scoring import run
 
-    dataset = config.dataset or next(iter(load_benchmark(config.benchmark).datasets))
-    job = Job(
-        benchmark=config.benchmark,
-        dataset=dataset,
-        proxies=tuple(config.proxies),
-        inputs=config.inputs.name,
-        inputs_path=config.inputs.path,
-        seed=config.seed,
-        population=config.population,
-        limit=config.limit,
-        shard=str(config.shard),
-        device=config.device,
-        workers=config.workers,
-        chunk=config.chunk,
-        flush_seconds=config.flush_seconds,
-        store=config.store,
-    )
+    job = job_of(config)
     summary = run(job)
+    shard = "" if job.shard == "0/1" else f" shard {job.shard}"
     print(
-        f"{job.benchmark}/{job.dataset} seed {job.seed}: {summary.stored_now:,} scores computed, "
+        f"{job.benchmark}/{job.dataset} seed {job.seed}{shard}: {summary.stored_now:,} scores computed, "
         f"{summary.stored_before:,} were stored already, {summary.seconds:.1f} s; store {job.store}"
     )
     for status, count in sorted(summary.failed.items()):
@@ -209,21 +214,80 @@ def _search(config: Any) -> int:
     return search(config)
 
 
-def _report(config: Any) -> int:
-    from harness.tables import build_tables
+def _report(arguments: list[str]) -> int:
+    """`harness report` builds tables; `harness report plots` and `harness report page` draw what is stored."""
 
-    return build_tables(config)
+    def tables(config: Any) -> int:
+        from harness.tables import build_tables
+
+        return build_tables(config)
+
+    def plots(config: Any) -> int:
+        from harness.report.plots import build_plots
+
+        return build_plots(config)
+
+    def page(config: Any) -> int:
+        from harness.report.page import build_page
+
+        return build_page(config)
+
+    parts = {"plots": plots, "page": page}
+    if not arguments or arguments[0][0] in "-~" or "=" in arguments[0]:
+        return _app("report", tables, arguments)
+    if arguments[0] not in parts:
+        raise UnknownNameError("part of the report", arguments[0], parts)
+    return _app(f"report_{arguments[0]}", parts[arguments[0]], arguments[1:])
 
 
 def _verify(arguments: list[str]) -> int:
+    from harness.enumeration import verify_nasbench101
     from harness.verify import verify_references
 
-    checks = {"references": verify_references}
+    checks = {"references": verify_references, "nasbench101": verify_nasbench101}
     if not arguments or arguments[0] in ("-h", "--help"):
         return _app("verify", verify_references, ["--help"])
     if arguments[0] not in checks:
         raise UnknownNameError("check", arguments[0], checks)
     return _app("verify", checks[arguments[0]], arguments[1:])
+
+
+IMPORT_USAGE = """\
+harness import NAME PATH            read an official archive into a benchmark
+harness import --check NAME PATH    compare it with the embedded table: exit code 1 where they differ
+
+NAME and PATH:
+  nasbench201   NAS-Bench-201-v1_1-096897.pth
+  nats_tss      the folder NATS-tss-v1_0-3ffb9-simple
+  nats_sss      the folder NATS-sss-v1_0-50262-simple
+  nasbench101   nasbench_only108.tfrecord or nasbench_full.tfrecord
+  nasbench301   zc_nasbench301.json
+  nds           the folder of the NDS files, or one file; nds_darts, nds_enas_in, … take their file alone
+
+Benchmarks are written below $NAS_HARNESS_BENCHMARKS (by default ~/.local/share/nas-proxy-harness/benchmarks).
+Embedded tables are never changed: an archive of one becomes the benchmark NAME_imported.
+"""
+
+
+def _import(arguments: list[str]) -> int:
+    from harness.importers import available, check_archive, import_archive
+
+    if {"-h", "--help"} & set(arguments):
+        print(IMPORT_USAGE, end="")
+        return 0
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    given = [argument for argument in arguments if not argument.startswith("-")]
+    if given and given[0] not in available():
+        raise UnknownNameError("archive", given[0], available())
+    if len(given) != 2 or set(flags) - {"--check"}:
+        raise HarnessError("say what to import: harness import [--check] NAME PATH (`harness import --help`)")
+    if flags:
+        lines, differs = check_archive(*given)
+        print("\n".join(lines))
+        return 1 if differs else 0
+    for folder in import_archive(*given):
+        print(f"benchmark {folder.name} written to {folder}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, UnknownNameError
 from harness.paths import data_dir
+
+if TYPE_CHECKING:
+    from harness.scoring import Job
 
 
 @dataclass
@@ -16,6 +20,17 @@ class InputsConfig:
 
     name: str = "random"
     path: str | None = None
+
+
+@dataclass
+class ExecutorConfig:
+    """Where the runs of a sweep go: to Hydra's launcher (`local`), or to Ray as tasks with these resources."""
+
+    name: str = "local"
+    address: str | None = None
+    num_cpus: int = 1
+    num_gpus: float | None = None
+    max_retries: int = 0
 
 
 @dataclass
@@ -35,11 +50,16 @@ class ScoreConfig:
     workers: int = 0
     chunk: int = 4
     flush_seconds: float = 20.0
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
 
 
 @dataclass
 class RowConfig:
-    """One row of a table: our proxy beside the name under which the paper prints it."""
+    """One row of a table: our proxy beside the name under which the paper prints it.
+
+    `paper`, `paper_table`, `published_dataset` (as results/published.csv writes it) and `populations` stand in for
+    the table's where a row sets them. `note_datasets`: the table's datasets that `note` is about; none: all.
+    """
 
     proxy: str
     label: str | None = None
@@ -47,13 +67,23 @@ class RowConfig:
     inputs: str = "paper"
     note: str = ""
     note_datasets: list[str] = field(default_factory=list)
+    paper: str | None = None
+    paper_table: str | None = None
+    published_dataset: str | None = None
+    populations: list[str] = field(default_factory=list)
 
 
 @dataclass
 class TableConfig:
-    """A paper's table: which protocol, which rows."""
+    """A paper's table: which protocol, which rows; or, with `kind: leaderboard`, our own of every proxy.
+
+    A dataset is one of `benchmark`'s, or `BENCHMARK/DATASET`. A figure is the mean over `seeds` where scores of all
+    of them are stored, else that of the first. `resamples` are the most that an interval takes
+    (`harness.measure.resamples_for`).
+    """
 
     name: str = ""
+    kind: str = "paper"
     title: str = ""
     paper: str = ""
     paper_table: str = ""
@@ -62,7 +92,7 @@ class TableConfig:
     target: str | None = None
     populations: list[str] = field(default_factory=lambda: ["all"])
     metrics: list[str] = field(default_factory=lambda: ["kendall", "spearman"])
-    seed: int = 0
+    seeds: list[int] = field(default_factory=lambda: [0])
     resamples: int = 1000
     protocol: str = ""
     rows: list[RowConfig] = field(default_factory=list)
@@ -70,9 +100,10 @@ class TableConfig:
 
 @dataclass
 class ReportConfig:
-    """`harness report`: `table` names one table; without it all are built."""
+    """`harness report`: `table` names one table; without it all are built. `target` stands in for the tables' own."""
 
     table: TableConfig | None = None
+    target: str | None = None
     store: str = "results/scores"
     output: str = "results/tables"
     strict: bool = False
@@ -152,10 +183,57 @@ class SearchConfig:
     save_seconds: float = 10.0
 
 
-SCHEMAS = {"score": ScoreConfig, "report": ReportConfig, "search": SearchConfig, "verify": VerifyConfig}
+@dataclass
+class PlotsConfig:
+    """`harness report plots`. The comments in conf/report_plots.yaml say what each setting does."""
 
-#: Configuration groups, with the schema of their options.
-GROUPS = {"inputs": InputsConfig, "study": StudyConfig, "table": TableConfig}
+    benchmark: str = "nasbench201"
+    dataset: str | None = None
+    proxies: list[str] = field(default_factory=list)
+    population: str | None = None
+    plots: list[str] = field(default_factory=lambda: ["scatter", "matrix", "ndcg", "cost", "seeds", "bands"])
+    metric: str = "kendall"
+    top: int = 100
+    resamples: int = 1000
+    cache: str | None = "results/.cache"
+    formats: list[str] = field(default_factory=lambda: ["svg", "png"])
+    store: str = "results/scores"
+    output: str = "results/plots"
+
+
+@dataclass
+class PageConfig:
+    """`harness report page`. The comments in conf/report_page.yaml say what each setting does."""
+
+    metrics: list[str] = field(default_factory=lambda: ["kendall", "spearman", "ndcg_1000", "top_1%", "regret_10"])
+    points: int = 1000
+    resamples: int = 1000
+    cache: str | None = "results/.cache"
+    store: str = "results/scores"
+    output: str = "results/site"
+
+
+@dataclass
+class QueueConfig:
+    """`harness queue`: for how many minutes to run the missing runs that `queue` lists; `data` stands for DATA."""
+
+    minutes: float | None = None
+    data: str | None = None
+    queue: str = "results/QUEUE.md"
+
+
+SCHEMAS = {
+    "score": ScoreConfig,
+    "report": ReportConfig,
+    "report_plots": PlotsConfig,
+    "report_page": PageConfig,
+    "search": SearchConfig,
+    "verify": VerifyConfig,
+    "queue": QueueConfig,
+}
+
+#: The configuration groups, each with the schema of what it sets.
+GROUPS = {"inputs": InputsConfig, "study": StudyConfig, "table": TableConfig, "executor": ExecutorConfig}
 
 
 def register() -> None:
@@ -170,7 +248,7 @@ def register() -> None:
 
 
 def choices(group: str) -> list[str]:
-    """The options of a configuration group (`inputs`, `study`, `table`)."""
+    """The options of a configuration group (`inputs`, `study`, `table`, `executor`)."""
     return sorted(path.stem for path in (data_dir("conf") / group).glob("*.yaml"))
 
 
@@ -195,11 +273,12 @@ def check_overrides(command: str, overrides: list[str], sweep: bool = False) -> 
     from hydra.errors import HydraException
 
     single = []
+    shown = command.replace("_", " ")
     keys = _keys(SCHEMAS[command])
     groups = [name for name in GROUPS if any(key.startswith(f"{name}.") for key in keys)]
     for text in overrides:
         if "=" not in text and not text.startswith("~"):
-            raise HarnessError(f"{text!r} is no setting: write key=value (`harness {command} --help`)")
+            raise HarnessError(f"{text!r} is no setting: write key=value (`harness {shown} --help`)")
         try:
             override = OverridesParser.create().parse_override(text)
         except HydraException as error:
@@ -209,7 +288,7 @@ def check_overrides(command: str, overrides: list[str], sweep: bool = False) -> 
             ) from error
         key = override.key_or_group
         if key.split(".")[0] != "hydra" and "/" not in key and key not in keys:
-            raise UnknownNameError(f"setting of `harness {command}`", key, keys)
+            raise UnknownNameError(f"setting of `harness {shown}`", key, keys)
         value = override.value()
         if override.is_sweep_override():
             if not sweep:
@@ -220,6 +299,18 @@ def check_overrides(command: str, overrides: list[str], sweep: bool = False) -> 
             raise UnknownNameError(key, value, choices(key))
         single.append(text)
     return single
+
+
+def quoted(argument: str) -> str:
+    """Quote, for Hydra's grammar, the brackets of populations and the `key=value` settings of what has such."""
+    key, equals, value = argument.partition("=")
+    if "'" in value or '"' in value:
+        return argument
+    if (key == "population" and "(" in value) or (key in ("benchmark", "algorithm") and "=" in value):
+        return f"{key}='{value}'"
+    if key == "proxies":
+        return key + equals + re.sub(r"[^\[\],\s]+=[^\[\],\s]*", lambda match: f"'{match[0]}'", value)
+    return argument
 
 
 def compose_config(command: str, overrides: list[str]) -> Any:
@@ -236,6 +327,29 @@ def compose_config(command: str, overrides: list[str]) -> Any:
     except (HydraException, OmegaConfBaseException) as error:
         lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
         raise HarnessError(f"bad setting: {'; '.join(lines[:2])}") from error
+
+
+def job_of(config: Any) -> Job:
+    """The engine's job for a configuration of `harness score`. Raises UnknownNameError: no such benchmark."""
+    from harness.benchmark import load_benchmark
+    from harness.scoring import Job
+
+    return Job(
+        benchmark=config.benchmark,
+        dataset=config.dataset or next(iter(load_benchmark(config.benchmark).datasets)),
+        proxies=tuple(config.proxies),
+        inputs=config.inputs.name,
+        inputs_path=config.inputs.path,
+        seed=config.seed,
+        population=config.population,
+        limit=config.limit,
+        shard=str(config.shard),
+        device=config.device,
+        workers=config.workers,
+        chunk=config.chunk,
+        flush_seconds=config.flush_seconds,
+        store=config.store,
+    )
 
 
 def config_path(command: str) -> Path:

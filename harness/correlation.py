@@ -26,7 +26,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -38,15 +38,18 @@ __all__ = [
     "Correlation",
     "Estimate",
     "Metric",
+    "Sample",
     "bootstrap_weights",
     "correlate",
     "correlate_many",
+    "estimate",
     "kendall_tau",
     "metric",
     "ndcg",
     "paired_difference",
     "rank_scores",
     "regret",
+    "sample_many",
     "spearman_rho",
     "top_precision",
 ]
@@ -61,6 +64,9 @@ _BLOCK = 64
 # whose row stride would map a column to a few cache sets. The byte limit takes over for large n.
 _CHUNK_COLUMNS = 56
 _CHUNK_BYTES = 64 * 2**20
+
+# Counts of resamples are kept for the next call up to this many of one n, 10 MB.
+_KEPT_COUNTS = 5_000_000
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -291,7 +297,7 @@ def _constant(values: np.ndarray) -> bool:
 def _at_unit_weights(weighted: Callable[..., Weighted], scores: Any, accuracies: Any) -> float:
     """Evaluate a weighted metric on the data itself: one resample that holds every row once."""
     ranks, values = _pair(scores, accuracies)
-    return float(weighted(ranks, values)(np.ones((values.size, 1)))[0])
+    return float(weighted(ranks, values, _Outcomes(values))(np.ones((values.size, 1)))[0])
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -365,12 +371,58 @@ class _Ties:
             return running
         return running.take(np.concatenate(([0], self.ends)), axis=0)
 
+    def centred_ranks(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(G, R) copies in each group, and the average rank of these less the mean of all ranks."""
+        before = self.cumulative(weights)
+        # A group that holds the copies before+1 .. before+t has the average rank before + (t+1)/2, and the
+        # mean of all ranks is (n+1)/2: centred, half-integers whose sums stay exact for n up to 10^5.
+        ranks = before[:-1] + before[1:]
+        ranks -= self.order.size
+        ranks /= 2
+        return np.diff(before, axis=0), ranks
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """(G, R) sums over each group of (n, R) values of the rows."""
+        ordered = values.take(self.order, axis=0)
+        return ordered if self.ends.size == self.order.size else np.add.reduceat(ordered, self.starts, axis=0)
+
     def squares(self, weights: np.ndarray) -> np.ndarray:
         """(R,) sum over the groups of the squared total weight of the group."""
         if self.ends.size == self.order.size:
             return np.einsum("gr,gr->r", weights, weights)
         sizes = np.diff(self.cumulative(weights), axis=0)
         return np.einsum("gr,gr->r", sizes, sizes)
+
+
+class _Outcomes:
+    """What the metrics read of the (n,) accuracies alone, computed once a chunk of counts for all proxies."""
+
+    def __init__(self, accuracies: np.ndarray) -> None:
+        self.ties = _Ties.of(accuracies)
+        self._weights: np.ndarray | None = None
+        self._values: dict[Any, Any] = {}
+
+    def once(self, weights: np.ndarray, name: Any, compute: Callable[[], Any]) -> Any:
+        """`compute()`, or what it gave under `name` for these very counts."""
+        if weights is not self._weights:
+            self._weights, self._values = weights, {}
+        if name not in self._values:
+            self._values[name] = compute()
+        return self._values[name]
+
+    def tied(self, weights: np.ndarray) -> np.ndarray:
+        """(R,) sum over the groups of equal accuracy of their squared total weight."""
+        return self.once(weights, "tied", lambda: self.ties.squares(weights))
+
+    def centred(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(R,) variance sum of the average ranks, and (n, R) counts times centred rank."""
+
+        def compute() -> tuple[np.ndarray, np.ndarray]:
+            sizes, ranks = self.ties.centred_ranks(weights)
+            variance = np.einsum("gr,gr->r", sizes * ranks, ranks)
+            return variance, weights * ranks.take(self.ties.codes, axis=0)
+
+        return self.once(weights, "centred", compute)
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
@@ -433,20 +485,25 @@ class _DiscordantPairs:
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
         """Return the (R,) discordant pairs of the (n, R) counts; exact below 2^53."""
-        resamples = weights.shape[1]
-        points = np.zeros((self._leaves.size, resamples))
-        np.take(weights, self._order, axis=0, out=points[: self._order.size], mode="clip")
+        n, resamples = weights.shape
+        # Running totals are at most n and are multiplied by single counts: below 2^24 single precision is exact,
+        # and moves half the bytes. Sums over rows are double.
+        kind = np.float32 if n * weights.max(initial=0.0) < 2**24 else np.float64
+        points = np.zeros((self._leaves.size, resamples), dtype=kind)
+        points[: self._order.size] = weights.astype(kind, copy=False).take(self._order, axis=0)
         leaves = points.reshape(-1, self._width, resamples)
         total = self._within_leaves(leaves)
-        block_totals = leaves.sum(axis=1)
+        block_totals = leaves.sum(axis=1, dtype=np.float64)
         # One pair of buffers for all levels: fresh memory would cost as much as the arithmetic.
-        totals = np.empty((len(points) // 2 + 1, resamples))
-        above = np.empty((len(points) // 2, resamples))
+        totals = np.empty((len(points) // 2 + 1, resamples), dtype=kind)
+        above = np.empty((len(points) // 2, resamples), dtype=kind)
         for level in self._levels:
             _running_totals(points, level.left, out=totals)
             np.take(totals, level.above, axis=0, out=above, mode="clip")
             right = points.reshape(-1, 2, level.half, resamples)[:, 1]
-            total += np.einsum("bhr,bhr->r", above.reshape(right.shape), right)
+            products = above.reshape(right.shape)
+            products *= right
+            total += above.sum(axis=0, dtype=np.float64)
             # The running totals went on from block to block: take off what came before each left block.
             pairs = block_totals.reshape(-1, 2, resamples)
             before = np.cumsum(pairs[:, 0], axis=0) - pairs[:, 0]
@@ -463,22 +520,23 @@ class _DiscordantPairs:
             ranks = self._leaves[start : start + slab]
             weights = points[start : start + slab]
             discordant = (ranks[:, None, :] > ranks[:, :, None]) & later
-            total += np.einsum("bhr,bhr->r", discordant.astype(np.float64) @ weights, weights)
+            pairs = discordant.astype(weights.dtype) @ weights
+            pairs *= weights
+            total += pairs.sum(axis=(0, 1), dtype=np.float64)
         return total
 
 
-def _weighted_kendall(ranks: np.ndarray, accuracies: np.ndarray) -> Weighted:
+def _weighted_kendall(ranks: np.ndarray, accuracies: np.ndarray, outcomes: _Outcomes) -> Weighted:
     """Plan tau-b for resamples of (n,) score ranks and (n,) accuracies."""
     n = ranks.size
-    by_score, by_accuracy, by_both = _Ties.of(ranks), _Ties.of(accuracies), _Ties.of(accuracies, ranks)
+    by_score, by_both = _Ties.of(ranks), _Ties.of(accuracies, ranks)
     discordant_pairs = _DiscordantPairs(ranks, accuracies)
 
     def evaluate(weights: np.ndarray) -> np.ndarray:
         pairs = n * (n - 1) / 2
         # The n copies of the rows pair up into n(n-1)/2; sum t(t-1)/2 = (sum t^2 - n)/2 of these are ties.
-        tied_score, tied_accuracy, tied_both = (
-            (ties.squares(weights) - n) / 2 for ties in (by_score, by_accuracy, by_both)
-        )
+        squares = by_score.squares(weights), outcomes.tied(weights), by_both.squares(weights)
+        tied_score, tied_accuracy, tied_both = ((square - n) / 2 for square in squares)
         difference = pairs - tied_score - tied_accuracy + tied_both - 2 * discordant_pairs(weights)
         tau = _ratio(difference, np.sqrt((pairs - tied_score) * (pairs - tied_accuracy)))
         return np.clip(tau, -1.0, 1.0)
@@ -486,26 +544,16 @@ def _weighted_kendall(ranks: np.ndarray, accuracies: np.ndarray) -> Weighted:
     return evaluate
 
 
-def _weighted_spearman(ranks: np.ndarray, accuracies: np.ndarray) -> Weighted:
+def _weighted_spearman(ranks: np.ndarray, accuracies: np.ndarray, outcomes: _Outcomes) -> Weighted:
     """Plan rho for resamples of (n,) score ranks and (n,) accuracies."""
-    n = ranks.size
-    ties = _Ties.of(ranks), _Ties.of(accuracies)
-    codes = [groups.codes for groups in ties]
+    by_score = _Ties.of(ranks)
 
     def evaluate(weights: np.ndarray) -> np.ndarray:
-        # A group that holds the copies before+1 .. before+t has the average rank before + (t+1)/2, and the
-        # mean of all ranks is (n+1)/2: centred, half-integers whose sums stay exact for n up to 10^5.
-        variances, centred = [], []
-        for groups, code in zip(ties, codes, strict=True):
-            before = groups.cumulative(weights)
-            ranks_of_groups = before[:-1] + before[1:]
-            ranks_of_groups -= n
-            ranks_of_groups /= 2
-            sizes = np.diff(before, axis=0)
-            variances.append(np.einsum("gr,gr,gr->r", sizes, ranks_of_groups, ranks_of_groups))
-            centred.append(ranks_of_groups.take(code, axis=0))
-        covariance = np.einsum("nr,nr,nr->r", weights, *centred)
-        rho = _ratio(covariance, np.sqrt(variances[0] * variances[1]))
+        accuracy_variance, weighted_ranks = outcomes.centred(weights)
+        sizes, centred = by_score.centred_ranks(weights)
+        covariance = np.einsum("gr,gr->r", centred, by_score.sums(weighted_ranks))
+        sizes *= centred
+        rho = _ratio(covariance, np.sqrt(np.einsum("gr,gr->r", sizes, centred) * accuracy_variance))
         return np.clip(rho, -1.0, 1.0)
 
     return evaluate
@@ -578,7 +626,7 @@ class _Ranking:
         )
 
 
-def _weighted_ndcg(ranks: np.ndarray, accuracies: np.ndarray, p: int) -> Weighted:
+def _weighted_ndcg(ranks: np.ndarray, accuracies: np.ndarray, outcomes: _Outcomes, p: int) -> Weighted:
     """Plan nDCG at `p` for resamples of (n,) score ranks and (n,) accuracies in percent."""
     outside = int(np.count_nonzero((accuracies < 0.0) | (accuracies > 100.0)))
     if outside:
@@ -597,22 +645,28 @@ def _weighted_ndcg(ranks: np.ndarray, accuracies: np.ndarray, p: int) -> Weighte
 
     def evaluate(weights: np.ndarray) -> np.ndarray:
         # Rounding can put a perfect ranking an ulp above its ideal.
-        return np.minimum(_ratio(dcg(by_score, weights), dcg(by_accuracy, weights)), 1.0)
+        ideal = outcomes.once(weights, ("ideal", p), lambda: dcg(by_accuracy, weights))
+        return np.minimum(_ratio(dcg(by_score, weights), ideal), 1.0)
 
     return evaluate
 
 
-def _weighted_top_precision(ranks: np.ndarray, accuracies: np.ndarray, fraction: float) -> Weighted:
+def _weighted_top_precision(
+    ranks: np.ndarray, accuracies: np.ndarray, outcomes: _Outcomes, fraction: float
+) -> Weighted:
     """Plan the top precision at `fraction` for resamples of (n,) score ranks and (n,) accuracies."""
     places = max(1, round(fraction * accuracies.size))
     by_score = _Ranking(ranks, accuracies)
     by_accuracy = _Ties.of(-accuracies)
     code = by_accuracy.codes
 
-    def evaluate(weights: np.ndarray) -> np.ndarray:
+    def shares(weights: np.ndarray) -> np.ndarray:
         before = by_accuracy.cumulative(weights)
         sizes = np.diff(before, axis=0)
-        membership = np.clip(places - before[:-1], 0.0, sizes) / np.maximum(sizes, 1.0)
+        return np.clip(places - before[:-1], 0.0, sizes) / np.maximum(sizes, 1.0)
+
+    def evaluate(weights: np.ndarray) -> np.ndarray:
+        membership = outcomes.once(weights, ("top", fraction), lambda: shares(weights))
         head = by_score.head(weights, places)
         means = head.group_means(membership.take(code[head.rows], axis=0))
         filled = np.diff(np.minimum(head.before, places), axis=0)
@@ -621,7 +675,7 @@ def _weighted_top_precision(ranks: np.ndarray, accuracies: np.ndarray, fraction:
     return evaluate
 
 
-def _weighted_regret(ranks: np.ndarray, accuracies: np.ndarray, top: int) -> Weighted:
+def _weighted_regret(ranks: np.ndarray, accuracies: np.ndarray, outcomes: _Outcomes, top: int) -> Weighted:
     """Plan the regret of the `top` best-scored for resamples of (n,) score ranks and (n,) accuracies."""
     top = min(top, accuracies.size)
     by_score, by_accuracy = _Ranking(ranks, accuracies), _Ranking(accuracies, accuracies)
@@ -635,10 +689,12 @@ def _weighted_regret(ranks: np.ndarray, accuracies: np.ndarray, top: int) -> Wei
             chance *= np.where(i < drawn, factor, 1.0)
         return chance
 
-    def evaluate(weights: np.ndarray) -> np.ndarray:
+    def greatest(weights: np.ndarray) -> np.ndarray:
         best_first = by_accuracy.head(weights, 1)
-        best = accuracies[best_first.rows[np.argmax(best_first.weights > 0, axis=0)]]
+        return accuracies[best_first.rows[np.argmax(best_first.weights > 0, axis=0)]]
 
+    def evaluate(weights: np.ndarray) -> np.ndarray:
+        best = outcomes.once(weights, "best", lambda: greatest(weights))
         head = by_score.head(weights, top)
         values = accuracies[head.rows, None]
         before, after = head.before[head.group], head.before[head.group + 1]
@@ -678,14 +734,21 @@ class Metric:
     name: str
     summary: str
     point: Callable[[Any, Any], float]
-    weighted: Callable[[Any, Any], Weighted]
+    weighted: Callable[..., Weighted]
     value_range: tuple[float, float]
     direction: Literal["higher", "lower"]
 
 
-def _checked(weighted: Callable[..., Weighted], scores: Any, accuracies: Any, **parameters: Any) -> Weighted:
-    """Plan a weighted metric after the input checks of its point value."""
-    return weighted(*_pair(scores, accuracies), **parameters)
+def _checked(
+    weighted: Callable[..., Weighted],
+    scores: Any,
+    accuracies: Any,
+    outcomes: _Outcomes | None = None,
+    **parameters: Any,
+) -> Weighted:
+    """Plan a weighted metric after the input checks of its point value; plans of equal accuracies share `outcomes`."""
+    ranks, values = _pair(scores, accuracies)
+    return weighted(ranks, values, outcomes or _Outcomes(values), **parameters)
 
 
 _DEFAULT_NAMES = ("kendall", "spearman", "ndcg_1000", "top_1%", "regret_10")
@@ -800,13 +863,23 @@ def bootstrap_weights(n: int, resamples: int, seed: int, chunk: int | None = Non
 
 
 def _draw(n: int, resamples: int, seed: int, chunk: int) -> Iterator[np.ndarray]:
+    kept = _counts if n * resamples <= _KEPT_COUNTS else _counts.__wrapped__
     for start in range(0, resamples, chunk):
-        weights = np.empty((n, min(chunk, resamples - start)))
-        for column in range(weights.shape[1]):
-            # RandomState: its streams never change with the version of numpy, so that tables do not either.
-            rows = np.random.RandomState([seed, start + column]).randint(n, size=n)
-            weights[:, column] = np.bincount(rows, minlength=n)
-        yield weights
+        yield kept(n, start, min(chunk, resamples - start), seed).astype(np.float64)
+
+
+@lru_cache(maxsize=128)
+def _counts(n: int, start: int, columns: int, seed: int) -> np.ndarray:
+    """(n, columns) counts of the resamples from `start` on.
+
+    Drawing them takes as long as one proxy's tau; a report draws those of a few n for dozens of tables.
+    """
+    counts = np.empty((n, columns), dtype=np.uint16 if n < 2**16 else np.uint32)
+    for column in range(columns):
+        # RandomState: its streams never change with the version of numpy, so that tables do not either.
+        rows = np.random.RandomState([seed, start + column]).randint(n, size=n)
+        counts[:, column] = np.bincount(rows, minlength=n)
+    return counts
 
 
 def _bootstrap(
@@ -823,7 +896,9 @@ def _bootstrap(
     # A count belongs to a place in the order of accuracy, not to a row of the input. The scores have no say in
     # it: a proxy's resamples are the same whichever others are measured beside it.
     order = np.argsort(accuracies, kind="stable")
-    plans = [[chosen.weighted(rank[order], accuracies[order]) for chosen in metrics] for rank in ranks]
+    ordered = accuracies[order]
+    outcomes = _Outcomes(ordered)
+    plans = [[chosen.weighted(rank[order], ordered, outcomes) for chosen in metrics] for rank in ranks]
     done = 0
     for weights in bootstrap_weights(accuracies.size, resamples, seed):
         columns = slice(done, done + weights.shape[1])
@@ -876,8 +951,25 @@ class Correlation:
         return self.estimates[metric]
 
 
-def _estimate(value: float, resampled: np.ndarray, confidence: float) -> Estimate:
-    """Return the percentile interval of the (R,) resampled values, undefined ones left out."""
+@dataclass(frozen=True)
+class Sample:
+    """The agreement of one proxy with the accuracies, on the data and on its resamples.
+
+    Attributes:
+        n: rows, failed ones included.
+        n_failed: rows whose score is not finite.
+        values: value on the data by canonical metric name; NaN where undefined.
+        resampled: (R,) values on the resamples by canonical metric name; NaN where undefined.
+    """
+
+    n: int
+    n_failed: int
+    values: dict[str, float]
+    resampled: dict[str, np.ndarray]
+
+
+def estimate(value: float, resampled: np.ndarray, confidence: float = 0.95) -> Estimate:
+    """Return a value with the percentile interval of its (R,) resampled values, undefined ones left out."""
     defined = resampled[~np.isnan(resampled)]
     if not defined.size:
         return Estimate(value, math.nan, math.nan)
@@ -958,22 +1050,50 @@ def correlate_many(
         ValueError: as `correlate`; the message names the proxy at fault.
     """
     _check_bootstrap(resamples, confidence, seed)
+    return {
+        name: Correlation(
+            n=sample.n,
+            n_failed=sample.n_failed,
+            estimates={key: estimate(value, sample.resampled[key], confidence) for key, value in sample.values.items()},
+            confidence=confidence,
+            resamples=resamples,
+            seed=seed,
+        )
+        for name, sample in sample_many(scores, accuracies, metrics, resamples, seed).items()
+    }
+
+
+def sample_many(
+    scores: Mapping[str, Any],
+    accuracies: Any,
+    metrics: Iterable[str] | str = ("kendall", "spearman", "ndcg_1000"),
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Sample]:
+    """Measure several proxies on the same rows and the same resamples, and keep the resampled values.
+
+    Args:
+        scores, accuracies, metrics, resamples, seed: as in `correlate_many`.
+
+    Returns:
+        Values on the data and on each resample, by proxy, in the order of `scores`. Entry r of every array
+        belongs to the same resample, so that any function of several proxies' values has its own distribution.
+
+    Raises:
+        ValueError: as `correlate`; the message names the proxy at fault.
+    """
+    _check_bootstrap(resamples, 0.95, seed)
     chosen = [metric(name) for name in ((metrics,) if isinstance(metrics, str) else metrics)]
     accuracy_array = _check_accuracies(accuracies)
     arrays = {name: _check_scores(scores[name], accuracies, name) for name in sorted(scores)}
     ranks = {name: rank_scores(array) for name, array in arrays.items()}
     resampled = dict(zip(ranks, _bootstrap(list(ranks.values()), accuracy_array, chosen, resamples, seed), strict=True))
     return {
-        name: Correlation(
+        name: Sample(
             n=accuracy_array.size,
             n_failed=int(np.count_nonzero(~np.isfinite(arrays[name]))),
-            estimates={
-                one.name: _estimate(one.point(ranks[name], accuracy_array), values, confidence)
-                for one, values in zip(chosen, resampled[name], strict=True)
-            },
-            confidence=confidence,
-            resamples=resamples,
-            seed=seed,
+            values={one.name: one.point(ranks[name], accuracy_array) for one in chosen},
+            resampled={one.name: values for one, values in zip(chosen, resampled[name], strict=True)},
         )
         for name in scores
     }
@@ -1017,4 +1137,4 @@ def paired_difference(
     ]
     value_a, value_b = (chosen.point(rank, accuracy_array) for rank in ranks)
     resampled_a, resampled_b = _bootstrap(ranks, accuracy_array, [chosen], resamples, seed)[:, 0]
-    return _estimate(value_a - value_b, resampled_a - resampled_b, confidence)
+    return estimate(value_a - value_b, resampled_a - resampled_b, confidence)

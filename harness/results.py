@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -10,10 +11,13 @@ import numpy as np
 from harness.aggregates import Aggregate, find_aggregate
 from harness.benchmark import Benchmark
 from harness.errors import HarnessError
-from harness.learned import LEARNED, Forest, Learned, training_subset
+from harness.learned import LEARNED, Forest, remembered, training_subset
 from harness.proxies import get_proxy
 from harness.proxies.base import Proxy
 from harness.store import ScoreKey, ScoreStore
+
+#: Where the store keeps what learned rankings predict; readers of Hive folders skip names with this first letter.
+LEARNED_FOLDER = "_learned"
 
 #: Which mini-batches a table's row takes a proxy's scores from when it does not name them.
 PAPER_INPUTS = "paper"
@@ -60,11 +64,22 @@ class Reader:
         An aggregate is computed over exactly this population, on whose members its value depends.
         """
         if spec in LEARNED:
-            return self._learned(LEARNED[spec], dataset, population, inputs, seed)
+            return self._learned(spec, dataset, population, inputs, seed)
         aggregate = find_aggregate(spec)
         if aggregate is None:
             return self._proxy(get_proxy(spec), dataset, population, inputs, seed)
         return self._aggregate(aggregate, dataset, population, inputs, seed)
+
+    def keys(self, spec: str, dataset: str, inputs: str = PAPER_INPUTS, seed: int = 0) -> tuple[ScoreKey, ...]:
+        """The partitions that the scores of the proxy, aggregate or learned ranking `spec` are read from."""
+        aggregate = LEARNED.get(spec) or find_aggregate(spec)
+        if aggregate is None:
+            return (self._key(get_proxy(spec), dataset, inputs, seed),)
+        return tuple(key for member in aggregate.members for key in self.keys(member, dataset, inputs, seed))
+
+    def _key(self, proxy: Proxy, dataset: str, inputs: str, seed: int) -> ScoreKey:
+        source = inputs_of(proxy, inputs, dataset)
+        return ScoreKey(self.benchmark.scores_of, dataset, source, proxy.label, seed if proxy.random else 0)
 
     def _aggregate(self, aggregate: Aggregate, dataset: str, population: np.ndarray, inputs: str, seed: int) -> Scores:
         members = [self.scores(name, dataset, population, inputs, seed) for name in aggregate.members]
@@ -74,7 +89,8 @@ class Reader:
             values = aggregate.combine(np.stack([member.values for member in members]))
         return Scores(values, missing, sum(member.seconds for member in members), np.ones(len(values), bool))
 
-    def _learned(self, model: Learned, dataset: str, population: np.ndarray, inputs: str, seed: int) -> Scores:
+    def _learned(self, spec: str, dataset: str, population: np.ndarray, inputs: str, seed: int) -> Scores:
+        model = LEARNED[spec]
         parts = [self.scores(name, dataset, population, inputs, seed) for name in model.members]
         missing = {key: count for part in parts for key, count in part.missing.items()}
         values = np.full(len(population), np.nan)
@@ -87,21 +103,23 @@ class Reader:
                 architectures = [self.benchmark.architectures[i] for i in population]
                 columns.append(self.benchmark.space.graph_features(architectures))
             accuracies = self.benchmark.accuracies(dataset).to_numpy()[population]
-            values = Forest().rank(np.concatenate(columns, axis=1), accuracies, train, seed)
+            features = np.concatenate(columns, axis=1)
+            name = f"{self.benchmark.name}-{dataset}-{spec}-{len(population)}-seed{seed}.parquet"
+            values = remembered(
+                self.store.root / LEARNED_FOLDER / name,
+                (features, accuracies, train, seed),
+                lambda: Forest().rank(features, accuracies, train, seed),
+            )
         return Scores(values, missing, sum(part.seconds for part in parts), ~train)
 
     def _proxy(self, proxy: Proxy, dataset: str, population: np.ndarray, inputs: str, seed: int) -> Scores:
-        key = ScoreKey(
-            self.benchmark.name,
-            dataset,
-            inputs_of(proxy, inputs, dataset),
-            proxy.label,
-            seed if proxy.random else 0,
-        )
+        key = self._key(proxy, dataset, inputs, seed)
         values, stored, seconds = self._column(key, proxy.version)
         own = stored[population]
         source = np.where(own, population, self.benchmark.representatives[population])
-        missing = int(np.unique(source[~stored[source]]).size)
+        lacking = np.zeros(len(stored), dtype=bool)
+        lacking[source[~stored[source]]] = True
+        missing = int(np.count_nonzero(lacking))
         return Scores(
             np.where(stored[source], values[source], np.nan),
             {key: missing} if missing else {},
@@ -109,12 +127,21 @@ class Reader:
             np.ones(len(population), bool),
         )
 
+    @cached_property
+    def _nothing(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The column of a partition without rows: one for all of them, of which a large space has many."""
+        size = len(self.benchmark)
+        return np.full(size, np.nan), np.zeros(size, dtype=bool), np.full(size, np.nan)
+
     def _column(self, key: ScoreKey, version: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if key not in self._columns:
             frame = self.store.read(key, version)
             # What an exception kept from its score may yet get one: it is missing, not failed.
             frame = frame[~frame["status"].str.startswith("error")]
             size = len(self.benchmark)
+            if frame.empty:
+                self._columns[key] = self._nothing
+                return self._nothing
             values, seconds = np.full(size, np.nan), np.full(size, np.nan)
             stored = np.zeros(size, dtype=bool)
             index = frame["index"].to_numpy()
@@ -132,20 +159,23 @@ class Reader:
         return self._columns[key]
 
 
-def scoring_commands(keys: Iterable[ScoreKey], population: str, store: str) -> list[str]:
-    """Commands that compute what is missing over a population: one for all proxies of equal inputs and seed.
+def scoring_commands(missing: Iterable[tuple[str, ScoreKey]]) -> dict[tuple[str, ScoreKey], str]:
+    """For each missing pair of population and partition the command that computes it.
 
-    A proxy that reads no mini-batch joins those that read noise.
+    Proxies of equal population, inputs and seed share one. A proxy that reads no mini-batch joins those that read
+    noise. The store of the command is the default one.
     """
-    groups: dict[tuple, list[str]] = {}
-    for key in sorted(keys):
+    groups: dict[tuple, list[tuple[str, ScoreKey]]] = {}
+    for population, key in sorted(set(missing)):
         inputs = "random" if key.inputs == "none" else key.inputs
-        groups.setdefault((key.space, key.dataset, inputs, key.seed), []).append(key.proxy)
-    commands = []
-    for (space, dataset, inputs, seed), proxies in sorted(groups.items()):
+        groups.setdefault((population, key.space, key.dataset, inputs, key.seed), []).append((population, key))
+    commands = {}
+    for (population, space, dataset, inputs, seed), pairs in groups.items():
         source = "" if inputs == "random" else f" inputs={inputs} inputs.path=DATA"
-        commands.append(
-            f'harness score benchmark={space} dataset={dataset}{source} "proxies=[{",".join(proxies)}]" '
-            f'seed={seed} "population={population}" store={store}'
+        names = ",".join(key.proxy for _, key in pairs)
+        command = (
+            f'harness score benchmark={space} dataset={dataset}{source} "proxies=[{names}]" '
+            f'seed={seed} "population={population}"'
         )
+        commands.update(dict.fromkeys(pairs, command))
     return commands

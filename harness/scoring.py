@@ -34,7 +34,12 @@ from harness.seeds import stable_seed
 from harness.store import Row, ScoreKey, ScoreStore
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
+
+
+#: Processes that share a GPU unless `workers` says otherwise; each holds a context of some hundred MB.
+GPU_WORKERS = 8
 
 
 class Result(NamedTuple):
@@ -166,7 +171,7 @@ class Job:
     def key(self, proxy: Proxy) -> ScoreKey:
         """Where the proxy's scores of this run are stored."""
         return ScoreKey(
-            self.benchmark,
+            load_benchmark(self.benchmark).scores_of,
             self.dataset,
             "none" if proxy.inputs == "none" else self.inputs,
             proxy.label,
@@ -307,6 +312,66 @@ class Summary:
         return sum(n for status, n in self.failed.items() if ": error" in status)
 
 
+class Wanted(NamedTuple):
+    """What a job asks of one proxy, beside what the store holds.
+
+    Attributes:
+        counted: whether the proxy is read from the encodings alone, without networks.
+        asked: number of rows.
+        missing: indices that have no row yet, or whose last attempt ended by an exception.
+        errors: the statuses of those attempts, with how often each occurs.
+    """
+
+    proxy: Proxy
+    counted: bool
+    asked: int
+    missing: list[int]
+    errors: dict[str, int]
+
+
+def plan(job: Job, read: Callable[[ScoreKey, int], pd.DataFrame] | None = None) -> list[Wanted]:
+    """What the job asks for and what of it the store lacks; needs neither torch, nor a device, nor images.
+
+    Args:
+        read: reads stored rows of a key and version in place of the store.
+
+    Raises:
+        HarnessError, UnknownNameError: bad input.
+    """
+    for name, least in (("limit", 1), ("chunk", 1), ("workers", 0)):
+        value = getattr(job, name)
+        if value is not None and value < least:
+            raise HarnessError(f"{name}={value} makes no sense: give at least {least}")
+    proxies = job.resolved
+    benchmark = load_benchmark(job.benchmark)
+    benchmark.dataset(job.dataset)
+    part, parts = job.part_of
+    members = benchmark.population(job.population)
+    if job.limit is not None:
+        members = members[: job.limit]
+    representatives = np.unique(benchmark.representatives[members])[part::parts]
+    read = read or ScoreStore(job.store).read
+    found = []
+    for proxy in proxies:
+        counted = all(isinstance(probe, EncodingProbe) for probe in proxy.needs())
+        asked = members[part::parts] if counted else representatives
+        held = read(job.key(proxy), proxy.version)
+        failed = held["status"].str.startswith("error")
+        done = set(held.loc[~failed, "index"])
+        missing = [int(i) for i in asked if i not in done]
+        errors = held.loc[failed & held["index"].isin(missing), "status"].value_counts()
+        found.append(Wanted(proxy, counted, len(asked), missing, {str(k): int(n) for k, n in errors.items()}))
+    return found
+
+
+def check_host(job: Job) -> None:
+    """Whether this machine has the device and the mini-batches of a job. Raises HarnessError where not."""
+    dataset = load_benchmark(job.benchmark).dataset(job.dataset)
+    if job.device not in ("auto", "cpu"):  # which every machine has: counts from encodings then load no torch
+        resolve_device(job.device)
+    load_inputs(job.inputs, job.inputs_path, dataset.classes, (3, dataset.resolution, dataset.resolution))
+
+
 def run(job: Job, progress: bool = True) -> Summary:
     """Score what `job` asks for and the store does not hold yet.
 
@@ -318,47 +383,30 @@ def run(job: Job, progress: bool = True) -> Summary:
         KeyboardInterrupt: after the finished rows were written.
     """
     started = time.perf_counter()
-    for name, least in (("limit", 1), ("chunk", 1), ("workers", 0)):
-        value = getattr(job, name)
-        if value is not None and value < least:
-            raise HarnessError(f"{name}={value} makes no sense: give at least {least}")
-    proxies = job.resolved
+    wanted = plan(job)
+    check_host(job)
     benchmark = load_benchmark(job.benchmark)
     dataset = benchmark.dataset(job.dataset)
-    resolve_device(job.device)
-    shape = (3, dataset.resolution, dataset.resolution)
-    load_inputs(job.inputs, job.inputs_path, dataset.classes, shape)
-    members = benchmark.population(job.population)
-    if job.limit is not None:
-        members = members[: job.limit]
-    part, parts = job.part_of
     store = ScoreStore(job.store)
-    writer = f"{part}of{parts}"
+    writer = "{}of{}".format(*job.part_of)
     summary = Summary()
 
     networks: dict[int, list[str]] = {}
-    representatives = np.unique(benchmark.representatives[members])[part::parts]
-    for proxy in proxies:
-        counted = all(isinstance(probe, EncodingProbe) for probe in proxy.needs())
-        asked = members[part::parts] if counted else representatives
-        key = job.key(proxy)
-        held = store.read(key, proxy.version)
-        done = set(held.loc[~held["status"].str.startswith("error"), "index"])
-        missing = [int(i) for i in asked if i not in done]
-        summary.asked += len(asked)
-        summary.stored_before += len(asked) - len(missing)
+    for proxy, counted, asked, missing, _ in wanted:
+        summary.asked += asked
+        summary.stored_before += asked - len(missing)
         if not missing:
             continue
         if counted:
             rows = _count(proxy, benchmark, missing, dataset.classes, dataset.resolution)
-            store.append(key, rows, writer)
+            store.append(job.key(proxy), rows, writer)
             summary.add(proxy.label, rows)
         else:
             for index in missing:
                 networks.setdefault(index, []).append(proxy.label)
 
     if networks:
-        by_label = {proxy.label: proxy for proxy in proxies}
+        by_label = {proxy.label: proxy for proxy in job.resolved}
         writing = _Writer(store, {label: job.key(p) for label, p in by_label.items()}, writer, job.flush_seconds)
         bar = _Progress(len(networks), enabled=progress)
         try:
@@ -437,10 +485,13 @@ def _collect(running: dict[Future, int]) -> Iterator[tuple[list[tuple[str, Row]]
 
 
 def _default_workers(device: str) -> int:
-    """One process a core the scheduler lets us use; on a GPU one, whose kernels fill the device by themselves."""
-    if resolve_device(device).type != "cpu":
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """One process a core the scheduler lets us use; at most `GPU_WORKERS` on a GPU.
+
+    Networks of these spaces are small: on a GPU what costs is to launch their kernels, one after the other, which
+    several processes do at once.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores if resolve_device(device).type == "cpu" else min(cores, GPU_WORKERS)
 
 
 class _Writer:

@@ -35,6 +35,13 @@ SCHEMA = pa.schema(
 )
 
 
+#: Indices ascend, mostly by one: their differences take a thousandth of the room.
+ENCODING = {
+    "use_dictionary": [name for name in SCHEMA.names if name != "index"],
+    "column_encoding": {"index": "DELTA_BINARY_PACKED"},
+}
+
+
 def hive_folder(key: Any) -> Path:
     """Relative path of a partition from a dataclass: a level a field, `name=value`, percent-encoded."""
     names = [field.name for field in fields(key)]
@@ -85,7 +92,7 @@ class ScoreStore:
         folder = self.root / key.folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            return write_table(table, folder / f"part-{writer}-{uuid.uuid4().hex[:12]}.parquet")
+            return write_table(table, folder / f"part-{writer}-{uuid.uuid4().hex[:12]}.parquet", **ENCODING)
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -110,9 +117,7 @@ class ScoreStore:
         frame = pa.concat_tables(tables).to_pandas() if tables else SCHEMA.empty_table().to_pandas()
         if version is not None:
             frame = frame[frame["version"] == version]
-        # A failed attempt may have been followed by a good one: prefer it.
-        frame = frame.assign(_bad=frame["status"] != "ok").sort_values(["index", "_bad", "status"], kind="stable")
-        return frame.drop_duplicates("index").drop(columns="_bad").reset_index(drop=True)
+        return _best(frame, ["index"])
 
     def keys(self) -> Iterable[ScoreKey]:
         """Every partition that holds a part, sorted."""
@@ -128,14 +133,19 @@ class ScoreStore:
         if len(parts) < 2:
             return
         frame = pa.concat_tables([_read_part(part) for part in parts]).to_pandas()
-        frame = frame.drop_duplicates(["index", "version", "status"]).sort_values("index", kind="stable")
-        table = pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False)
+        table = pa.Table.from_pandas(_best(frame, ["index", "version"]), schema=SCHEMA, preserve_index=False)
         try:
-            write_table(table, parts[0].with_name(f"part-{writer}-{uuid.uuid4().hex[:12]}.parquet"))
+            write_table(table, parts[0].with_name(f"part-{writer}-{uuid.uuid4().hex[:12]}.parquet"), **ENCODING)
         except OSError as error:
             raise self._unwritable(error) from error
         for part in parts:
             part.unlink(missing_ok=True)
+
+
+def _best(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """One row of each `by`, sorted: a failed attempt may have been followed by a good one, which is preferred."""
+    frame = frame.assign(_bad=frame["status"] != "ok").sort_values([*by, "_bad", "status"], kind="stable")
+    return frame.drop_duplicates(by).drop(columns="_bad").reset_index(drop=True)
 
 
 def _read_part(part: Path) -> pa.Table:
@@ -151,9 +161,9 @@ def _read_part(part: Path) -> pa.Table:
         ) from error
 
 
-def write_table(table: pa.Table, target: Path) -> Path:
-    """Write a table as Parquet, whole or not at all."""
-    return write_whole(target, lambda file: pq.write_table(table, file, compression="zstd"))
+def write_table(table: pa.Table, target: Path, **options: Any) -> Path:
+    """Write a table as Parquet, whole or not at all; `options` are those of `pyarrow.parquet.write_table`."""
+    return write_whole(target, lambda file: pq.write_table(table, file, compression="zstd", **options))
 
 
 def write_whole(target: Path, write: Callable[[Any], Any]) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,7 +11,9 @@ import torch
 from scipy import stats
 from torch import nn
 
+from harness import cli, enumeration
 from harness.benchmark import Benchmark, load_benchmark
+from harness.enumeration import Match, match_nasbench101
 from harness.errors import HarnessError
 from harness.probes.base import Subject
 from harness.probes.topology import Topology
@@ -177,13 +178,6 @@ def arrays(cells: Cells, chosen: list[int]) -> tuple[np.ndarray, ...]:
     return cells.vertices[chosen], cells.bits[chosen], cells.codes[chosen]
 
 
-def test_loading_is_fast(benchmark):
-    started = time.perf_counter()
-    fresh = Benchmark(benchmark.folder)
-    assert len(fresh.accuracies("cifar10")) == len(fresh) == len(fresh.architectures)
-    assert time.perf_counter() - started < 3  # a tenth of it on an idle machine
-
-
 def test_index_of_a_cell_and_of_its_isomorphs(benchmark):
     rng = np.random.RandomState(2)
     for index in [0, 423_623, *places(benchmark, 30, seed=2)]:
@@ -248,6 +242,23 @@ def test_enumeration_agrees_with_the_official_generator(table):
     assert counts == [int((table["num_vertices"] <= vertices).sum()) for vertices in range(2, 6)]
     assert list(enumerate_cells(5)) == list(kept.values())
     assert kept.keys() == {h.hex() for h, n in zip(table["hash"], table["num_vertices"], strict=True) if n <= 5}
+
+
+def test_small_cells_match_the_stored_hashes(benchmark, monkeypatch):
+    """`harness verify nasbench101` does it for all cells; a cell that is missing, or too many, is found."""
+    assert match_nasbench101(5) == Match(2_532, 2_532, 2_532)
+    assert match_nasbench101(5).complete
+    hashes = benchmark.column("hash")
+    monkeypatch.setattr(benchmark, "column", lambda name: hashes[1:] if name == "hash" else vertices[1:])
+    vertices = np.where(np.arange(len(hashes)) == 1, 5, 7)
+    assert not match_nasbench101(5).complete
+
+
+def test_verify_reports_the_match(monkeypatch, capsys):
+    for match, code in ((Match(7, 7, 7), 0), (Match(7, 7, 6), 1)):
+        monkeypatch.setattr(enumeration, "match_nasbench101", lambda found=match: found)
+        assert cli.main(["verify", "nasbench101"]) == code
+        assert f"7 cells enumerated, {match.both} of 7 stored hashes met" in capsys.readouterr().out
 
 
 # Counts ---------------------------------------------------------------------------------------------------

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+import harness
 from harness.benchmark import Benchmark, load_benchmark
 from harness.errors import HarnessError, UnknownNameError
 from harness.probes.base import Subject
@@ -30,12 +33,14 @@ from harness.spaces.nasbench201 import (
     decode,
     encode,
     enumerate_cells,
+    unique_string,
 )
 from harness.spaces.nasbench201_network import Cell
 
 SPACE = NasBench201()
 ALL_NONE = encode([NONE] * 6)
 ALL_CONV3 = encode([CONV3] * 6)
+DOCUMENT = (Path(harness.__file__).parents[1] / "docs" / "canonical_forms.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +77,18 @@ def test_encoding_is_the_one_the_field_writes():
 def test_round_trip_over_all_cells(cells):
     assert [encode(decode(cell)) for cell in cells] == cells
     assert SPACE.parse(f"  {cells[77]}\n") == cells[77]
+
+
+def test_naslib_tuples_are_read():
+    """By `nasbench201/conversions.py`: edges 01 02 03 12 13 23, operations skip, none, 3x3, 1x1, pool."""
+    expected = "|avg_pool_3x3~0|+|skip_connect~0|none~1|+|nor_conv_1x1~0|avg_pool_3x3~1|nor_conv_3x3~2|"
+    for text in ("(4, 0, 3, 1, 4, 2)", "[4,0,3,1,4,2]", " (4, 0, 3, 1, 4, 2,) "):
+        assert SPACE.parse(text) == expected
+    cells = {SPACE.parse(str(codes)) for codes in itertools.product(range(5), repeat=6)}
+    assert len(cells) == 15_625
+    for text in ("(4, 0, 3, 1, 4)", "(4, 0, 3, 1, 4, 5)", "(4, 0, 3, 1, 4, 2, 1)", "(4, 0, 3, 1, 4, -1)"):
+        with pytest.raises(HarnessError, match="is not a NAS-Bench-201 cell"):
+            SPACE.parse(text)
 
 
 @pytest.mark.parametrize(
@@ -369,6 +386,145 @@ def test_different_canonical_forms_compute_different_functions(cells):
         group = pools[number % len(pools)]
         left, right = (group[i] for i in rng.permutation(len(group))[:2])
         assert not weights.alike(left, right), (encode(left), encode(right))
+
+
+# Dong & Yang's strings, and docs/canonical_forms.md -------------------------------------------------------
+
+
+def formula(codes: Sequence[int], empty_convolutions: bool) -> tuple:
+    """What the cell says: the output's terms, sums flattened and sorted; equal terms need not be one operation.
+
+    `empty_convolutions`: whether a convolution of nothing is a term, for the constant that its BatchNorm adds.
+    """
+    terms: list[list[tuple]] = [[("input",)], [], [], []]
+    for code, (source, target) in zip(codes, EDGES, strict=True):
+        feed = sorted(terms[source])
+        if code == SKIP:
+            terms[target] += feed
+        elif code in (CONV1, CONV3, POOL) and (feed or (empty_convolutions and code != POOL)):
+            terms[target].append((OPERATIONS[code], *feed))
+    return tuple(sorted(terms[3]))
+
+
+def several(keys: Sequence, values: Sequence) -> list[list[int]]:
+    """For each key that comes with several values, in sorted order, the first place of each value."""
+    found: dict = defaultdict(dict)
+    for place, (key, value) in enumerate(zip(keys, values, strict=True)):
+        found[key].setdefault(value, place)
+    return [list(places.values()) for _, places in sorted(found.items()) if len(places) > 1]
+
+
+@pytest.fixture(scope="module")
+def names(cells) -> dict[str, list]:
+    """Every way to name the cells' classes, in the order of the cells."""
+    codes = [decode(cell) for cell in cells]
+    return {
+        "formula": [formula(c, empty_convolutions=False) for c in codes],
+        "formula with empty convolutions": [formula(c, empty_convolutions=True) for c in codes],
+        "canonical": [SPACE.canonical(cell) for cell in cells],
+        "string": [unique_string(c) for c in codes],
+        "network_key": [SPACE.network_key(cell) for cell in cells],
+    }
+
+
+def test_counts_of_the_classes(cells, names):
+    live = np.flatnonzero(SPACE.in_population("no_dead_ops", cells))
+    counts = {name: (len(set(keys)), len({keys[i] for i in live})) for name, keys in names.items()}
+    assert counts == {
+        "formula": (4_930, 4_930),
+        "formula with empty convolutions": (5_545, 4_930),
+        "canonical": (5_875, 5_260),
+        "string": (6_466, 6_285),
+        "network_key": (6_594, 5_260),
+    }
+    assert all(f"| {of_all:,} | {of_live:,} |" in DOCUMENT for of_all, of_live in counts.values())
+
+
+def test_what_refines_what(names):
+    """A string is of one formula, and so is a function; the string splits some functions and merges others."""
+    assert several(names["string"], names["formula"]) == []
+    assert several(names["canonical"], names["formula with empty convolutions"]) == []
+    assert several(names["formula with empty convolutions"], names["formula"]) == []
+    assert len(several(names["formula"], names["string"])) == 623
+    assert len(several(names["canonical"], names["string"])) == 841
+    assert len(several(names["string"], names["canonical"])) == 523
+    assert "841 of the 5,875 functions have more than one string, 623 of the 4,930 formulas" in DOCUMENT
+    assert "523 of the 6,466 strings stand for more than one function" in DOCUMENT
+
+
+def test_the_strings_are_those_of_the_robustness_dataset(benchmark):
+    """It attacked one cell of each class and gave its figures to the others: they say which cells are one class."""
+    strings = np.array([unique_string(decode(cell)) for cell in benchmark.architectures])
+    _, first, inverse = np.unique(strings, return_index=True, return_inverse=True)
+    targets = [t for t in benchmark.targets("cifar10").values() if t.file == "robustness_cifar10.parquet"]
+    figures = np.stack([benchmark.accuracies("cifar10", t.name) for t in targets], axis=1)
+    assert figures.shape == (15_625, 32)
+    np.testing.assert_array_equal(figures, figures[first][inverse])
+    assert len(np.unique(figures, axis=0)) == 6_462  # four classes have the figures of another
+    # No coarser classes would do, such as those of equal function.
+    forms = [SPACE.canonical(cell) for cell in benchmark.architectures]
+    assert any((figures[group] != figures[group[0]]).any() for group in several(forms, strings.tolist()))
+
+
+def test_the_population_of_the_strings(benchmark):
+    members = benchmark.population("unique_strings")
+    strings = [unique_string(decode(cell)) for cell in benchmark.architectures]
+    assert members.tolist() == sorted({s: i for i, s in reversed(list(enumerate(strings)))}.values())
+    assert len(members) == 6_466
+
+
+def test_the_documented_examples():
+    rows = re.findall(r"^\| `(\\\|.*)` \| `([^`]*)` \|$", DOCUMENT, re.MULTILINE)
+    assert len(rows) == 4
+    for cell, string in rows:
+        assert unique_string(decode(cell.replace(r"\|", "|"))) == string
+    split, merged = rows[:2], rows[2:]
+    forms = [[SPACE.canonical(cell.replace(r"\|", "|")) for cell, _ in part] for part in (split, merged)]
+    assert forms[0][0] == forms[0][1]
+    assert forms[1][0] != forms[1][1]
+
+
+def test_cells_that_a_string_splits_compute_equal_functions(cells, names):
+    rng = np.random.RandomState(2)
+    weights = Weights(channels=3, seed=2)
+    groups = several(names["canonical"], names["string"])
+    checked = 0
+    for choice in rng.permutation(len(groups)):
+        left, right = (decode(cells[i]) for i in rng.permutation(groups[choice])[:2])
+        if max(map(len, live_convolutions(left).values())) <= 3:
+            assert weights.alike(left, right), (encode(left), encode(right))
+            checked += 1
+        if checked == 60:
+            break
+    assert checked == 60
+
+
+def test_cells_that_a_string_merges_compute_different_functions(cells, names):
+    """Give the cell with more convolutions weights: the other computes something else with whichever of these.
+
+    Without pooling, as above; a pooling also leaves the constant of an empty convolution what it is.
+    """
+    rng = np.random.RandomState(3)
+    weights = Weights(channels=3, seed=3)
+    groups = several(names["string"], names["canonical"])
+    checked = 0
+    for choice in rng.permutation(len(groups)):
+        pair = [decode(cells[i]) for i in rng.permutation(groups[choice])[:2]]
+        fewer, more = sorted(pair, key=lambda codes: sum(map(len, live_convolutions(codes).values())))
+        held, asked = live_convolutions(more), live_convolutions(fewer)
+        if max(map(len, held.values())) > 3 or any(len(asked[kind]) > len(held[kind]) for kind in held):
+            continue
+        if POOL in fewer or POOL in more:
+            continue
+        output = weights.output(more, {kind: tuple(range(len(edges))) for kind, edges in held.items()})
+        ways = [itertools.permutations(range(len(held[kind])), len(asked[kind])) for kind in (CONV1, CONV3)]
+        for ones, threes in itertools.product(*map(list, ways)):
+            other = weights.output(fewer, {CONV1: ones, CONV3: threes})
+            assert not torch.allclose(output, other, rtol=1e-6, atol=1e-6), (encode(fewer), encode(more))
+        checked += 1
+        if checked == 60:
+            break
+    assert checked == 60
 
 
 # The network ----------------------------------------------------------------------------------------------

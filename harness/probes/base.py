@@ -149,6 +149,20 @@ def finite_logits(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return logits
 
 
+def by_image(values: torch.Tensor) -> torch.Tensor:
+    """The units of each image as a row (B, units), in the order in which memory holds them: no copy."""
+    import torch
+
+    if values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last):
+        values = values.permute(0, 2, 3, 1)
+    return values.flatten(1)
+
+
+def by_channel(values: torch.Tensor) -> torch.Tensor:
+    """The channels of maps (B, C, H, W) as columns (B * H * W, C): no copy of channels_last maps."""
+    return values.permute(0, 2, 3, 1).flatten(0, 2)
+
+
 def weight_layers(network: nn.Module) -> dict[str, nn.Module]:
     """Convolutions and linear layers by name: the layers that saliencies are summed over."""
     from torch import nn

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from harness.probes.base import Probe, Subject, Unscorable, finite_logits, hooked, normalisations
+from harness.probes.base import Probe, Subject, Unscorable, by_channel, finite_logits, hooked, normalisations
 
 
 @dataclass(frozen=True)
@@ -66,17 +66,18 @@ def _signs(like: Any, generator: Any) -> Any:
     import torch
 
     bits = torch.empty(like.shape, dtype=torch.int8).random_(0, 2, generator=generator)
-    return bits.mul_(2).sub_(1).to(like)
+    return torch.empty_like(like, requires_grad=False).copy_(bits.mul_(2).sub_(1))
 
 
 def _spectral_entropy(features: Any) -> float:
     import torch
 
-    samples = features.transpose(0, 1).flatten(1)
-    samples = samples - samples.mean(dim=1, keepdim=True)
-    if not torch.isfinite(samples).all():
+    samples = by_channel(features)
+    samples = samples - samples.mean(dim=0)
+    covariance = (samples.T @ samples).double() / len(samples)
+    if not torch.isfinite(covariance).all():
         return float("nan")
-    eigenvalues = torch.linalg.eigvalsh((samples @ samples.T).double() / samples.shape[1]).clamp_min(0)
+    eigenvalues = torch.linalg.eigvalsh(covariance).clamp_min(0)
     total = eigenvalues.sum()
     if not total > 0:
         return float("nan")
@@ -92,15 +93,14 @@ def _gain(arriving: Any, signs: Any) -> float:
         return 0.0
     if arriving.shape == signs.shape and torch.equal(arriving, signs):
         return float("nan")
-    if not torch.isfinite(arriving).all():
-        return float("nan")
     if arriving.shape[2:] != signs.shape[2:]:
         (height, width), (below, beside) = arriving.shape[2:], signs.shape[2:]
         if height % below or width % beside or height // below != width // beside:
             raise Unscorable("a stage's maps are no whole multiple of the next one's")
         arriving = F.pixel_unshuffle(arriving, arriving.shape[2] // signs.shape[2])
-    left, right = arriving.transpose(0, 1).flatten(1), signs.transpose(0, 1).flatten(1)
-    return float(torch.linalg.matrix_norm((left @ right.T).double() / left.shape[1], ord=2))
+    left, right = by_channel(arriving), by_channel(signs)
+    product = (left.T @ right).double() / len(left)
+    return float(torch.linalg.matrix_norm(product, ord=2)) if torch.isfinite(product).all() else float("nan")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from harness.probes.base import Probe, Subject, Unscorable, activations, finite_logits, hooked
+from harness.probes.base import Probe, Subject, Unscorable, activations, by_image, finite_logits, hooked
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class UnitPatterns(Probe):
 
         def keep(module, args, output):
             if output.ndim == 4:
-                active = (output > 0).flatten(1).float()
+                active = (by_image(output) > 0).float()
                 place = 2.0 ** torch.arange(len(active), device=active.device)
                 met[(place @ active).long()] = True  # sums of powers of two below 2^24 are exact
 

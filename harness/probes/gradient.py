@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from harness.probes.base import Probe, Subject, activations, finite_logits, gradients, hooked, weight_layers
+from harness.probes.base import Probe, Subject, activations, by_image, finite_logits, gradients, hooked, weight_layers
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,12 @@ class GradientPass(Probe):
             batches.append([torch.zeros_like(w) if g is None else g for w, g in zip(weights, grads, strict=True)])
         sums = []
         for layer in zip(*batches, strict=True):
-            stacked = torch.stack(layer).double()
-            deviation = stacked.std(dim=0, correction=0)
+            stacked = torch.stack([grad.flatten() for grad in layer]).double()
+            spread = (stacked - stacked.mean(dim=0)).square_().mean(dim=0)
             varies = (stacked != stacked[0]).any(dim=0)
-            sums.append((stacked.abs().mean(dim=0)[varies] / deviation[varies]).sum())
+            # Where nothing varies the mean of equal numbers may still be rounded: excluded by `varies` alone.
+            ratio = stacked.abs_().mean(dim=0) / spread.sqrt_()
+            sums.append(torch.where(varies, ratio, torch.zeros_like(ratio)).sum())
         return sums
 
 
@@ -116,6 +119,7 @@ class _Watch:
         self._relus = activations(network) if "relu_kernels" in wanted else {}
         self._kernels: dict[str, dict[str, list]] = {"relu": {}, "layer": {}}
         self._source: dict[str, str] = {}  # weight layer -> the ReLU that feeds it
+        self._read: dict[int, tuple[weakref.ref, Any]] = {}  # id of a tensor -> the tensor, its kernel
         self._written: dict[int, str] = {}  # address of a ReLU's output, which the graph keeps alive -> ReLU
         self._fisher: dict[str, list] = {name: [] for name in layers}
         self._watching = False
@@ -138,12 +142,18 @@ class _Watch:
 
     def _codes(self, kind: str, name: str) -> Callable:
         def hook(module, args, output):
-            values = args[0] if kind == "relu" else output
-            self._kernels[kind].setdefault(name, []).append(_agreement(values.detach()))
+            self._kernels[kind].setdefault(name, []).append(self._kernel(args[0] if kind == "relu" else output))
             if kind == "relu":
                 self._written[output.data_ptr()] = name
 
         return hook
+
+    def _kernel(self, values: Any) -> Any:
+        """The kernel of a tensor, computed once for all ReLUs that read it, as those of a cell's node do."""
+        known = self._read.get(id(values))
+        if known is None or known[0]() is not values:  # an address may be used again after its tensor is gone
+            known = self._read[id(values)] = (weakref.ref(values), _agreement(values.detach()))
+        return known[1]
 
     def _feeder(self, name: str) -> Callable:
         def hook(module, args, output):
@@ -201,14 +211,17 @@ def _to_host(values: list) -> Any:
 def _agreement(values: Any) -> Any:
     """Equal bits of the codes [value > 0] of each two images: (B, B) float64.
 
-    With codes written as +-1 the equal bits are (units + s s^T) / 2: one product instead of two. Sums of
-    float32 signs are exact below 2^24 units.
+    Two codes of n units with a and b active ones, c of them in common, agree in n - a - b + 2 c: one product of
+    0/1 matrices. Its float32 sums are exact below 2^24 units.
     """
     import torch
 
-    flat = values.flatten(1)
-    signs = (flat > 0).to(torch.float32).mul_(2).sub_(1)
-    return (signs @ signs.T).double().add_(flat.shape[1]).div_(2)
+    units = by_image(values)
+    codes = torch.empty(units.shape, dtype=torch.float32, device=units.device)
+    torch.gt(units, 0, out=codes)
+    common = (codes @ codes.T).double()
+    active = common.diagonal()
+    return (units.shape[1] - active[:, None]) - active[None, :] + 2 * common
 
 
 def _fisher(output: Any, grad: Any) -> Any:

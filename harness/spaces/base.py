@@ -60,6 +60,14 @@ class Space(ABC):
         (column,) = columns.values()
         return column.tolist()
 
+    def members(self) -> Sequence[str]:
+        """All architectures in the space's own numbering, for a benchmark whose card names no `encoding`.
+
+        Raises:
+            HarnessError: the space is not listed in full.
+        """
+        raise HarnessError(f"space {self.name} does not list its members: name `encoding` in the card")
+
     @abstractmethod
     def parse(self, text: str) -> str:
         """The encoding that `text` stands for. Raises HarnessError where it is not a member of the space."""

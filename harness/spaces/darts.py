@@ -1,8 +1,9 @@
-"""The DARTS space (Liu, Simonyan & Yang, ICLR 2019), which is also that of NAS-Bench-301.
+"""The DARTS space (Liu, Simonyan & Yang, ICLR 2019), also that of NAS-Bench-301, and the cell spaces of NDS.
 
 An architecture is a genotype: a normal and a reduction cell. A cell has two input nodes (0 and 1, the outputs of
-the two cells before) and four intermediate nodes (2 to 5); each of these sums two operations on earlier nodes, and
-the cell's output concatenates the four. Cells are stacked, those at 1/3 and 2/3 of the depth being reductions.
+the two cells before) and four or five intermediate nodes (2 and up); each of these sums two operations on earlier
+nodes, and the cell's output concatenates the nodes that its `concat` names: all four in DARTS. Cells are stacked,
+those at 1/3 and 2/3 of the depth being reductions.
 
 Besides DARTS's own text, `Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=[2, 3, 4, 5], reduce=[...],
 reduce_concat=[2, 3, 4, 5])`, NASLib's compact form `[[(node, op), ... 8], [(node, op), ... 8]]` is read: normal
@@ -11,13 +12,20 @@ skip_connect, sep_conv_3x3, sep_conv_5x5, dil_conv_3x3, dil_conv_5x5. That is th
 `search_spaces/nasbench301/conversions.py` writes and reads them; `search_spaces/darts/conversions.py` writes the
 same numbers, and an old version of it reads them shifted by one. The order without a shift is the right one: with
 it, the parameters that NASLib published with the genotypes (`data/zc_nasbench301.json`) are those of the networks.
+
+A benchmark whose networks differ in size writes each one's behind its genotype: `Genotype(...)@channels=16,layers=8`.
+So do the cell spaces of Radosavovic et al. (On Network Design Spaces for Visual Recognition, ICCV 2019), which put
+the operations of NASNet, AmoebaNet, PNAS and ENAS into DARTS's network: of five nodes each, of which those of NASNet
+and AmoebaNet concatenate the nodes that no other reads. The operations are those of facebookresearch/unnas,
+`pycls/models/nas/operations.py`, which NDS trained with.
 """
 
 from __future__ import annotations
 
 import ast
 import itertools
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,11 +34,13 @@ import numpy as np
 
 from harness.errors import HarnessError
 from harness.spaces.base import Operation, Space
+from harness.spaces.costs import Cost, OperationTally, Total, combined, convolution, normalised
 
 if TYPE_CHECKING:
     from torch import nn
 
 OPERATIONS = (
+    # DARTS
     "none",
     "max_pool_3x3",
     "avg_pool_3x3",
@@ -39,34 +49,64 @@ OPERATIONS = (
     "sep_conv_5x5",
     "dil_conv_3x3",
     "dil_conv_5x5",
+    # NASNet, AmoebaNet and PNAS
+    "sep_conv_7x7",
+    "max_pool_5x5",
+    "max_pool_7x7",
+    "conv_1x1",
+    "conv_3x3",
+    "conv_3x1_1x3",
+    "conv_7x1_1x7",
+    "dil_sep_conv_3x3",
 )
 NONE, MAX_POOL, AVG_POOL, SKIP, SEP3, SEP5, DIL3, DIL5 = range(8)
-KERNELS = {MAX_POOL: 3, AVG_POOL: 3, SEP3: 3, SEP5: 5, DIL3: 3, DIL5: 5}
-COMPACT = OPERATIONS[1:]  # NASLib's numbers
+SEP7, MAX_POOL5, MAX_POOL7, CONV1, CONV3, CONV31, CONV71, DIL_SEP3 = range(8, len(OPERATIONS))
+KERNELS = {code: int(name[-1]) for code, name in enumerate(OPERATIONS) if name[-1].isdigit()}
+MAX_POOLS = (MAX_POOL, MAX_POOL5, MAX_POOL7)
+POOLS = (AVG_POOL, *MAX_POOLS)
+#: How often a depthwise and a pointwise convolution follow each other, and the dilation of the depthwise ones.
+SEPARABLE = {SEP3: (2, 1), SEP5: (2, 1), SEP7: (2, 1), DIL3: (1, 2), DIL5: (1, 2), DIL_SEP3: (2, 2)}
+#: A convolution of one row of taps, and then one of a column.
+FACTORISED = (CONV31, CONV71)
+COMPACT = OPERATIONS[1:8]  # NASLib's numbers
 INPUTS = 2
-NODES = 4
+NODES = 4  # of DARTS
+NODE_COUNTS = (4, 5)
 CONCAT = tuple(range(INPUTS, INPUTS + NODES))
 STEMS = ("cifar", "imagenet")
 STEM_MULTIPLIER = 3  # of the CIFAR stem's channels
 
 _LONGEST = 10_000  # characters: what is longer is no genotype, and need not be parsed to know
+_SIZE = re.compile(r"channels=([0-9]{1,4}),\s*layers=([0-9]{1,3})")
 _ZERO = -1  # as a node: one whose value is zero whatever the weights
 
-Cell = tuple[tuple[int, int], ...]  # eight (operation code, source node), two an intermediate node
+Cell = tuple[tuple[int, int], ...]  # (operation code, source node), two an intermediate node
 
 
 class Genotype(NamedTuple):
-    """A normal and a reduction cell."""
+    """A normal and a reduction cell, the nodes that each concatenates, and the network's size where it is given."""
 
     normal: Cell
     reduce: Cell
+    normal_concat: tuple[int, ...] = CONCAT
+    reduce_concat: tuple[int, ...] = CONCAT
+    channels: int | None = None
+    layers: int | None = None
+
+    @property
+    def cells(self) -> tuple[tuple[Cell, tuple[int, ...]], ...]:
+        """Normal and reduction cell, each with its concat."""
+        return (self.normal, self.normal_concat), (self.reduce, self.reduce_concat)
 
 
 def encode(genotype: Genotype) -> str:
-    """DARTS's text of a genotype, as its code prints it."""
-    normal, reduce = ([(OPERATIONS[code], source) for code, source in cell] for cell in genotype)
-    concat = list(CONCAT)
-    return f"Genotype(normal={normal}, normal_concat={concat}, reduce={reduce}, reduce_concat={concat})"
+    """DARTS's text of a genotype, as its code prints it, with the network's size behind it where it is given."""
+    fields = []
+    for name, (cell, concat) in zip(("normal", "reduce"), genotype.cells, strict=True):
+        pairs = [(OPERATIONS[code], source) for code, source in cell]
+        fields.append(f"{name}={pairs}, {name}_concat={list(concat)}")
+    size = "" if genotype.channels is None else f"@channels={genotype.channels},layers={genotype.layers}"
+    return f"Genotype({', '.join(fields)}){size}"
 
 
 @lru_cache(maxsize=20_000)
@@ -75,37 +115,49 @@ def decode(text: str) -> Genotype:
     try:
         if len(text) > _LONGEST:
             raise ValueError("it is too long")
-        tree = ast.parse(text.strip(), mode="eval").body
-        cells = _named(tree) if isinstance(tree, ast.Call) else _compact(tree)
-        return Genotype(*map(_checked, cells))
+        cells, at, size = text.partition("@")
+        tree = ast.parse(cells.strip(), mode="eval").body
+        genotype = _named(tree) if isinstance(tree, ast.Call) else _compact(tree)
+        return genotype._replace(**_sized(size)) if at else genotype
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         reason = str(error).splitlines()[0] if isinstance(error, ValueError) and str(error) else "it cannot be parsed"
         shown = repr(text) if len(text) <= 600 else f"{text[:300]!r}…"
         raise HarnessError(
             f"{shown} is not a genotype of the DARTS space ({reason}): write it as Genotype(normal=[(op, node), "
-            "... 8], normal_concat=[2, 3, 4, 5], reduce=[(op, node), ... 8], reduce_concat=[2, 3, 4, 5]) or as "
-            f"[[(node, number), ... 8], [(node, number), ... 8]], with operations {', '.join(OPERATIONS)}"
+            "... 8 or 10], normal_concat=[2, 3, 4, 5], reduce=[(op, node), ... 8 or 10], reduce_concat=[2, 3, 4, 5]) "
+            "or as [[(node, number), ... 8], [(node, number), ... 8]], with @channels=C,layers=N behind it if it has a "
+            f"size of its own, and operations {', '.join(OPERATIONS)}"
         ) from None
 
 
-def _named(call: ast.Call) -> list[list[tuple[int, int]]]:
-    """Both cells of a call `Genotype(...)`, which is read and never run."""
+def _sized(text: str) -> dict[str, int]:
+    match = _SIZE.fullmatch(text.strip())
+    size = [int(number) for number in match.groups()] if match else [0]
+    if 0 in size:
+        raise ValueError("what follows @ is not channels=C,layers=N with two positive numbers")
+    return dict(zip(("channels", "layers"), size, strict=True))
+
+
+def _named(call: ast.Call) -> Genotype:
+    """The genotype of a call `Genotype(...)`, which is read and never run."""
     if not (isinstance(call.func, ast.Name) and call.func.id == "Genotype") or call.args:
         raise ValueError("it names something else than Genotype and its four fields")
     fields = {keyword.arg: keyword.value for keyword in call.keywords}
     if len(call.keywords) != 4 or set(fields) != {"normal", "normal_concat", "reduce", "reduce_concat"}:
         raise ValueError("its fields are not normal, normal_concat, reduce and reduce_concat")
-    for name in ("normal_concat", "reduce_concat"):
-        if _nodes(fields[name]) != CONCAT:
-            raise ValueError(f"its {name} is not {list(CONCAT)}")
-    cells = []
+    found: dict[str, tuple] = {}
     for name in ("normal", "reduce"):
-        pairs = _pairs(ast.literal_eval(fields[name]))
+        pairs = _pairs(ast.literal_eval(fields[name]), NODE_COUNTS)
         unknown = [op for op, _ in pairs if not isinstance(op, str) or op not in OPERATIONS]
         if unknown:
             raise ValueError(f"{unknown[0]!r} is no operation")
-        cells.append([(OPERATIONS.index(op), source) for op, source in pairs])
-    return cells
+        found[name] = _checked([(OPERATIONS.index(op), source) for op, source in pairs])
+        concat = _nodes(fields[f"{name}_concat"])
+        nodes = range(INPUTS, INPUTS + len(pairs) // 2)
+        if not concat or len(set(concat)) < len(concat) or not all(type(n) is int and n in nodes for n in concat):
+            raise ValueError(f"its {name}_concat is not of intermediate nodes, {nodes[0]} to {nodes[-1]}, each once")
+        found[f"{name}_concat"] = tuple(sorted(concat))
+    return Genotype(**found)
 
 
 def _nodes(tree: ast.expr) -> tuple:
@@ -115,28 +167,28 @@ def _nodes(tree: ast.expr) -> tuple:
         return tuple(found) if isinstance(found, (list, tuple)) else ()
     if not (isinstance(tree.func, ast.Name) and tree.func.id == "range") or tree.keywords or len(tree.args) != 2:
         raise ValueError("it calls something else than range(2, 6)")
-    bounds = [ast.literal_eval(argument) for argument in tree.args]
-    return CONCAT if bounds == [CONCAT[0], CONCAT[-1] + 1] else ()
+    first, end = (ast.literal_eval(argument) for argument in tree.args)
+    return tuple(n for n in range(INPUTS + max(NODE_COUNTS) + 1) if first <= n < end)
 
 
-def _compact(tree: ast.expr) -> list[list[tuple[int, int]]]:
+def _compact(tree: ast.expr) -> Genotype:
     cells = ast.literal_eval(tree)
     if not isinstance(cells, (list, tuple)) or len(cells) != 2:
         raise ValueError("it is not of two cells")
     found = []
     for cell in cells:
-        pairs = _pairs(cell)
+        pairs = _pairs(cell, (NODES,))
         unknown = [number for _, number in pairs if type(number) is not int or not 0 <= number < len(COMPACT)]
         if unknown:
             raise ValueError(f"{unknown[0]!r} is no operation's number, which go from 0 to {len(COMPACT) - 1}")
-        found.append([(OPERATIONS.index(COMPACT[number]), source) for source, number in pairs])
-    return found
+        found.append(_checked([(OPERATIONS.index(COMPACT[number]), source) for source, number in pairs]))
+    return Genotype(*found)
 
 
-def _pairs(cell: Any) -> list[tuple[Any, Any]]:
+def _pairs(cell: Any, nodes: Sequence[int]) -> list[tuple[Any, Any]]:
     pairs = list(cell) if isinstance(cell, (list, tuple)) else []
-    if len(pairs) != 2 * NODES or not all(isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs):
-        raise ValueError(f"a cell is not of {2 * NODES} pairs")
+    if len(pairs) not in [2 * n for n in nodes] or not all(isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs):
+        raise ValueError(f"a cell is not of {' or '.join(str(2 * n) for n in nodes)} pairs")
     return [tuple(pair) for pair in pairs]
 
 
@@ -148,33 +200,30 @@ def _checked(cell: list[tuple[int, Any]]) -> Cell:
     return tuple(cell)
 
 
-def reads(cell: Cell, node: int) -> bool:
-    """Whether an operation other than `none` reads `node`."""
-    return any(code != NONE and source == node for code, source in cell)
-
-
 def reductions(layers: int) -> tuple[bool, ...]:
     """Which of the stacked cells are reductions: those at 1/3 and 2/3 of the depth."""
     return tuple(place in (layers // 3, 2 * layers // 3) for place in range(layers))
 
 
-@lru_cache(maxsize=20_000)
-def _cell_key(cell: Cell, reduction: bool) -> str:
+@lru_cache(maxsize=40_000)
+def _cell_key(cell: Cell, concat: tuple[int, ...], reduction: bool, keep_dead: bool) -> str:
     """Text that is equal for cells which differ by the order of a node's inputs and by that of the nodes.
 
     `none` contributes nothing, nor does a pooling or a copy of a node that is zero; a node that is a copy of
     another, or that pools and copies the same as another, is that other to its readers. Operations with weights
-    are never merged, and a convolution of a zero node stays: its BatchNorm still adds a constant. The text is
-    the least over all orders of the four nodes.
+    are never merged, and a convolution of a zero node stays: its BatchNorm still adds a constant. Nodes that do not
+    reach the output are left out, unless `keep_dead` and they have weights. The text is the least over all orders
+    of the nodes.
     """
     value = {node: node for node in range(INPUTS)}
     content: dict[int, list[tuple[int, int]]] = {}
     known: dict[tuple, int] = {}
-    for node in CONCAT:
+    wanted = list(concat)
+    for node in range(INPUTS, INPUTS + len(cell) // 2):
         terms = []
         for code, source in cell[2 * (node - INPUTS) :][:2]:
             source = value[source]
-            if code != NONE and not (source == _ZERO and code in (SKIP, MAX_POOL, AVG_POOL)):
+            if code != NONE and not (source == _ZERO and code in (SKIP, *POOLS)):
                 terms.append((code, source))
         # A skip on an input of a reduction has a stride of 2, and weights.
         copies = [code == SKIP and not (reduction and source < INPUTS) for code, source in terms]
@@ -183,31 +232,109 @@ def _cell_key(cell: Cell, reduction: bool) -> str:
             value[node] = _ZERO
         elif copies == [True]:
             value[node] = terms[0][1]
-        elif all(copy or code in (MAX_POOL, AVG_POOL) for (code, _), copy in zip(terms, copies, strict=True)):
+        elif all(copy or code in POOLS for (code, _), copy in zip(terms, copies, strict=True)):
             value[node] = known.setdefault(tuple(sorted(terms)), node)
         else:
             value[node] = node
+            if keep_dead:
+                wanted.append(node)
 
-    best = None
-    for order in itertools.permutations(CONCAT):
+    kept: set[int] = set()
+    while wanted:
+        node = wanted.pop()
+        if node >= INPUTS and node not in kept:
+            kept.add(node)
+            wanted += [source for _, source in content[node]]
+    candidates = []
+    for order in itertools.permutations(sorted(kept)):
         rank = {_ZERO: _ZERO, 0: 0, 1: 1, **{node: INPUTS + place for place, node in enumerate(order)}}
-        text = tuple(tuple(sorted((code, rank[source]) for code, source in content[node])) for node in order)
-        if best is None or text < best:
-            best = text
-    names = ["+".join(f"{OPERATIONS[code]}({source if source >= 0 else 'zero'})" for code, source in t) for t in best]
-    return ";".join(name or "zero" for name in names)
+        candidates.append((order, rank))
+    names = []
+    for place in range(len(kept)):
+        texts = [
+            (order[place] not in concat, tuple(sorted((code, rank[source]) for code, source in content[order[place]])))
+            for order, rank in candidates
+        ]
+        least = min(texts)
+        candidates = [candidate for candidate, text in zip(candidates, texts, strict=True) if text == least]
+        inner, terms = least
+        name = "+".join(f"{OPERATIONS[code]}({source if source >= 0 else 'zero'})" for code, source in terms)
+        names.append(("inner:" if inner else "") + (name or "zero"))
+    return ";".join(names)
+
+
+class _Cells(NamedTuple):
+    """Genotypes as arrays: axis 1 is the kind, normal and reduction cell; cells of four nodes end in `none`."""
+
+    codes: np.ndarray  # (n, 2, 10) operation codes
+    sources: np.ndarray  # (n, 2, 10) source nodes
+    live: np.ndarray  # (n, 2, 10) whether the operation's node reaches the cell's output
+    read: np.ndarray  # (n, 2, 2) whether an operation other than `none` whose node reaches it reads input 0, 1
+    concat: np.ndarray  # (n, 2) number of nodes that are concatenated
+    channels: np.ndarray  # (n,)
+    layers: np.ndarray  # (n,)
+
+    def of(self, name: str, reduction: np.ndarray) -> np.ndarray:
+        """The array of that name for the kind that (n,) booleans choose."""
+        array = getattr(self, name)
+        return np.where(reduction.reshape(-1, *[1] * (array.ndim - 2)), array[:, 1], array[:, 0])
+
+
+def _arrays(genotypes: Sequence[Genotype]) -> _Cells:
+    most = max(NODE_COUNTS)
+    padded = [[(*cell, *[(NONE, 0)] * (2 * most - len(cell))) for cell, _ in g.cells] for g in genotypes]
+    pairs = np.array(padded, dtype=np.int8).reshape(-1, 2, 2 * most, 2)
+    codes, sources = pairs[..., 0], pairs[..., 1]
+    nodes = range(INPUTS, INPUTS + most)
+    concats = [[[node in concat for node in nodes] for _, concat in g.cells] for g in genotypes]
+    reaches = np.array(concats, dtype=bool).reshape(-1, 2, most)
+    concat = reaches.sum(axis=2)
+    for place in reversed(range(2 * most)):
+        uses = reaches[..., place // 2] & (codes[..., place] != NONE)
+        for earlier in range(place // 2):
+            reaches[..., earlier] |= uses & (sources[..., place] == INPUTS + earlier)
+    live = np.repeat(reaches, 2, axis=2)
+    used = live & (codes != NONE)
+    read = np.stack([(used & (sources == node)).any(axis=2) for node in range(INPUTS)], axis=2)
+    size = np.array([(g.channels, g.layers) for g in genotypes], dtype=np.int64).reshape(-1, 2)
+    return _Cells(codes, sources, live, read, concat, *size.T)
 
 
 class _Position(NamedTuple):
-    """A cell of the stack: channels of its operations, channels and sides that its two preprocessings read."""
+    """A cell of the stacks: arrays (n,), of channels of its operations and of what its two preprocessings read."""
 
-    reduction: bool
-    reduction_before: bool
-    channels: int
-    reads: tuple[int, int]
-    sides: tuple[int, int]
-    side: int  # at which operations on the inputs read
-    side_out: int
+    present: np.ndarray
+    reduction: np.ndarray
+    reduction_before: np.ndarray
+    channels: np.ndarray
+    reads: tuple[np.ndarray, np.ndarray]
+    sides: tuple[np.ndarray, np.ndarray]
+    side: np.ndarray  # at which operations on the inputs read
+    side_out: np.ndarray
+
+
+def _forms() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Match DARTS's text as `encode` writes it, with DARTS's operations, and NASLib's compact form; no other text."""
+    nodes = range(INPUTS, INPUTS + NODES)
+    names, concat = "|".join(("none", *COMPACT)), re.escape(str(list(nodes)))
+    named = ", ".join(rf"\('(?:{names})', [0-{node - 1}]\)" for node in nodes for _ in range(2))
+    numbers = ", ".join(rf"\([0-{node - 1}], [0-{len(COMPACT) - 1}]\)" for node in nodes for _ in range(2))
+    own = rf"Genotype\(normal=\[{named}\], normal_concat={concat}, reduce=\[{named}\], reduce_concat={concat}\)"
+    return re.compile(own), re.compile(rf"\[\[{numbers}\], \[{numbers}\]\]")
+
+
+_OWN_FORM, _COMPACT_FORM = _forms()
+
+
+def _quickly(text: str) -> str | None:
+    """What `parse` makes of the two forms that tables hold, in a tenth of its time; None for any other text."""
+    if _OWN_FORM.fullmatch(text):
+        return text
+    if not _COMPACT_FORM.fullmatch(text):
+        return None
+    numbers = list(map(int, re.findall("[0-9]", text)))
+    pairs = [(OPERATIONS.index(COMPACT[op]), source) for source, op in zip(numbers[::2], numbers[1::2], strict=True)]
+    return encode(Genotype(tuple(pairs[: 2 * NODES]), tuple(pairs[2 * NODES :])))
 
 
 @dataclass(frozen=True)
@@ -244,25 +371,44 @@ class Darts(Space):
 
     def encodings(self, columns: Mapping[str, np.ndarray]) -> Sequence[str]:
         (column,) = columns.values()
-        return [self.parse(text) for text in column.tolist()]
+        return [_quickly(text) or self.parse(text) for text in column.tolist()]
 
     def parse(self, text: str) -> str:
+        self._decode(text)
         return encode(decode(text))
 
-    def canonical(self, architecture: str) -> str:
-        """As `network_key`, less a kind of cell of which none in the stack can reach the output."""
+    def _decode(self, architecture: str) -> Genotype:
+        """The genotype with the network's size, its own or else the space's."""
         genotype = decode(architecture)
-        live = _live(self.layers, *([np.array([reads(cell, node)]) for cell in genotype] for node in range(INPUTS)))
-        kinds = {kind for kind, alive in zip(reductions(self.layers), live, strict=True) if alive[0]}
-        cells = zip(genotype, (False, True), strict=True)
-        return "|".join(_cell_key(cell, kind) if kind in kinds else "dead" for cell, kind in cells)
+        if genotype.channels is None:
+            return genotype._replace(channels=self.channels, layers=self.layers)
+        if self.stem == "imagenet" and genotype.channels % 2:
+            raise HarnessError(
+                f"{architecture!r}: the imagenet stem needs even channels, not {genotype.channels}: change the number"
+            )
+        return genotype
+
+    def canonical(self, architecture: str) -> str:
+        """As `network_key`, less nodes that cannot reach their cell's output, nor a cell the network's."""
+        genotype = self._decode(architecture)
+        live = [bool(alive[0]) for alive in _live(_arrays([genotype]))]
+        kinds = {kind for kind, alive in zip(reductions(genotype.layers), live, strict=True) if alive}
+        return self._key(genotype, kinds, keep_dead=False)
 
     def network_key(self, architecture: str) -> str:
-        return "|".join(map(_cell_key, decode(architecture), (False, True)))
+        return self._key(self._decode(architecture), (False, True), keep_dead=True)
 
-    def _positions(self, resolution: int) -> tuple[list[tuple[int, int, int]], list[_Position]]:
-        """The stem's convolutions as (inputs, outputs, side of the output), and the stacked cells."""
-        width = self.channels
+    def _key(self, genotype: Genotype, kinds: Collection[bool], keep_dead: bool) -> str:
+        keys = [
+            _cell_key(cell, concat, kind, keep_dead) if kind in kinds else "dead"
+            for kind, (cell, concat) in zip((False, True), genotype.cells, strict=True)
+        ]
+        own = (genotype.channels, genotype.layers) != (self.channels, self.layers)
+        return "|".join(keys) + (f"@channels={genotype.channels},layers={genotype.layers}" if own else "")
+
+    def _stack(self, cells: _Cells, resolution: int) -> tuple[list[tuple[Any, Any, int]], list[_Position], np.ndarray]:
+        """The stem's convolutions as (inputs, outputs, side of the output), the stacked cells, channels at the end."""
+        width, n = cells.channels, len(cells.channels)
         if self.stem == "cifar":
             stem = [(3, STEM_MULTIPLIER * width, resolution)]
             channels, sides = [STEM_MULTIPLIER * width] * 2, [resolution] * 2
@@ -272,168 +418,156 @@ class Darts(Space):
                 halved.append((halved[-1] + 1) // 2)
             stem = [(3, width // 2, halved[1]), (width // 2, width, halved[2]), (width, width, halved[3])]
             channels, sides = [width] * 2, halved[2:]
-        cells = []
-        before = self.stem == "imagenet"
-        for reduction in reductions(self.layers):
-            width *= 2 if reduction else 1
+        sides = [np.full(n, side) for side in sides]
+        before = np.full(n, self.stem == "imagenet")
+        found = []
+        for place in range(int(cells.layers.max(initial=0))):
+            present = place < cells.layers
+            reduction = present & ((place == cells.layers // 3) | (place == 2 * cells.layers // 3))
+            width = np.where(reduction, 2 * width, width)
             side = sides[1]
-            side_out = (side + 1) // 2 if reduction else side
-            cells.append(_Position(reduction, before, width, tuple(channels), tuple(sides), side, side_out))
-            channels, sides, before = [channels[1], NODES * width], [side, side_out], reduction
-        return stem, cells
+            side_out = np.where(reduction, (side + 1) // 2, side)
+            found.append(_Position(present, reduction, before, width, tuple(channels), tuple(sides), side, side_out))
+            outputs = np.where(present, cells.of("concat", reduction) * width, channels[1])
+            channels, sides, before = [channels[1], outputs], [side, side_out], reduction
+        return stem, found, channels[1]
 
     def topology(self, architectures: Sequence[str], num_classes: int, resolution: int) -> dict[str, np.ndarray]:
         """Counts by formula. `params` are those that a gradient can reach from the logits.
 
         A preprocessing whose node only `none` reads is computed and counted in the multiply-accumulates, the
-        layers and the tensors, but not in `params`; likewise a cell that later cells do not read.
+        layers and the tensors, but not in `params`; likewise an operation whose node does not reach the cell's
+        output, and a cell that later cells do not read.
         """
-        codes, sources = _arrays(architectures)
-        read = [[((codes[:, k] != NONE) & (sources[:, k] == node)).any(axis=1) for k in (0, 1)] for node in (0, 1)]
-        live = _live(self.layers, *read)
-        stem, cells = self._positions(resolution)
-        total = {
-            name: np.zeros(len(codes)) for name in ("params", "flops", "elementwise", "trainable_layers", "tensors")
-        }
-
-        def add(cost: Mapping[str, Any], reached: np.ndarray | bool = True) -> None:
-            for name, value in cost.items():
-                total[name] += value * np.asarray(reached) if name == "params" else value
-
+        cells = _arrays([self._decode(a) for a in architectures])
+        live = _live(cells)
+        stem, stack, width_out = self._stack(cells, resolution)
+        total = Total(len(cells.codes))
         for place, (inputs, outputs, side) in enumerate(stem):
             # Of the ImageNet stem the first two convolutions feed the first cell's node 0, and the third.
-            reached = live[0] & read[1][cells[0].reduction]
-            if self.layers > 1:
-                reached = reached | (live[1] & read[0][cells[1].reduction])
-            if place < 2:
-                reached = reached | (live[0] & read[0][cells[0].reduction])
+            reached = np.zeros(len(cells.codes), dtype=bool)
+            for position, alive, node in zip(stack, live, (1, 0), strict=False):
+                reached |= alive & cells.of("read", position.reduction)[:, node]
+            if place < 2 and stack:
+                reached |= live[0] & cells.of("read", stack[0].reduction)[:, 0]
             # BatchNorm 2 an element, ReLU 1; each of the three convolutions but the last feeds a ReLU.
             relu = outputs * side**2 if place < len(stem) - 1 else 0
-            add(_norm_of(_convolution(inputs, outputs, 9, side), outputs, side, relu), reached)
-        for position, alive in zip(cells, live, strict=True):
-            kind, width = int(position.reduction), position.channels
+            total.add(normalised(convolution(inputs, outputs, 9, side), outputs, side, relu), reached=reached)
+        number = _numbers(cells, np.ones_like(cells.live))
+        number_live = _numbers(cells, cells.live)
+        for position, alive in zip(stack, live, strict=True):
+            width, reduction = position.channels, position.reduction
             for node, (inputs, side) in enumerate(zip(position.reads, position.sides, strict=True)):
-                halves = node == 0 and position.reduction_before
-                cost = _convolution(inputs, width, 1, position.side)
-                if halves:
-                    cost["trainable_layers"], cost["tensors"] = 2, 2
-                add(_norm_of(cost, width, position.side, inputs * side**2), alive & read[node][kind])
+                cost = convolution(inputs, width, 1, position.side)
+                reached = alive & cells.of("read", reduction)[:, node]
+                total.add(normalised(cost, width, position.side, inputs * side**2), position.present, reached)
+                if node == 0:
+                    total.add(_TWO_HALVES, position.present & position.reduction_before)
             for stride in (1, 2):
+                where = position.present & (reduction | (stride == 1))
                 side = position.side if stride == 2 else position.side_out
-                table = [_operation_cost(code, width, stride, side) for code in range(len(OPERATIONS))]
-                strided = (sources[:, kind] < INPUTS) & position.reduction
-                counts = _occurrences(codes[:, kind], strided == (stride == 2))
-                for code, cost in enumerate(table):
-                    add({name: value * counts[:, code] for name, value in cost.items()}, alive)
-        outputs = NODES * cells[-1].channels
-        add(
-            {"flops": outputs * num_classes, "params": (outputs + 1) * num_classes, "trainable_layers": 1, "tensors": 2}
-        )
-        total["parameter_tensors"] = total.pop("tensors")
-        return total
+                chosen = [np.where(reduction, n[True, stride], n[False, stride]) for n in (number, number_live)]
+                for code in np.unique(cells.codes):
+                    cost = _operation_cost(code, width, stride, side)
+                    total.add(cost, chosen[0][code] * where, chosen[1][code] * alive)
+        total.add(convolution(width_out, num_classes, 1, 1, bias=True))
+        return total.counts
 
     def operations(self, architectures: Sequence[str], resolution: int) -> tuple[tuple[Operation, ...], np.ndarray]:
         """Operations of the cells; preprocessings are not searched.
 
         A depthwise convolution with the pointwise one after it is one convolution of the depthwise's kernel, so
-        that a `sep_conv` counts twice and a `dil_conv` once (its taps, not what they span); a skip of stride 2 is
-        a 1x1 convolution. A skip is summed where the node's other operation is not `none`.
+        that a `sep_conv` counts twice and a `dil_conv` once (its taps, not what they span); a row and a column of
+        taps are one convolution of the square that they span; a skip of stride 2 is a 1x1 convolution. A skip is
+        summed where the node's other operation is not `none`.
         """
-        codes, sources = _arrays(architectures)
-        partner = codes.reshape(*codes.shape[:2], NODES, 2)[..., ::-1].reshape(codes.shape)
-        counts: dict[Operation, np.ndarray] = {}
-
-        def add(operation: Operation, number: np.ndarray) -> None:
-            counts[operation] = counts.get(operation, 0) + number
-
-        for position in self._positions(resolution)[1]:
-            kind, width = int(position.reduction), position.channels
-            for stride in (1, 2) if position.reduction else (1,):
+        cells = _arrays([self._decode(a) for a in architectures])
+        shape = cells.codes.shape
+        partner = cells.codes.reshape(*shape[:2], -1, 2)[..., ::-1].reshape(shape)
+        number = _numbers(cells, np.ones_like(cells.live))
+        number_summed = _numbers(cells, partner != NONE)
+        tally = OperationTally(len(cells.codes))
+        for position in self._stack(cells, resolution)[1]:
+            reduction, width = position.reduction, position.channels
+            for stride in (1, 2):
+                where = position.present & (reduction | (stride == 1))
                 side = position.side if stride == 2 else position.side_out
-                chosen = ((sources[:, kind] < INPUTS) & position.reduction) == (stride == 2)
-                number = _occurrences(codes[:, kind], chosen)
-                for code in (SEP3, SEP5, DIL3, DIL5):
-                    add(Operation("convolution", KERNELS[code], width, side), number[:, code])
-                    if code in (SEP3, SEP5):
-                        add(Operation("convolution", KERNELS[code], width, position.side_out), number[:, code])
-                add(Operation("pooling", 3, width, side), number[:, MAX_POOL] + number[:, AVG_POOL])
-                if stride == 2:
-                    add(Operation("convolution", 1, width, side), number[:, SKIP])
-                else:
-                    summed = _occurrences(codes[:, kind], chosen & (partner[:, kind] != NONE))[:, SKIP]
-                    add(Operation("skip", 1, width, side, summed=True), summed)
-                    add(Operation("skip", 1, width, side), number[:, SKIP] - summed)
-        return tuple(counts), np.stack(list(counts.values()), axis=1).astype(np.float64)
+                chosen, summed = (
+                    np.where(reduction, n[True, stride], n[False, stride]) for n in (number, number_summed)
+                )
+                for code in range(len(OPERATIONS)):
+                    if code in POOLS:
+                        tally.add("pooling", KERNELS[code], width, side, chosen[code], where)
+                    elif code == SKIP and stride == 2:
+                        tally.add("convolution", 1, width, side, chosen[code], where)
+                    elif code == SKIP:
+                        tally.add("skip", 1, width, side, summed[code], where, summed=True)
+                        tally.add("skip", 1, width, side, chosen[code] - summed[code], where)
+                    elif code != NONE:
+                        tally.add("convolution", KERNELS[code], width, side, chosen[code], where)
+                        if SEPARABLE.get(code, (1, 1))[0] == 2:
+                            tally.add("convolution", KERNELS[code], width, position.side_out, chosen[code], where)
+        return tally.result()
 
     def build(self, architecture: str, num_classes: int, thin: bool = False) -> nn.Module:
         """The evaluation network; `thin`: three cells of one channel (two with the ImageNet stem, which halves)."""
         from harness.spaces.darts_network import Network
 
-        genotype = decode(architecture)
+        genotype = self._decode(architecture)
         if thin:
             return Network(genotype, num_classes, 1 if self.stem == "cifar" else 2, 3, self.stem)
-        return Network(genotype, num_classes, self.channels, self.layers, self.stem)
+        return Network(genotype, num_classes, genotype.channels, genotype.layers, self.stem)
 
 
-def _arrays(architectures: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Operation codes and source nodes, each (n, 2, 8): normal and reduction cell."""
-    pairs = np.array([decode(a) for a in architectures], dtype=np.int8).reshape(-1, 2, 2 * NODES, 2)
-    return pairs[..., 0], pairs[..., 1]
+#: What two convolutions of half the outputs each, on even and on odd pixels, have more than one has.
+_TWO_HALVES = {"trainable_layers": 1, "parameter_tensors": 1}
 
 
-def _occurrences(codes: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """(n, operations): how often each code occurs in (n, 8) where `chosen`."""
-    return np.stack([((codes == code) & chosen).sum(axis=1) for code in range(len(OPERATIONS))], axis=1)
+def _numbers(cells: _Cells, chosen: np.ndarray) -> dict[tuple[bool, int], np.ndarray]:
+    """By (reduction, stride): (operations, n), how often each operation that (n, 2, 10) `chosen` marks occurs."""
+    found = {}
+    for reduction in (False, True):
+        strided = (cells.sources[:, int(reduction)] < INPUTS) & reduction
+        for stride in (1, 2):
+            marked = chosen[:, int(reduction)] & (strided == (stride == 2))
+            codes = cells.codes[:, int(reduction)]
+            counts = [((codes == code) & marked).sum(axis=1) for code in range(len(OPERATIONS))]
+            found[reduction, stride] = np.stack(counts)
+    return found
 
 
-def _live(layers: int, read0: Sequence[np.ndarray], read1: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """For each stacked cell whether the logits depend on it: (n,) booleans.
-
-    Args:
-        read0: for normal and reduction cells, (n,) whether they read their node 0, the cell before the last.
-        read1: likewise node 1, the last cell.
-    """
-    kinds = [int(reduction) for reduction in reductions(layers)]
-    live = [np.ones_like(read0[0])]
-    for place in reversed(range(layers - 1)):
-        alive = live[0] & read1[kinds[place + 1]]
-        if place + 2 < layers:
-            alive = alive | (live[1] & read0[kinds[place + 2]])
-        live.insert(0, alive)
-    return live
+def _live(cells: _Cells) -> list[np.ndarray]:
+    """For each place of the stacks whether the logits depend on its cell: (n,) booleans."""
+    n, deepest = len(cells.layers), int(cells.layers.max(initial=0))
+    live = [np.zeros(n, dtype=bool)] * 2  # of the two places after this one
+    reads = [np.zeros((n, 2), dtype=bool)] * 2
+    for place in reversed(range(deepest)):
+        alive = (place == cells.layers - 1) | (live[0] & reads[0][:, 1]) | (live[1] & reads[1][:, 0])
+        reduction = (place == cells.layers // 3) | (place == 2 * cells.layers // 3)
+        live.insert(0, alive & (place < cells.layers))
+        reads.insert(0, cells.of("read", reduction))
+    return live[:deepest]
 
 
-def _convolution(inputs: int, outputs: int, window: int, side: int) -> dict[str, int]:
-    """Cost of a convolution without bias with output maps of `side`; `inputs` those that each output reads."""
-    weights = inputs * outputs * window
-    return {"params": weights, "flops": weights * side**2, "elementwise": 0, "trainable_layers": 1, "tensors": 1}
-
-
-def _norm_of(cost: dict[str, int], channels: int, side: int, relu: int) -> dict[str, int]:
-    """The cost with that of a BatchNorm on its output, and of a ReLU on `relu` elements."""
-    cost["params"] += 2 * channels
-    cost["tensors"] += 2
-    cost["elementwise"] += 2 * channels * side**2 + relu
-    return cost
-
-
-@lru_cache(maxsize=1000)
-def _operation_cost(code: int, channels: int, stride: int, side: int) -> dict[str, int]:
+def _operation_cost(code: int, channels: Any, stride: int, side: Any) -> Cost:
     """Cost of an operation that reads maps of `side`."""
     side_out = (side + 1) // 2 if stride == 2 else side
-    if code in (MAX_POOL, AVG_POOL):
-        return {"elementwise": 9 * channels * side_out**2}
+    if code in POOLS:
+        return {"elementwise": KERNELS[code] ** 2 * channels * side_out**2}
     if code == NONE or (code == SKIP and stride == 1):
         return {}
+    if code in SEPARABLE:
+        steps = []
+        for step in range(SEPARABLE[code][0]):
+            depthwise = convolution(1, channels, KERNELS[code] ** 2, side_out)
+            pair = combined(depthwise, convolution(channels, channels, 1, side_out))
+            steps.append(normalised(pair, channels, side_out, channels * (side_out if step else side) ** 2))
+        return combined(*steps)
     if code == SKIP:
-        cost = _convolution(channels, channels, 1, side_out)
-        cost["trainable_layers"], cost["tensors"] = 2, 2
-        return _norm_of(cost, channels, side_out, channels * side**2)
-    total: dict[str, int] = {}
-    for step in range(2 if code in (SEP3, SEP5) else 1):
-        depthwise = _convolution(1, channels, KERNELS[code] ** 2, side_out)
-        pointwise = _convolution(channels, channels, 1, side_out)
-        pair = {name: depthwise[name] + pointwise[name] for name in depthwise}
-        pair = _norm_of(pair, channels, side_out, channels * (side_out if step else side) ** 2)
-        total = {name: total.get(name, 0) + value for name, value in pair.items()}
-    return total
+        cost = combined(convolution(channels, channels, 1, side_out), _TWO_HALVES)
+    elif code in FACTORISED:
+        row = convolution(channels, channels, KERNELS[code], side, side_out)
+        cost = combined(row, convolution(channels, channels, KERNELS[code], side_out))
+    else:
+        cost = convolution(channels, channels, KERNELS[code] ** 2, side_out)
+    return normalised(cost, channels, side_out, channels * side**2)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from harness.spaces import darts
-from harness.spaces.darts import AVG_POOL, DIL3, DIL5, INPUTS, KERNELS, MAX_POOL, NODES, NONE, SKIP
-
-
-class ReLUConvBN(nn.Sequential):
-    """ReLU, 1x1 convolution, BatchNorm."""
-
-    def __init__(self, inputs: int, outputs: int):
-        super().__init__(nn.ReLU(), nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+from harness.spaces.darts import AVG_POOL, FACTORISED, INPUTS, KERNELS, MAX_POOLS, NONE, SEPARABLE, SKIP
+from harness.spaces.nasbench201_network import ReLUConvBN
 
 
 class FactorizedReduce(nn.Module):
@@ -37,11 +33,11 @@ class FactorizedReduce(nn.Module):
 
 
 class SeparableConv(nn.Sequential):
-    """ReLU, depthwise and pointwise convolution, BatchNorm: twice for `sep_conv`, once dilated for `dil_conv`."""
+    """ReLU, depthwise and pointwise convolution, BatchNorm, `steps` times."""
 
-    def __init__(self, channels: int, kernel: int, stride: int, dilation: int = 1):
+    def __init__(self, channels: int, kernel: int, stride: int, steps: int, dilation: int):
         layers: list[nn.Module] = []
-        for step in range(2 if dilation == 1 else 1):
+        for step in range(steps):
             layers += [
                 nn.ReLU(),
                 nn.Conv2d(
@@ -60,29 +56,54 @@ class SeparableConv(nn.Sequential):
         super().__init__(*layers)
 
 
+class FactorisedConv(nn.Sequential):
+    """ReLU, a convolution of a row of taps and one of a column, each with the stride along its taps, BatchNorm."""
+
+    def __init__(self, channels: int, kernel: int, stride: int):
+        half = kernel // 2
+        super().__init__(
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, (1, kernel), stride=(1, stride), padding=(0, half), bias=False),
+            nn.Conv2d(channels, channels, (kernel, 1), stride=(stride, 1), padding=(half, 0), bias=False),
+            nn.BatchNorm2d(channels),
+        )
+
+
 def operation(code: int, channels: int, stride: int) -> nn.Module | None:
     """The module of an operation; None for `none` and for a skip of stride 1, which compute nothing."""
     if code == NONE or (code == SKIP and stride == 1):
         return None
     if code == SKIP:
         return FactorizedReduce(channels, channels)
-    if code == MAX_POOL:
-        return nn.MaxPool2d(3, stride=stride, padding=1)
+    kernel = KERNELS[code]
+    if code in MAX_POOLS:
+        return nn.MaxPool2d(kernel, stride=stride, padding=kernel // 2)
     if code == AVG_POOL:
-        return nn.AvgPool2d(3, stride=stride, padding=1, count_include_pad=False)
-    return SeparableConv(channels, KERNELS[code], stride, dilation=2 if code in (DIL3, DIL5) else 1)
+        return nn.AvgPool2d(kernel, stride=stride, padding=kernel // 2, count_include_pad=False)
+    if code in SEPARABLE:
+        return SeparableConv(channels, kernel, stride, *SEPARABLE[code])
+    if code in FACTORISED:
+        return FactorisedConv(channels, kernel, stride)
+    return ReLUConvBN(channels, channels, kernel, stride)
 
 
 class Cell(nn.Module):
     """A cell on the outputs of the two cells before it; every operation and preprocessing is computed."""
 
     def __init__(
-        self, cell: darts.Cell, reads: tuple[int, int], channels: int, reduction: bool, reduction_before: bool
+        self,
+        cell: darts.Cell,
+        reads: tuple[int, int],
+        channels: int,
+        reduction: bool,
+        reduction_before: bool,
+        concat: Sequence[int] = darts.CONCAT,
     ):
         super().__init__()
-        self.reduction = reduction
-        self.preprocess0 = (FactorizedReduce if reduction_before else ReLUConvBN)(reads[0], channels)
-        self.preprocess1 = ReLUConvBN(reads[1], channels)
+        self.reduction, self.concat, self._nodes = reduction, concat, len(cell) // 2
+        halves = FactorizedReduce(reads[0], channels) if reduction_before else None
+        self.preprocess0 = halves or ReLUConvBN(reads[0], channels, 1)
+        self.preprocess1 = ReLUConvBN(reads[1], channels, 1)
         self.operations = nn.ModuleDict()
         self._plan: list[tuple[int, int, str | None]] = []
         for place, (code, source) in enumerate(cell):
@@ -93,10 +114,11 @@ class Cell(nn.Module):
             if module is not None:
                 self.operations[name] = module
             self._plan.append((source, INPUTS + place // 2, name))
-        self._some_empty = len({target for _, target, _ in self._plan}) < NODES
+        self._some_empty = len({target for _, target, _ in self._plan}) < self._nodes
 
     def forward(self, before_last: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-        nodes: list[torch.Tensor | None] = [self.preprocess0(before_last), self.preprocess1(last)] + [None] * NODES
+        nodes: list[torch.Tensor | None] = [self.preprocess0(before_last), self.preprocess1(last)]
+        nodes += [None] * self._nodes
         step = 2 if self.reduction else 1
         empty = torch.zeros_like(nodes[1][:, :, ::step, ::step]) if self._some_empty else None
         for source, target, name in self._plan:
@@ -104,7 +126,7 @@ class Cell(nn.Module):
             if name is not None:
                 value = self.operations[name](value)
             nodes[target] = value if nodes[target] is None else nodes[target] + value
-        return torch.cat([empty if node is None else node for node in nodes[INPUTS:]], dim=1)
+        return torch.cat([empty if nodes[n] is None else nodes[n] for n in self.concat], dim=1)
 
 
 class Network(nn.Module):
@@ -134,8 +156,9 @@ class Network(nn.Module):
         reads, before = (width, width), self.stem1 is not None
         for reduction in darts.reductions(layers):
             channels *= 2 if reduction else 1
-            self.cells.append(Cell(genotype[reduction], reads, channels, reduction, before))
-            reads, before = (reads[1], NODES * channels), reduction
+            cell, concat = genotype.cells[reduction]
+            self.cells.append(Cell(cell, reads, channels, reduction, before, concat))
+            reads, before = (reads[1], len(concat) * channels), reduction
         self.classifier = nn.Linear(reads[1], num_classes)
 
     @property

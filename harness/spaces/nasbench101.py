@@ -63,13 +63,14 @@ class Graph(NamedTuple):
     operations: tuple[int, ...]
 
 
-def _bit(source: int, target: int) -> int:
+def edge_bit(source: int, target: int) -> int:
+    """The bit of the edge from `source` to `target` in `Graph.bits`."""
     return source + target * (target - 1) // 2
 
 
 def _rows(vertices: int, bits: int) -> str:
     """The first two parts of a cell's text, `N|ROWS`."""
-    rows = ("".join(str(bits >> _bit(x, y) & 1) for y in range(x + 1, vertices)) for x in range(vertices - 1))
+    rows = ("".join(str(bits >> edge_bit(x, y) & 1) for y in range(x + 1, vertices)) for x in range(vertices - 1))
     return f"{vertices}|{'/'.join(rows)}"
 
 
@@ -107,7 +108,7 @@ def _structure(head: str) -> tuple[int, int]:
     if matrix is None:
         raise ValueError(head)
     kept = _kept(matrix)
-    bits = sum(1 << _bit(x, y) for x, row in enumerate(matrix) for y, edge in enumerate(row) if edge)
+    bits = sum(1 << edge_bit(x, y) for x, row in enumerate(matrix) for y, edge in enumerate(row) if edge)
     normal = len(kept) == len(matrix) <= MAX_VERTICES and bits.bit_count() <= MAX_EDGES
     if not normal or _rows(len(matrix), bits) != head:
         raise ValueError(head)
@@ -167,7 +168,7 @@ def parse(text: str) -> Graph:
     if len(edges) > MAX_EDGES:
         raise refuse(f"{len(edges)} edges lead from input to output; at most {MAX_EDGES} may")
     codes = tuple(OPERATIONS.index(names[vertex - 1]) for vertex in kept[1:-1])
-    return Graph(len(kept), sum(1 << _bit(x, y) for x, y in edges), codes)
+    return Graph(len(kept), sum(1 << edge_bit(x, y) for x, y in edges), codes)
 
 
 def _matrix_of_rows(rows: Sequence[str]) -> list[list[bool]] | None:
@@ -194,8 +195,8 @@ def _kept(matrix: Sequence[Sequence[bool]]) -> list[int]:
 @lru_cache(maxsize=10_000)
 def _neighbours(vertices: int, bits: int) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
     """For each vertex its sources and its targets."""
-    sources = [tuple(x for x in range(v) if bits >> _bit(x, v) & 1) for v in range(vertices)]
-    targets = [tuple(y for y in range(v + 1, vertices) if bits >> _bit(v, y) & 1) for v in range(vertices)]
+    sources = [tuple(x for x in range(v) if bits >> edge_bit(x, v) & 1) for v in range(vertices)]
+    targets = [tuple(y for y in range(v + 1, vertices) if bits >> edge_bit(v, y) & 1) for v in range(vertices)]
     return tuple(zip(sources, targets, strict=True))
 
 
@@ -339,7 +340,7 @@ def _permutations(vertices: int) -> _Permutations:
     inner = itertools.permutations(range(1, vertices - 1))
     moves = np.array([(0, *order, vertices - 1) for order in inner])
     edges = [(x, y) for y in range(vertices) for x in range(y)]
-    weights = [[1 << _bit(m[x], m[y]) if m[x] < m[y] else _BACKWARD for x, y in edges] for m in moves.tolist()]
+    weights = [[1 << edge_bit(m[x], m[y]) if m[x] < m[y] else _BACKWARD for x, y in edges] for m in moves.tolist()]
     return _Permutations(moves, np.array(weights, dtype=np.int64).reshape(len(moves), -1))
 
 
@@ -391,8 +392,8 @@ def _least_graphs(vertices: int) -> np.ndarray:
     bits = np.arange(1 << vertices * (vertices - 1) // 2, dtype=np.int64)
     bits = bits[np.bitwise_count(bits) <= MAX_EDGES]
     for v in range(vertices):
-        entering = sum(1 << _bit(x, v) for x in range(v))
-        leaving = sum(1 << _bit(v, y) for y in range(v + 1, vertices))
+        entering = sum(1 << edge_bit(x, v) for x in range(v))
+        leaving = sum(1 << edge_bit(v, y) for y in range(v + 1, vertices))
         # No vertex without a source, but for the input, and none without a target, but for the output.
         for mask in (entering, leaving):
             if mask:
@@ -410,7 +411,7 @@ def edges_of(vertices: np.ndarray, bits: np.ndarray) -> np.ndarray:
     for target in range(1, MAX_VERTICES):
         last = vertices == target + 1
         for source in range(target):
-            present = (bits >> _bit(source, target) & 1).astype(bool)
+            present = (bits >> edge_bit(source, target) & 1).astype(bool)
             edges[:, source, target] |= present & ~last
             edges[:, source, -1] |= present & last
     return edges

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +28,11 @@ EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # (from, to), in the o
 CHANNELS = (16, 32, 64)
 CELLS_PER_STAGE = 5
 
-_EDGE = re.compile(r"([a-z0-9_]+)~(\d)")
+# NASLib writes a cell as six numbers: its own order of operations, on its own order of edges.
+NASLIB_OPERATIONS = ("skip_connect", "none", "nor_conv_3x3", "nor_conv_1x1", "avg_pool_3x3")
+NASLIB_EDGES = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
+
+_NASLIB = re.compile(r"[\[(]\s*" + r"\s*,\s*".join(["([0-4])"] * len(NASLIB_EDGES)) + r"\s*,?\s*[\])]", re.ASCII)
 
 
 def encode(operations: Sequence[int]) -> str:
@@ -37,26 +41,56 @@ def encode(operations: Sequence[int]) -> str:
     return "+".join("|" + "|".join(part) + "|" for part in (terms[:1], terms[1:3], terms[3:]))
 
 
-@lru_cache(maxsize=20_000)
+def _columns(target: int) -> dict[str, int]:
+    """The part of a cell's string that lists what enters node `target`, and its number: a digit an edge, base 5."""
+    sources = range(target)
+    parts = itertools.product(OPERATIONS, repeat=target)
+    return {"|" + "".join(f"{op}~{s}|" for op, s in zip(ops, sources, strict=True)): i for i, ops in enumerate(parts)}
+
+
+_FIRST, _SECOND, _THIRD = map(_columns, (1, 2, 3))
+_CODES = np.array(list(itertools.product(range(len(OPERATIONS)), repeat=len(EDGES))), dtype=np.int8)
+
+
+def _numbers(architectures: Iterable[str]) -> np.ndarray:
+    """(n,) int64: the rows of `_CODES` that cells' strings stand for. Raises HarnessError for one that is malformed."""
+    second, third = len(OPERATIONS) ** 5, len(OPERATIONS) ** 3
+
+    def number(architecture: str) -> int:
+        first, *rest = architecture.split("+")
+        try:
+            one, two = rest
+            return _FIRST[first] * second + _SECOND[one] * third + _THIRD[two]
+        except (KeyError, ValueError):
+            raise HarnessError(
+                f"{architecture!r} is not a NAS-Bench-201 cell: write it as |op~0|+|op~0|op~1|+|op~0|op~1|op~2| "
+                f"with operations {', '.join(OPERATIONS)}"
+            ) from None
+
+    return np.fromiter(map(number, architectures), dtype=np.int64)
+
+
 def decode(architecture: str) -> tuple[int, ...]:
     """Six operation codes (indices into `OPERATIONS`, in `EDGES` order). Raises HarnessError if malformed."""
-    pairs = _EDGE.findall(architecture)
-    codes = tuple(OPERATIONS.index(name) if name in OPERATIONS else -1 for name, _ in pairs)
-    if len(codes) != len(EDGES) or -1 in codes or encode(codes) != architecture:
-        raise HarnessError(
-            f"{architecture!r} is not a NAS-Bench-201 cell: write it as |op~0|+|op~0|op~1|+|op~0|op~1|op~2| "
-            f"with operations {', '.join(OPERATIONS)}"
-        )
-    return codes
+    return tuple(_CODES[_numbers([architecture])[0]].tolist())
+
+
+class Cells(list[str]):
+    """A benchmark's cells, which never change: their codes are read off the strings once."""
+
+    @cached_property
+    def codes(self) -> np.ndarray:
+        """(n, 6) int8 operation codes."""
+        return _CODES[_numbers(self)]
 
 
 def enumerate_cells() -> list[str]:
     """All 15,625 cells, in the order of their operation codes (not the benchmark's own numbering)."""
-    return [encode(codes) for codes in itertools.product(range(len(OPERATIONS)), repeat=len(EDGES))]
+    return list(map(encode, _CODES))
 
 
 def _codes(architectures: Sequence[str]) -> np.ndarray:
-    return np.array([decode(a) for a in architectures], dtype=np.int8).reshape(-1, len(EDGES))
+    return architectures.codes if isinstance(architectures, Cells) else _CODES[_numbers(architectures)]
 
 
 def has_no_dead_operation(codes: np.ndarray) -> np.ndarray:
@@ -80,8 +114,10 @@ def has_no_dead_operation(codes: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=40_000)  # two keys for each cell
-def _key(codes: tuple[int, ...], keep_dead: bool) -> str:
+def cell_key(codes: tuple[int, ...], keep_dead: bool, strided: bool = False) -> str:
     """Canonical text of the cell as a DAG of its parametric operations and poolings.
+
+    With `strided` it is a cell of stride 2, in which a skip of the cell's input has weights.
 
     Skips dissolve into the sums that they feed, `none` contributes nothing, and two poolings of the same sum
     are one term; two convolutions of the same sum stay two, having weights of their own. A convolution whose
@@ -96,7 +132,7 @@ def _key(codes: tuple[int, ...], keep_dead: bool) -> str:
         feed = tuple(sorted(terms[source]))
         if code == NONE or (code == POOL and not feed):
             continue
-        if code == SKIP:
+        if code == SKIP and not (strided and source == 0):
             terms[target].extend(terms[source])
             continue
         if code == POOL and feed in known_pools:
@@ -155,32 +191,68 @@ def _key(codes: tuple[int, ...], keep_dead: bool) -> str:
     return f"{body}>{','.join(map(str, best[1]))}"
 
 
+def unique_string(codes: Sequence[int]) -> str:
+    """Dong & Yang's name of a cell up to isomorphism, of which there are 6,466 (`get_unique_str` of NATS-Bench's API).
+
+    Each node is written as the sorted sum of what enters it: `#` for a `none` and for whatever reads a node that is
+    written `#`, the node's own text for a skip, and `(text)@operation` for the rest; the last node's is the cell's.
+    As a text it does not say whether two equal terms are one operation or two, and it keeps count of the zeros:
+    docs/canonical_forms.md compares it with `NasBench201.canonical`.
+    """
+    texts, terms = ["0"], [[], [], [], []]
+    for code, (source, target) in zip(codes, EDGES, strict=True):
+        if len(texts) <= source:
+            texts.append("+".join(sorted(terms[source])))
+        text = texts[source]
+        if code == NONE or text == "#":
+            terms[target].append("#")
+        else:
+            terms[target].append(text if code == SKIP else f"({text})@{OPERATIONS[code]}")
+    return "+".join(sorted(terms[-1]))
+
+
 class NasBench201(Space):
-    """The 15,625 cells of NAS-Bench-201; `no_dead_ops` names the 9,445 that VKDNW and GRAF rank."""
+    """The 15,625 cells of NAS-Bench-201.
+
+    `no_dead_ops` names the 9,445 that VKDNW and GRAF rank, `unique_strings` the first cell of each of the 6,466
+    classes that the literature counts (`unique_string`); `unique` has one of each canonical form.
+    """
 
     name = "nasbench201"
-    populations = ("all", "unique", "no_dead_ops")
+    populations = ("all", "unique", "no_dead_ops", "unique_strings")
+
+    def encodings(self, columns: Mapping[str, np.ndarray]) -> Cells:
+        (column,) = columns.values()
+        return Cells(column.tolist())
 
     def parse(self, text: str) -> str:
+        """The cell's string, from itself or from NASLib's tuple of six numbers (`nasbench201/conversions.py`)."""
+        naslib = _NASLIB.fullmatch(text.strip())
+        if naslib:
+            named = {e: NASLIB_OPERATIONS[int(number)] for e, number in zip(NASLIB_EDGES, naslib.groups(), strict=True)}
+            return encode([OPERATIONS.index(named[edge]) for edge in EDGES])
         decode(text.strip())
         return text.strip()
 
     def canonical(self, architecture: str) -> str:
-        return _key(decode(architecture), keep_dead=False)
+        return cell_key(decode(architecture), keep_dead=False)
 
     def network_key(self, architecture: str) -> str:
-        return _key(decode(architecture), keep_dead=True)
+        return cell_key(decode(architecture), keep_dead=True)
 
     def in_population(self, population: str, architectures: Sequence[str]) -> np.ndarray:
         if population == "no_dead_ops":
             return has_no_dead_operation(_codes(architectures))
+        if population == "unique_strings":
+            strings = [unique_string(codes) for codes in _codes(architectures).tolist()]
+            return np.isin(np.arange(len(strings)), np.unique(strings, return_index=True)[1])
         return super().in_population(population, architectures)
 
     def topology(self, architectures: Sequence[str], num_classes: int, resolution: int) -> dict[str, np.ndarray]:
         codes = _codes(architectures)
         ones = (codes == CONV1).sum(axis=1).astype(np.float64)
         threes = (codes == CONV3).sum(axis=1).astype(np.float64)
-        sides = _stage_sides(resolution)
+        sides = stage_sides(resolution)
         params = 27 * CHANNELS[0] + 2 * CHANNELS[0] + 2 * CHANNELS[-1] + (CHANNELS[-1] + 1) * num_classes
         flops = 27 * CHANNELS[0] * sides[0] ** 2 + CHANNELS[-1] * num_classes
         for before, after, side in zip(CHANNELS, CHANNELS[1:], sides[1:], strict=False):
@@ -222,7 +294,7 @@ class NasBench201(Space):
             ("skip", 0): ((codes == SKIP) & ~summed).sum(axis=1),
         }
         kinds, columns = [], []
-        for channels, side in zip(CHANNELS, _stage_sides(resolution), strict=True):
+        for channels, side in zip(CHANNELS, stage_sides(resolution), strict=True):
             for (kind, detail), count in counts.items():
                 kinds.append(Operation(kind, max(detail, 1), channels, side, kind == "skip" and detail == 1))
                 columns.append(CELLS_PER_STAGE * count)
@@ -258,7 +330,7 @@ class NasBench201(Space):
         return Network(codes, num_classes, (1, 2, 4), 1) if thin else Network(codes, num_classes)
 
 
-def _stage_sides(resolution: int) -> list[int]:
+def stage_sides(resolution: int) -> list[int]:
     """Side of the feature maps in each stage: a stride of 2 rounds up in the 3x3 convolutions."""
     sides = [resolution]
     for _ in CHANNELS[1:]:

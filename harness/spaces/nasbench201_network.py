@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -66,8 +66,33 @@ class Reduction(nn.Module):
         return self.shortcut(x) + self.conv_b(self.conv_a(x))
 
 
-class Network(nn.Module):
-    """Image batch (B, 3, H, W) to logits (B, num_classes)."""
+class Stack(nn.Module):
+    """Image batch (B, 3, H, W) to logits (B, num_classes): a stem, cells, and the end of the network.
+
+    Args:
+        first, last: channels of the stem and of the last cell.
+        cells: made as they are asked for, after the stem.
+    """
+
+    def __init__(self, first: int, cells: Iterable[nn.Module], last: int, num_classes: int):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, first, 3, padding=1, bias=False), nn.BatchNorm2d(first))
+        self.cells = nn.Sequential(*cells)
+        self.last = nn.Sequential(nn.BatchNorm2d(last), nn.ReLU())
+        self.classifier = nn.Linear(last, num_classes)
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The modules whose outputs are AZ-NAS's features: the stem and each cell."""
+        return [self.stem, *self.cells]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.last(self.cells(self.stem(x)))
+        return self.classifier(x.mean(dim=(2, 3)))
+
+
+class Network(Stack):
+    """The network of a cell, with 18 stages."""
 
     def __init__(
         self,
@@ -76,22 +101,11 @@ class Network(nn.Module):
         channels: Sequence[int] = CHANNELS,
         cells_per_stage: int = CELLS_PER_STAGE,
     ):
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, channels[0], 3, padding=1, bias=False), nn.BatchNorm2d(channels[0]))
-        cells: list[nn.Module] = []
-        for stage, width in enumerate(channels):
-            if stage:
-                cells.append(Reduction(channels[stage - 1], width))
-            cells.extend(Cell(codes, width) for _ in range(cells_per_stage))
-        self.cells = nn.Sequential(*cells)
-        self.last = nn.Sequential(nn.BatchNorm2d(channels[-1]), nn.ReLU())
-        self.classifier = nn.Linear(channels[-1], num_classes)
+        def cells() -> Iterator[nn.Module]:
+            for stage, width in enumerate(channels):
+                if stage:
+                    yield Reduction(channels[stage - 1], width)
+                for _ in range(cells_per_stage):
+                    yield Cell(codes, width)
 
-    @property
-    def stages(self) -> list[nn.Module]:
-        """The modules whose outputs are AZ-NAS's features: the stem and each cell (18 of them)."""
-        return [self.stem, *self.cells]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.last(self.cells(self.stem(x)))
-        return self.classifier(x.mean(dim=(2, 3)))
+        super().__init__(channels[0], cells(), channels[-1], num_classes)

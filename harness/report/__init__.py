@@ -1,0 +1,1 @@
+"""Plots and the static page, from stored scores alone: nothing here computes a score."""

@@ -1,0 +1,388 @@
+"""`harness report page`: leaderboard, proxies and benchmarks as one static folder that opens from disk.
+
+Data are scripts that the pages load by tag, since a page of `file://` may not fetch. Equal scores give equal bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.aggregates import AGGREGATES, Aggregate
+from harness.benchmark import Benchmark, list_benchmarks, load_benchmark
+from harness.correlation import metric as get_metric
+from harness.errors import HarnessError
+from harness.proxies import available, get_proxy
+from harness.proxies.base import Proxy
+from harness.report.measures import (
+    Board,
+    Entry,
+    Estimates,
+    Series,
+    band_estimates,
+    boards,
+    chance_curve,
+    is_sample,
+    leaderboard_rows,
+    metric_title,
+    ndcg_curve,
+    printed_for,
+    seed_estimates,
+    whole,
+)
+from harness.seeds import stable_rng
+from harness.store import ScoreStore
+
+#: Bytes that the scores of all scatter plots may take: the folder stays under 5 MB however many scores there are.
+POINT_BYTES = 2_000_000
+BYTES_A_POINT = 11
+
+#: Parts of a benchmark's card that its page prints as they are.
+TEXTS = ("notes", "origin", "licence", "citation")
+
+ASSETS = ("style.css", "page.js")
+
+#: Names the files of a build, so that the next one can remove those that it no longer has.
+FILES = "files.json"
+
+
+# Data of the scripts --------------------------------------------------------------------------------------------
+
+
+def _rounded(value: float, digits: int = 4) -> float | None:
+    """A number as the page shows it; null where it is not finite."""
+    return round(float(value), digits) if math.isfinite(value) else None
+
+
+def _significant(value: float) -> float | None:
+    return float(f"{value:.5g}") if math.isfinite(value) else None
+
+
+def leaderboard_data(rows: Iterable[Mapping[str, Any]], found: Sequence[Board], metrics: Sequence[str]) -> dict:
+    """What the leaderboard shows: rows with all metrics of an entry and population, and the choices of its filters.
+
+    Args:
+        rows: as `leaderboard_rows` returns them.
+    """
+    lines: dict[tuple, dict[str, Any]] = {}
+    for row in rows:
+        key = tuple(row[name] for name in ("benchmark", "dataset", "population", "proxy", "inputs"))
+        line = lines.setdefault(
+            key,
+            {
+                **dict(zip(("benchmark", "dataset", "population", "proxy", "inputs"), key, strict=True)),
+                "n": row["n"],
+                "failed": row["failed"],
+                "seconds": _significant(row["seconds"]),
+                "metrics": {},
+            },
+        )
+        paper = [] if row["published"] is None else [row["published"], row["source"]]
+        line["metrics"][row["metric"]] = [*(_rounded(row[name]) for name in ("value", "low", "high")), *paper]
+    by_place = {(board.benchmark.name, board.dataset): board for board in found}
+    for line in lines.values():
+        board = by_place[line["benchmark"], line["dataset"]]
+        entry = Entry(line["proxy"], line["inputs"])
+        line["page"] = slug(entry.family)
+        line["title"] = entry.title(board.dataset)
+        line["default"] = entry.is_default(board.dataset)
+    return {
+        "metrics": [
+            {"name": name, "title": metric_title(name), "lower": get_metric(name).direction == "lower"}
+            for name in metrics
+        ],
+        "places": [_place(board) for board in found],
+        "rows": list(lines.values()),
+    }
+
+
+def _place(board: Board) -> dict[str, Any]:
+    """The populations of one benchmark and dataset, and what is not computed on each with the commands for it.
+
+    A population shows a proxy that is not complete on it by the largest of its samples on which it is.
+    """
+    views = []
+    known = {one for one in (*board.complete, *board.defaults()) if one.is_default(board.dataset)}
+    for population in board.populations:
+        shown = [population]
+        if not is_sample(population):
+            shown += [name for name in board.populations if is_sample(name) and whole(name) == population]
+        lacking = sorted(one for one in known if not set(shown) & set(board.complete.get(one, ())))
+        views.append(
+            {
+                "population": population,
+                "n": len(board.populations[population]),
+                "shows": shown,
+                "missing": [one.title(board.dataset) for one in lacking],
+                "commands": board.commands(lacking, shown[-1]),
+            }
+        )
+    return {"benchmark": board.benchmark.name, "dataset": board.dataset, "views": views}
+
+
+class Points:
+    """The architectures that scatter plots show of each population: all, or a seeded draw of `limit` of them."""
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self._used: dict[str, dict[str, dict[str, Series]]] = {}
+
+    def shown(self, board: Board, series: Series) -> np.ndarray:
+        """Places in the population, ascending. Their architectures are in `data` from now on."""
+        self._used.setdefault(board.benchmark.name, {}).setdefault(series.population, {})[board.dataset] = series
+        return self._draw(board.benchmark.name, series)
+
+    def _draw(self, benchmark: str, series: Series) -> np.ndarray:
+        n = len(series.indices)
+        if n <= self.limit:
+            return np.arange(n)
+        return np.sort(stable_rng("points", benchmark, series.population).permutation(n)[: self.limit])
+
+    def data(self, benchmark: Benchmark) -> dict[str, Any]:
+        """By population: encodings of the architectures shown, their accuracies, nDCG_P of a random order."""
+        found = {}
+        for population, datasets in self._used.get(benchmark.name, {}).items():
+            one = next(iter(datasets.values()))
+            indices = one.indices[self._draw(benchmark.name, one)]
+            found[population] = {
+                "index": indices.tolist(),
+                "architecture": [benchmark.architectures[i] for i in indices],
+                "datasets": {
+                    name: {
+                        "accuracy": [_rounded(v, 2) for v in one.accuracies[self._draw(benchmark.name, one)]],
+                        "chance": [[p, _rounded(v)] for p, v in chance_curve(one.accuracies)],
+                    }
+                    for name, one in datasets.items()
+                },
+            }
+        return found
+
+
+def proxy_data(name: str, found: Sequence[Board], points: Points, estimates: Estimates) -> list[dict[str, Any]]:
+    """What a proxy's page draws: one dictionary a benchmark, dataset, setting and kind of mini-batches."""
+    charts = []
+    for board in found:
+        for entry, populations in board.complete.items():
+            if entry.family == name:
+                charts.append(_chart(board, entry, board.series(entry, populations[0]), points, estimates))
+    return charts
+
+
+def _chart(board: Board, entry: Entry, series: Series, points: Points, estimates: Estimates) -> dict[str, Any]:
+    column = {"": series.scores}
+    quality = estimates.of(column, series.accuracies, ["kendall", "spearman"])[""]
+    bands = band_estimates(column, series.accuracies, estimates)[""]
+    population, seeds = seed_estimates(board, entry, estimates)
+    drawn = any(key.seed for key in board.keys(entry, 1))
+    return {
+        "benchmark": board.benchmark.name,
+        "dataset": board.dataset,
+        "title": entry.title(board.dataset),
+        "inputs": entry.inputs,
+        "default": entry.is_default(board.dataset),
+        "population": series.population,
+        "n": len(series.scores),
+        "failed": int(np.count_nonzero(~np.isfinite(series.scores))),
+        "seconds": _significant(series.seconds),
+        "quality": [
+            {
+                "title": metric_title(metric),
+                "value": [_rounded(v) for v in dataclasses.astuple(one)],
+                "published": [[paper.value, paper.source] for paper in printed_for(board, entry, metric)],
+            }
+            for metric, one in quality.items()
+        ],
+        "ndcg": [[p, _rounded(v)] for p, v in ndcg_curve(series.scores, series.accuracies)],
+        "bands": [[one.name, one.n, [_rounded(v) for v in dataclasses.astuple(one.estimate)]] for one in bands],
+        "seeds": {
+            "population": population,
+            "values": [[one.seed, [_rounded(v) for v in dataclasses.astuple(one.estimate)]] for one in seeds],
+            "drawn": drawn,
+            "commands": board.commands([entry], series.population, seed=1) if drawn and not seeds else [],
+        },
+        "scores": [_significant(v) for v in series.scores[points.shown(board, series)]],
+    }
+
+
+# Text of the pages ----------------------------------------------------------------------------------------------
+
+
+def slug(name: str) -> str:
+    """A proxy's name as the name of its page's file."""
+    return re.sub(r"[^\w.-]+", "_", name)
+
+
+def proxy_facts(name: str) -> dict[str, Any]:
+    """Definition, citation and declaration of a proxy or aggregate, for its page."""
+    kind = AGGREGATES[name] if name in AGGREGATES else available()[name]
+    facts = {
+        "name": name,
+        "slug": slug(name),
+        "summary": kind.summary,
+        "definition": _paragraphs(kind.__doc__ or kind.summary),
+        "citation": _linked(kind.citation),
+    }
+    if issubclass(kind, Aggregate):
+        return facts | {"members": [(member, slug(member.split(":")[0])) for member in kind.members], "settings": []}
+    proxy: Proxy = get_proxy(name)
+    declared = [
+        ("mini-batches", {"none": "reads none", "images": "images of the dataset", "random": "noise"}[proxy.inputs]),
+        ("passes read", ", ".join(sorted(type(probe).__name__ for probe in proxy.needs()))),
+        ("draws", "weights or inputs at random, from a seed for each architecture" if proxy.random else "nothing"),
+        ("sign", "as in the paper" if proxy.sign > 0 else "negated, so that higher is better"),
+        ("version of the definition", str(proxy.version)),
+    ]
+    settings = [(field.name, repr(field.default)) for field in dataclasses.fields(proxy)]
+    return facts | {"members": [], "declared": declared, "settings": settings}
+
+
+def _paragraphs(text: str) -> list[Any]:
+    """Paragraphs of a docstring, `code` marked up."""
+    from markupsafe import Markup, escape
+
+    parts = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text.strip())]
+    return [Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(part)))) for part in parts if part]
+
+
+def _linked(text: str) -> Any:
+    """A citation whose arXiv number is a link."""
+    from markupsafe import Markup, escape
+
+    link = r'<a rel="noreferrer" href="https://arxiv.org/abs/\1">arXiv \1</a>'
+    return Markup(re.sub(r"arXiv (\d{4}\.\d{4,5})", link, str(escape(text))))
+
+
+def benchmark_facts(benchmark: Benchmark, found: Sequence[Board]) -> dict[str, Any]:
+    """The card of a benchmark and its accuracies, for its page."""
+    card = benchmark.card
+    datasets = []
+    for name, dataset in benchmark.datasets.items():
+        accuracies = benchmark.accuracies(name).dropna()
+        datasets.append(
+            {
+                "name": name,
+                "classes": dataset.classes,
+                "resolution": dataset.resolution,
+                "targets": list(card["targets"][name]),
+                "least": f"{accuracies.min():.2f}",
+                "median": f"{accuracies.median():.2f}",
+                "most": f"{accuracies.max():.2f}",
+            }
+        )
+    return {
+        "name": benchmark.name,
+        "title": card["title"],
+        "space": card["space"],
+        "rows": len(benchmark),
+        "default_target": card["default_target"],
+        "datasets": datasets,
+        "populations": list(benchmark.space.populations),
+        "scored": [board.dataset for board in found if board.benchmark is benchmark],
+        "texts": {
+            name: str(card.get(name, "")).strip().splitlines() for name in ("notes", "origin", "licence", "citation")
+        },
+    }
+
+
+# The command ----------------------------------------------------------------------------------------------------
+
+
+def _script(name: str, data: Any) -> str:
+    """A script that hands `data` to the page."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return f"(window.HARNESS ??= {{}})[{json.dumps(name)}] = {text};\n"
+
+
+def site_files(store: ScoreStore, metrics: Sequence[str], points: int, estimates: Estimates) -> dict[str, str]:
+    """Every file of the site, by its path in the folder.
+
+    Args:
+        points: architectures that a scatter plot shows at most.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise HarnessError("the page needs jinja2: pip install 'nas-proxy-harness[plot]'") from error
+    from harness import __version__
+
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("harness.report", "site"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found = boards(store)
+    benchmarks = [load_benchmark(name) for name in list_benchmarks()]
+    charts = sum(len(board.complete) for board in found)
+    limits = Points(max(1, min(points, POINT_BYTES // (BYTES_A_POINT * max(1, charts)))))
+    proxies = [proxy_facts(name) for name in (*available(), *AGGREGATES)]
+    rows = [row for board in found for row in leaderboard_rows(board, metrics, estimates)]
+    common = {"version": __version__, "resamples": estimates.resamples}
+    files = {asset: (templates.loader.get_source(templates, asset)[0]) for asset in ASSETS}
+    files["data/leaderboard.js"] = _script("leaderboard", leaderboard_data(rows, found, metrics))
+    for facts in proxies:
+        data = proxy_data(facts["name"], found, limits, estimates)
+        files[f"data/proxies/{facts['slug']}.js"] = _script("proxy", data)
+        files[f"proxies/{facts['slug']}.html"] = templates.get_template("proxy.html.j2").render(
+            **common, root="../", proxy=facts, scored=bool(data)
+        )
+    cards = [benchmark_facts(benchmark, found) for benchmark in benchmarks]
+    for benchmark, card in zip(benchmarks, cards, strict=True):
+        files[f"data/points/{benchmark.name}.js"] = _script(f"points/{benchmark.name}", limits.data(benchmark))
+        files[f"benchmarks/{benchmark.name}.html"] = templates.get_template("benchmark.html.j2").render(
+            **common, root="../", benchmark=card
+        )
+    files["index.html"] = templates.get_template("index.html.j2").render(
+        **common, root="", proxies=proxies, benchmarks=cards, entries=len({(r["proxy"], r["inputs"]) for r in rows})
+    )
+    files[FILES] = json.dumps(sorted(files), indent=0) + "\n"
+    return files
+
+
+def build_page(config: Any) -> int:
+    """Write the site that a configuration asks for. Returns the exit code."""
+    for name in config.metrics:
+        try:
+            get_metric(name)
+        except ValueError as error:
+            raise HarnessError(str(error)) from error
+    if config.points < 1 or config.resamples < 0 or not config.metrics:
+        raise HarnessError("points have to be 1 or more, resamples 0 or more, and metrics at least one")
+    estimates = Estimates(Path(config.cache) / "estimates.json" if config.cache else None, config.resamples)
+    try:
+        files = site_files(ScoreStore(config.store), config.metrics, config.points, estimates)
+    finally:
+        estimates.save()
+    folder = Path(config.output)
+    try:
+        _remove_former(folder, files)
+        for name, text in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise HarnessError(
+            f"cannot write the page to {folder} ({error.strerror or error}): free some space or set output=DIR"
+        ) from error
+    size = sum(len(text.encode()) for text in files.values())
+    print(f"{folder / 'index.html'}: {len(files)} files, {size / 1e6:.1f} MB")
+    return 0
+
+
+def _remove_former(folder: Path, files: Mapping[str, str]) -> None:
+    """Remove what an earlier build left that this one does not have, and nothing else: the index names its files."""
+    try:
+        former = json.loads((folder / FILES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    for name in former:
+        if name not in files and re.fullmatch(r"(?:data|data/\w+|proxies|benchmarks)/[\w-][\w.-]*", str(name)):
+            (folder / name).unlink(missing_ok=True)

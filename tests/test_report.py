@@ -1,0 +1,564 @@
+"""Tests of plots and page: they show what the store holds, nothing that it lacks, and the same bytes every time."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.aggregates import AGGREGATES
+from harness.benchmark import list_benchmarks, load_benchmark
+from harness.cli import main
+from harness.config import compose_config
+from harness.correlation import correlate
+from harness.proxies import available, get_proxy
+from harness.report import measures
+from harness.report.measures import (
+    Board,
+    Entry,
+    Estimates,
+    band,
+    band_estimates,
+    chance_curve,
+    cutoffs,
+    is_sample,
+    leaderboard_rows,
+    ndcg_curve,
+    seed_estimates,
+    whole,
+)
+from harness.report.page import build_page
+from harness.report.plots import PLOTS, choose, pareto_front
+from harness.results import Reader, inputs_of
+from harness.store import Row, ScoreKey, ScoreStore
+
+BENCHMARK = load_benchmark("nasbench301")
+ACCURACIES = BENCHMARK.accuracies("cifar10").to_numpy()
+SAMPLE = "sample(300, seed=0)"
+RESAMPLES = 20
+
+
+def put(store: ScoreStore, proxy: str, indices: np.ndarray, noise: float, seed: int = 0, lost: int = 0) -> None:
+    """Scores that follow the accuracies up to noise; the first `lost` architectures get a status instead."""
+    scores = ACCURACIES[indices] + noise * np.random.RandomState(seed + len(proxy)).standard_normal(len(indices))
+    version = get_proxy(proxy).version
+    key = ScoreKey(BENCHMARK.name, "cifar10", inputs_of(get_proxy(proxy), "paper", "cifar10"), proxy, seed)
+    rows = [
+        Row(int(i), None if place < lost else float(score), 0.5 * noise, "zero" if place < lost else "ok", version)
+        for place, (i, score) in enumerate(zip(indices, scores, strict=True))
+    ]
+    store.append(key, rows)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """Made scores: of everything, of a sample with two seeds, with failures, and of too few architectures."""
+    store = ScoreStore(tmp_path_factory.mktemp("made") / "scores")
+    everything, sample = np.arange(len(BENCHMARK)), BENCHMARK.population(SAMPLE)
+    for proxy, noise in (("flops", 0.2), ("params", 0.4), ("sed", 0.8)):
+        put(store, proxy, everything, noise)
+    put(store, "synflow", sample, 0.3, seed=0)
+    put(store, "synflow", sample, 0.3, seed=1)
+    put(store, "snip", sample, 0.6, lost=3)
+    put(store, "snip:init=default", sample, 0.5)
+    put(store, "ntk", sample, 0.7)
+    put(store, "nregions", sample, 0.9)
+    put(store, "zen", sample[:-1], 0.1)
+    return store.root
+
+
+@pytest.fixture
+def board(root) -> Board:
+    return Board(Reader(ScoreStore(root), BENCHMARK), "cifar10")
+
+
+def estimates() -> Estimates:
+    return Estimates(resamples=RESAMPLES)
+
+
+# What is complete where ---------------------------------------------------------------------------------------
+
+
+def test_a_proxy_is_shown_where_all_its_scores_are(board):
+    found = {entry.proxy: names for entry, names in board.complete.items()}
+    assert found["flops"] == ["all", SAMPLE]
+    assert found["synflow"] == found["snip"] == found["te_nas"] == [SAMPLE]
+    assert "zen" not in found, "one score of the sample is missing"
+    assert "az_nas" not in found, "its members have no scores"
+    assert list(board.populations) == ["all", SAMPLE], "populations of other spaces and too large samples are left out"
+
+
+def test_an_entry_knows_what_is_the_papers():
+    assert Entry("snip", "cifar10").title("cifar10") == "snip"
+    assert Entry("snip", "random").title("cifar10") == "snip (random)"
+    assert Entry("te_nas", "paper").is_default("cifar10")
+    assert not Entry("snip:init=default", "cifar10").is_default("cifar10")
+    assert not Entry("snip", "random").is_default("cifar10")
+
+
+def test_commands_name_what_is_missing_and_can_be_run(board):
+    (command,) = board.commands([Entry("zen", "none")], SAMPLE)
+    words = shlex.split(command)
+    assert words[:2] == ["harness", "score"]
+    assert "proxies=[zen]" in words
+    assert f"population={SAMPLE}" in words
+
+
+@pytest.mark.parametrize(
+    ("population", "sample", "of"),
+    [
+        ("all", False, "all"),
+        ("sample(10, seed=1)", True, "all"),
+        ("no_dead_ops", False, "no_dead_ops"),
+        ("no_dead_ops.sample(10)", True, "no_dead_ops"),
+    ],
+)
+def test_populations_and_samples(population, sample, of):
+    assert is_sample(population) == sample
+    assert whole(population) == of
+
+
+# Figures --------------------------------------------------------------------------------------------------------
+
+
+def test_leaderboard_rows_are_correlations(board):
+    rows = leaderboard_rows(board, ["kendall", "ndcg_50", "regret_10"], estimates())
+    found = {(row["proxy"], row["population"], row["metric"]): row for row in rows}
+    assert len(found) == len(rows)
+    one = found["snip", SAMPLE, "kendall"]
+    series = board.series(Entry("snip", "cifar10"), SAMPLE)
+    expected = correlate(series.scores, series.accuracies, ["kendall"], resamples=RESAMPLES)["kendall"]
+    assert (one["value"], one["low"], one["high"]) == (expected.value, expected.low, expected.high)
+    assert (one["n"], one["failed"], one["published"]) == (300, 3, None)
+    assert one["seconds"] == pytest.approx(0.3)
+    assert found["flops", "all", "ndcg_50"]["n"] == len(BENCHMARK)
+    assert not any(row["metric"] == "ndcg_50" for row in rows if is_sample(row["population"]))
+    assert not any(row["proxy"] == "zen" for row in rows)
+
+
+def test_published_figures_stand_beside_the_population_of_the_paper():
+    store = ScoreStore(measures.__file__)  # no store: only what is printed is looked at
+    board = Board(Reader(store, load_benchmark("nasbench201")), "cifar10")
+    entry = Entry("synflow", "none")
+    vkdnw, ssnr = "VKDNW (CVPR 2025), Table 1", "SSNR/T-CET (AutoML 2023), Table 1"
+    assert {one.source: one.value for one in measures.printed_for(board, entry, "kendall")} == {
+        ssnr: 0.54,
+        vkdnw: 0.561,
+    }
+    by_population = {
+        name: measures._printed_of(board, entry, name, "kendall").source
+        for name in ("all", "no_dead_ops", "no_dead_ops.sample(1000, seed=0)")
+    }
+    assert by_population == {"all": ssnr, "no_dead_ops": vkdnw, "no_dead_ops.sample(1000, seed=0)": vkdnw}
+
+
+def test_estimates_are_computed_once_and_follow_their_input(tmp_path, monkeypatch):
+    calls = []
+    real = measures.correlate_many
+    monkeypatch.setattr(measures, "correlate_many", lambda *a, **k: calls.append(set(a[0])) or real(*a, **k))
+    path = tmp_path / "cache" / "estimates.json"
+    scores, accuracies = np.arange(20.0), np.arange(20.0) % 7
+    first = Estimates(path, RESAMPLES)
+    before = first.of({"a": scores, "b": -scores}, accuracies, ["kendall"])
+    first.save()
+    assert calls == [{"a", "b"}]
+    again = Estimates(path, RESAMPLES).of({"a": scores, "b": -scores}, accuracies, ["kendall"])
+    assert again == before
+    assert len(calls) == 1
+    Estimates(path, RESAMPLES).of({"a": scores, "b": scores**2 % 11}, accuracies, ["kendall"])
+    assert calls[1:] == [{"b"}]
+    Estimates(path, RESAMPLES).of({"a": scores}, accuracies[::-1], ["kendall"])
+    Estimates(path, RESAMPLES + 1).of({"a": scores}, accuracies, ["kendall"])
+    Estimates(path, RESAMPLES).of({"a": scores}, accuracies, ["spearman"])
+    assert calls[2:] == [{"a"}] * 3
+    path.write_text(path.read_text(encoding="utf-8")[:-5], encoding="utf-8")  # a run was killed while it wrote
+    assert Estimates(path, RESAMPLES).of({"a": scores, "b": -scores}, accuracies, ["kendall"]) == before
+
+
+def test_cutoffs():
+    assert cutoffs(1) == [1]
+    assert cutoffs(20) == [1, 2, 5, 10, 20]
+    assert cutoffs(23) == [1, 2, 5, 10, 20, 23]
+
+
+def test_ndcg_curves():
+    accuracies = np.array([50.0, 60.0, 70.0])
+    assert dict(ndcg_curve(accuracies, accuracies)) == pytest.approx({1: 1.0, 2: 1.0, 3: 1.0})
+    gains = 2**accuracies - 1
+    assert dict(chance_curve(accuracies))[1] == pytest.approx(gains.mean() / gains.max())
+
+
+def test_bands_hold_the_most_accurate_with_ties():
+    accuracies = np.array([1.0, 5.0, 3.0, 3.0, 2.0, 0.0, 0.5, 0.1, 0.2, 0.3])
+    assert band(accuracies, 1.0).all()
+    assert np.flatnonzero(band(accuracies, 0.2)).tolist() == [1, 2, 3], "the second and third are tied"
+    assert np.flatnonzero(band(accuracies, 0.4)).tolist() == [1, 2, 3, 4]
+    assert band(accuracies, 0.01).sum() == 3, "a rank correlation needs two"
+    (everything, tenth, best) = band_estimates({"a": accuracies}, accuracies, estimates())["a"]
+    assert [everything.n, tenth.n, best.n] == [10, 3, 3]
+    assert everything.estimate.value == 1.0
+
+
+def test_seeds_are_compared_on_one_population(board):
+    population, found = seed_estimates(board, Entry("synflow", "none"), estimates())
+    assert population == SAMPLE
+    assert [one.seed for one in found] == [0, 1]
+    series = board.series(Entry("synflow", "none"), SAMPLE, seed=1)
+    expected = correlate(series.scores, series.accuracies, ["kendall"], resamples=RESAMPLES)["kendall"]
+    assert found[1].estimate == expected
+    assert found[0].estimate != found[1].estimate
+    for single in (Entry("snip", "cifar10"), Entry("flops", "none")):
+        assert seed_estimates(board, single, estimates()) == ("", [])
+
+
+def test_pareto_front():
+    seconds, values = [1.0, 2.0, 2.0, 3.0, 0.5], [0.5, 0.4, 0.9, 0.9, 0.1]
+    assert pareto_front(seconds, values, "higher") == [4, 0, 2]
+    assert pareto_front(seconds, values, "lower") == [4]
+
+
+# Plots ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plots(root, tmp_path, monkeypatch):
+    """`plots(*overrides)`: the exit code; what is written lands in the test's folder."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    fixed = ["report", "plots", "benchmark=nasbench301", f"store={root}", f"resamples={RESAMPLES}", "cache=null"]
+    return lambda *overrides: main([*fixed, *overrides])
+
+
+def test_every_plot_is_drawn_the_same_twice(plots, capsys, tmp_path):
+    for output in ("one", "two"):
+        assert plots(f"output={output}", "proxies=[flops,synflow]") == 0
+    folders = [tmp_path / output / "nasbench301_cifar10" for output in ("one", "two")]
+    names = [sorted(path.name for path in folder.iterdir()) for folder in folders]
+    shown = [f"scatter_{proxy}" for proxy in ("flops", "synflow")]
+    assert names[0] == sorted(f"{n}.{f}" for n in [*shown, *(set(PLOTS) - {"scatter"})] for f in ("svg", "png"))
+    assert names[1] == names[0]
+    for name in names[0]:
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 2 * len(names[0])
+    assert "missing" not in err
+
+
+def test_a_plot_compares_on_one_population(board):
+    population, entries, left_out = choose(board, [], None)
+    assert population == SAMPLE
+    assert set(entries) == {"flops", "params", "sed", "synflow", "snip", "ntk", "nregions", "te_nas"}
+    assert left_out == []
+    population, entries, left_out = choose(board, ["flops", "snip", "zen"], "all")
+    assert (population, set(entries)) == ("all", {"flops"})
+    assert [entry.proxy for entry in left_out] == ["snip", "zen"]
+    assert choose(board, ["flops", "params"], None)[0] == "all"
+
+
+def test_what_lacks_scores_is_left_out_and_named(plots, capsys, tmp_path):
+    assert plots("output=plots", "proxies=[flops,zen]", "plots=[seeds,matrix]", "formats=[svg]") == 0
+    assert [path.name for path in (tmp_path / "plots").rglob("*.*")] == ["matrix.svg"]
+    err = capsys.readouterr().err
+    assert "no proxy has scores of two seeds" in err
+    assert re.search(r"missing: harness score .*proxies=\[zen\]", err)
+
+
+def test_plots_without_any_score_are_refused_with_the_command(plots, capsys):
+    assert plots("proxies=[zen]", "output=plots") == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert re.search(r"no proxy has scores on all of .* run `harness score .*proxies=\[zen\]", err)
+
+
+def test_plots_need_a_folder_that_can_be_written(plots, capsys, tmp_path):
+    (tmp_path / "taken").write_text("a file", encoding="utf-8")
+    assert plots("proxies=[flops]", "plots=[matrix]", "output=taken") == 2
+    assert "set output=DIR" in capsys.readouterr().err
+
+
+# Page -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def site(root, tmp_path_factory) -> Path:
+    """The page of the made scores."""
+    pytest.importorskip("jinja2")
+    output = tmp_path_factory.mktemp("site")
+    assert build(root, output) == 0
+    return output
+
+
+def build(root: Path, output: Path, *overrides: str) -> int:
+    fixed = [f"store={root}", f"output={output}", f"resamples={RESAMPLES}", "cache=null"]
+    return build_page(compose_config("report_page", [*fixed, "metrics=[kendall,ndcg_100,regret_10]", *overrides]))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def data_of(path: Path) -> object:
+    """What a script hands to the page."""
+    return json.loads(re.fullmatch(r'\(window\.HARNESS \?\?= {}\)\["[^"]+"\] = (.*);\n', path.read_text("utf-8"))[1])
+
+
+class Links(HTMLParser):
+    """Addresses that a document loads (`src`, stylesheets, icons) and those that it links to."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.loaded: list[str] = []
+        self.linked: list[str] = []
+        self.ids: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.loaded += [values["src"]] if "src" in values else []
+        self.ids += [values["id"]] if "id" in values else []
+        if "href" in values:
+            (self.loaded if tag == "link" else self.linked).append(values["href"])
+
+
+def test_a_page_for_every_proxy_and_benchmark(site):
+    names = {*available(), *AGGREGATES}
+    assert {path.stem for path in (site / "proxies").iterdir()} == names
+    assert {path.stem for path in (site / "benchmarks").iterdir()} == set(list_benchmarks())
+    for name in ("snip", "te_nas"):
+        kind = AGGREGATES.get(name) or available()[name]
+        text = (site / "proxies" / f"{name}.html").read_text(encoding="utf-8")
+        assert kind.citation.split(",")[0].replace("&", "&amp;") in text
+        assert kind.__doc__.split(":")[0].split()[0] in text
+    text = (site / "benchmarks" / "nasbench301.html").read_text(encoding="utf-8")
+    for part in ("automl/NASLib", "Apache-2.0", "Surrogate NAS Benchmarks", "725", f"{ACCURACIES.max():.2f}"):
+        assert part in text
+
+
+def test_links_lead_somewhere_and_nothing_is_loaded_from_outside(site):
+    for path in site.rglob("*.html"):
+        found = Links(path.read_text(encoding="utf-8"))
+        assert len(found.ids) == len(set(found.ids)), path
+        for address in found.loaded:
+            assert address == "data:," or (path.parent / address).is_file(), (path, address)
+        for address in found.linked:
+            if not address.startswith("https://arxiv.org/abs/"):
+                file, _, part = address.partition("#")
+                target = (path.parent / file).resolve() if file else path
+                assert target.is_file(), (path, address)
+                assert not part or part in Links(target.read_text(encoding="utf-8")).ids, (path, address)
+    for name, content in files(site).items():
+        if not name.endswith(".html"):
+            assert b"http" not in content.replace(b"http://www.w3.org/2000/svg", b""), name
+
+
+def test_the_same_scores_give_the_same_small_folder(root, site, tmp_path):
+    assert build(root, tmp_path) == 0
+    assert files(tmp_path) == files(site)
+    assert sum(map(len, files(site).values())) < 5e6
+
+
+def test_a_new_build_removes_its_own_old_files_alone(root, tmp_path):
+    build(root, tmp_path)
+    for name in ("proxies/gone.html", "mine.txt"):
+        (tmp_path / name).write_text("old", encoding="utf-8")
+    former = json.loads((tmp_path / "files.json").read_text(encoding="utf-8"))
+    outside = tmp_path.parent / "outside.txt"
+    outside.write_text("not of the page", encoding="utf-8")
+    stale = [*former, "proxies/gone.html", "mine.txt", "../outside.txt", str(outside), "proxies/../../outside.txt"]
+    (tmp_path / "files.json").write_text(json.dumps(stale), encoding="utf-8")
+    build(root, tmp_path)
+    assert not (tmp_path / "proxies/gone.html").exists()
+    assert (tmp_path / "mine.txt").exists()
+    assert outside.exists()
+
+
+def test_leaderboard_data_say_what_is_missing_and_how_to_compute_it(site):
+    data = data_of(site / "data/leaderboard.js")
+    (place,) = data["places"]
+    assert (place["benchmark"], place["dataset"]) == ("nasbench301", "cifar10")
+    everything, sample = place["views"]
+    assert (everything["population"], everything["shows"], everything["n"]) == ("all", ["all", SAMPLE], 725)
+    assert sample["shows"] == [SAMPLE]
+    for view in place["views"]:
+        assert {"zen", "az_nas", "vkdnw"} <= set(view["missing"])
+        assert not {"flops", "snip", "te_nas"} & set(view["missing"])
+        asked = " ".join(view["commands"])
+        assert "zen" in asked
+        for command in view["commands"]:
+            compose_config(
+                "score", [w if "(" not in w else w.replace("=", "='", 1) + "'" for w in shlex.split(command)[2:]]
+            )
+    rows = {(row["title"], row["population"]): row for row in data["rows"]}
+    assert rows["snip", SAMPLE]["failed"] == 3
+    assert rows["snip:init=default", SAMPLE]["default"] is False
+    assert set(rows["flops", "all"]["metrics"]) == {"kendall", "ndcg_100", "regret_10"}
+    assert set(rows["flops", SAMPLE]["metrics"]) == {"kendall", "regret_10"}
+    assert [metric["lower"] for metric in data["metrics"]] == [False, False, True]
+
+
+def test_scatter_data_are_the_scores_and_their_architectures(site, board):
+    (chart, other) = data_of(site / "data/proxies/snip.js")
+    assert (chart["title"], other["title"]) == ("snip", "snip:init=default")
+    points = data_of(site / "data/points/nasbench301.js")[chart["population"]]
+    series = board.series(Entry("snip", "cifar10"), SAMPLE)
+    assert points["index"] == series.indices.tolist()
+    assert points["architecture"] == [BENCHMARK.architectures[i] for i in series.indices]
+    assert chart["scores"][:3] == [None] * 3
+    np.testing.assert_allclose(chart["scores"][3:], series.scores[3:], rtol=1e-4)
+    np.testing.assert_allclose(points["datasets"]["cifar10"]["accuracy"], series.accuracies, atol=0.006)
+
+
+def test_few_points_are_drawn_alike_for_all_proxies(root, tmp_path):
+    build(root, tmp_path, "points=50")
+    points = data_of(tmp_path / "data/points/nasbench301.js")
+    assert len(points["all"]["index"]) == len(points[SAMPLE]["index"]) == 50
+    for name, population in (("flops", "all"), ("synflow", SAMPLE)):
+        (chart,) = data_of(tmp_path / f"data/proxies/{name}.js")
+        assert chart["population"] == population
+        scores = ScoreStore(root).read(ScoreKey("nasbench301", "cifar10", "none", name, 0)).set_index("index")["score"]
+        np.testing.assert_allclose(chart["scores"], scores[points[population]["index"]], rtol=1e-4)
+
+
+def test_a_page_of_an_empty_store(tmp_path):
+    assert build(tmp_path / "none", tmp_path / "site") == 0
+    assert data_of(tmp_path / "site/data/leaderboard.js")["rows"] == []
+    text = (tmp_path / "site/proxies/snip.html").read_text(encoding="utf-8")
+    assert "Not computed" in text
+    assert "harness score" in text
+
+
+def test_a_value_that_is_undefined_is_null(root, tmp_path):
+    store = ScoreStore(tmp_path / "scores")
+    key = ScoreKey(BENCHMARK.name, "cifar10", "none", "flops", 0)
+    store.append(key, [Row(i, 1.0, 0.1, "ok", get_proxy("flops").version) for i in range(len(BENCHMARK))])
+    build(store.root, tmp_path / "site")
+    (row, *_) = data_of(tmp_path / "site/data/leaderboard.js")["rows"]
+    assert row["metrics"]["kendall"] == [None, None, None]
+
+
+# Browser --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window. Skips where it, or playwright, is not installed."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A tab that fails the test for whatever its pages log, throw, or ask for outside of their folder."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    heard: list[str] = []
+    page.on("console", lambda message: heard.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: heard.append(f"error: {error}"))
+    page.on("request", lambda request: request.url.startswith("file:") or heard.append(f"request: {request.url}"))
+    page.on("requestfailed", lambda request: heard.append(f"failed: {request.url}"))
+    yield page
+    context.close()
+    assert [entry for entry in heard if entry != "request: data:,"] == []
+
+
+def names(page) -> list[str]:
+    return page.locator("table.board tbody th").all_inner_texts()
+
+
+def column(page, place: int) -> list[float]:
+    cells = page.locator(f"table.board tbody td:nth-child({place})").all_inner_texts()
+    return [float(text.split()[0].replace("−", "-").replace(",", "")) for text in cells if text != "–"]
+
+
+def test_browser_sorts_and_filters(site, page):
+    page.goto(f"file://{site}/index.html")
+    assert column(page, 3) == sorted(column(page, 3), reverse=True)
+    heading = page.locator("th[aria-sort]", has_text="Kendall tau")
+    assert heading.get_attribute("aria-sort") == "descending"
+    heading.locator("button").focus()
+    page.keyboard.press("Enter")
+    assert heading.get_attribute("aria-sort") == "ascending"
+    assert column(page, 3) == sorted(column(page, 3))
+    assert page.evaluate("document.activeElement.dataset.column") == "kendall", "the focus stays on the heading"
+    page.get_by_role("button", name="regret of the best of 10").click()
+    assert column(page, 5) == sorted(column(page, 5)), "lower is better and comes first"
+    page.get_by_role("button", name="nDCG_100").click()
+    assert page.locator("table.board tbody td:nth-child(4)").last.inner_text() == "–", "what has no value comes last"
+
+    assert "snip:init=default" not in names(page)
+    page.get_by_label("other settings").check()
+    assert "snip:init=default" in names(page)
+    page.get_by_label("Proxy", exact=True).fill("SN")
+    assert set(names(page)) == {"snip", "snip:init=default"}
+    page.get_by_label("Proxy", exact=True).fill("")
+    page.get_by_label("Population").select_option(SAMPLE)
+    assert set(column(page, 2)) == {300.0}
+    page.get_by_label("Population").select_option("all")
+    assert set(column(page, 2)) == {300.0, 725.0}, "what is incomplete on all of them is shown on the sample"
+    page.get_by_label("Metric").select_option("regret_10")
+    assert page.locator("table.board thead th").all_inner_texts()[2].startswith("regret")
+    assert column(page, 3) == sorted(column(page, 3))
+    address = page.url
+    page.goto("about:blank")
+    page.goto(address)
+    assert page.get_by_label("Metric").input_value() == "regret_10", "the address keeps what is shown"
+    assert "zen" in page.locator("[data-missing]").text_content()
+
+
+def test_browser_opens_a_proxy_and_shows_architectures(site, page):
+    page.goto(f"file://{site}/index.html")
+    page.get_by_role("region", name="Leaderboard").get_by_role("link", name="snip").click()
+    assert page.locator("h1").inner_text() == "snip"
+    page.get_by_label("Mark the best-scored").select_option("10")
+    assert page.locator("[data-scatter] circle").count() == 297, "three have no score"
+    assert page.locator("[data-scatter] circle.mark").count() == 10
+    assert "3 of them without a score" in page.locator("[data-scatter] figcaption").inner_text()
+    dot = page.locator("[data-scatter] circle.mark").first
+    dot.hover()
+    tip = page.locator("[data-scatter] .tip")
+    shown = re.search(r"no\. (\d+): accuracy ([\d.]+)%", tip.inner_text())
+    assert BENCHMARK.architectures[int(shown[1])] in tip.inner_text()
+    assert float(shown[2]) == pytest.approx(ACCURACIES[int(shown[1])], abs=0.006)
+    page.locator("[data-scatter] svg").focus()
+    page.keyboard.press("End")
+    assert "rank 1 of 297" in tip.inner_text()
+    page.keyboard.press("ArrowLeft")
+    assert "rank 2 of 297" in tip.inner_text()
+    page.keyboard.press("Escape")
+    assert tip.is_hidden()
+    page.get_by_label("Horizontal axis").select_option("score")
+    page.get_by_label("Settings").select_option("snip:init=default")
+    assert page.locator("[data-scatter] circle").count() == 300
+    assert page.locator("[data-bands] tbody tr").count() == 3
+    assert "seed=1" in page.locator("[data-seeds] pre").inner_text()
+    page.goto(f"file://{site}/proxies/synflow.html")
+    assert page.locator("[data-seeds] tbody tr").count() == 2
+
+
+def test_browser_every_page_opens_and_fits_a_phone(site, page):
+    page.set_viewport_size({"width": 360, "height": 740})
+    for path in sorted(site.rglob("*.html")):
+        page.goto(f"file://{path}")
+        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide == 0, f"{path} scrolls sideways by {wide} pixels"
+
+
+def test_browser_begins_with_a_link_to_the_content(site, page):
+    page.goto(f"file://{site}/index.html")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.querySelector('main').contains(document.activeElement)")

@@ -1,0 +1,173 @@
+"""What every space and benchmark has to keep, asked of each that the registry lists: a new one is tested by its card.
+
+Networks run at a fraction of their resolution, which changes no parameter.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from harness.benchmark import Benchmark, list_benchmarks, load_benchmark
+from harness.errors import HarnessError
+from harness.probes.base import Subject
+from harness.probes.topology import Topology
+from harness.registry import discover
+from harness.spaces.base import Space
+from harness.spaces.costs import NAMES
+
+BATCH = 4
+NETWORKS = 20
+COUNTS = ("params", "flops", "trainable_layers", "parameter_tensors")
+
+
+@pytest.fixture(params=sorted(list_benchmarks()))
+def benchmark(request) -> Benchmark:
+    found = load_benchmark(request.param)
+    try:
+        members(found, 1)
+    except HarnessError as error:  # such as one whose encodings come with accuracies that have to be imported
+        pytest.skip(str(error))
+    return found
+
+
+@cache
+def members(benchmark: Benchmark, n: int, seed: int = 0) -> list[str]:
+    """Random architectures of a benchmark, all of it if it has no more than n."""
+    chosen = np.random.RandomState(seed).permutation(len(benchmark))[:n]
+    return [benchmark.architectures[int(i)] for i in chosen]
+
+
+def setting(benchmark: Benchmark) -> tuple[int, int]:
+    """Classes of the first dataset, and a quarter of its resolution."""
+    dataset = next(iter(benchmark.datasets.values()))
+    return dataset.classes, max(8, dataset.resolution // 4)
+
+
+def test_every_space_has_a_benchmark():
+    """Otherwise the tests of this file ask nothing of it."""
+    assert {cls.name for cls in discover("harness.spaces", Space)} == {
+        load_benchmark(name).space.name for name in list_benchmarks()
+    }
+
+
+def test_forward_and_backward(benchmark):
+    classes, resolution = setting(benchmark)
+    architectures = members(benchmark, NETWORKS)
+    counts = benchmark.space.topology(architectures, classes, resolution)
+    torch.manual_seed(0)
+    images, labels = torch.randn(BATCH, 3, resolution, resolution), torch.arange(BATCH) % classes
+    seen = 0
+    for place, architecture in enumerate(architectures):
+        network = benchmark.space.build(architecture, classes)
+        assert network.training
+        logits = network(images)
+        assert logits.shape == (BATCH, classes)
+        nn.functional.cross_entropy(logits, labels).backward()
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        assert all(torch.isfinite(gradient).all() for gradient in (logits, *gradients)), architecture
+        assert (network.classifier.bias.grad != 0).any()
+        seen += bool(next(network.parameters()).grad is not None)
+        held, reached = (sum(p.numel() for p in found) for found in (network.parameters(), gradients))
+        # A benchmark may count what lies on no way to the logits, as its authors did, or not.
+        assert counts["params"][place] in (held, reached), architecture
+        assert counts["parameter_tensors"][place] == len(list(network.parameters()))
+    assert seen > 0.8 * len(architectures)  # the images reach all but a few networks
+
+
+def test_counts_are_those_of_the_network(benchmark):
+    classes, resolution = setting(benchmark)
+    architectures = members(benchmark, 4, seed=1)
+    counts = benchmark.space.topology(architectures, classes, resolution)
+    assert set(counts) == set(NAMES)
+    for place, architecture in enumerate(architectures):
+        network = benchmark.space.build(architecture, classes)
+        subject = Subject(network, None, 0, (3, resolution, resolution), classes, torch.device("cpu"))
+        found = Topology().run(subject, frozenset(NAMES))
+        held = sum(p.numel() for p in network.parameters())
+        assert counts["params"][place] in (found.pop("params"), held)
+        assert {name: counts[name][place] for name in found} == found, architecture
+
+
+def test_counts_depend_on_no_other_architecture(benchmark):
+    classes, resolution = setting(benchmark)
+    architectures = members(benchmark, 30, seed=2)
+    counts = benchmark.space.topology(architectures, classes, resolution)
+    kinds, numbers = benchmark.space.operations(architectures, resolution)
+    assert numbers.shape == (len(architectures), len(kinds)) == (len(architectures), len(set(kinds)))
+    assert (numbers >= 0).all()
+    for place in (0, 13):
+        alone = benchmark.space.topology(architectures[place : place + 1], classes, resolution)
+        assert {name: value[0] for name, value in alone.items()} == {name: counts[name][place] for name in counts}
+        kinds_alone, (number,) = benchmark.space.operations(architectures[place : place + 1], resolution)
+        found, expected = (
+            {kind: count for kind, count in zip(ks, ns, strict=True) if count}
+            for ks, ns in ((kinds_alone, number), (kinds, numbers[place]))
+        )
+        assert found == expected
+
+
+def test_counts_of_nothing(benchmark):
+    """An empty population has empty counts."""
+    counts = benchmark.space.topology([], *setting(benchmark))
+    assert {name: value.shape for name, value in counts.items()} == dict.fromkeys(NAMES, (0,))
+
+
+def test_encodings_are_read_as_they_are_written(benchmark):
+    for architecture in members(benchmark, 100, seed=3):
+        assert benchmark.space.parse(architecture) == architecture
+        assert benchmark.space.parse(f" {architecture}\n") == architecture
+        assert benchmark.architectures[benchmark.index(architecture)] == architecture
+
+
+def test_what_is_no_encoding_is_refused_in_one_line(benchmark):
+    one = members(benchmark, 1)[0]
+    others = [members(load_benchmark(name), 1)[0] for name in ("nasbench201", "macro", "transnas101_macro")]
+    for text in ("", " ", "nonsense", "[", "\0", one + "~", "~" + one, one * 2, "9" * 300, "(" * 300, *others):
+        if text in others and text in one:
+            continue
+        for read in (benchmark.space.parse, benchmark.index):
+            with pytest.raises(HarnessError) as caught:
+                read(text)
+            assert "\n" not in str(caught.value)
+            assert len(str(caught.value)) < 2_000
+
+
+def test_keys_refine_each_other_and_the_counts(benchmark):
+    """Networks of one key are one network to every proxy, and compute one function."""
+    classes, resolution = setting(benchmark)
+    architectures = members(benchmark, 400, seed=4)
+    counts = benchmark.space.topology(architectures, classes, resolution)
+    canonical: dict[str, str] = {}
+    columns: dict[str, list[float]] = {}
+    for place, architecture in enumerate(architectures):
+        key = benchmark.space.network_key(architecture)
+        form = benchmark.space.canonical(architecture)
+        assert canonical.setdefault(key, form) == form
+        column = [counts[name][place] for name in COUNTS]
+        assert columns.setdefault(key, column) == column
+    if benchmark.space.distinct:
+        assert len(canonical) == len(set(architectures))
+
+
+def test_thin_networks_and_stages(benchmark):
+    classes, resolution = setting(benchmark)
+    images = torch.randn(BATCH, 3, resolution, resolution)
+    for architecture in members(benchmark, 3, seed=5):
+        full = benchmark.space.build(architecture, classes)
+        thin = benchmark.space.build(architecture, classes, thin=True)
+        assert sum(p.numel() for p in thin.parameters()) < sum(p.numel() for p in full.parameters())
+        for network in (full, thin):
+            shapes = []
+            for stage in network.stages:
+                stage.register_forward_hook(lambda module, args, output, seen=shapes: seen.append(output.shape))
+            with torch.no_grad():
+                assert network(images).shape == (BATCH, classes)
+            assert len(shapes) == len(network.stages) > 1
+            assert all(len(shape) == 4 and shape[0] == BATCH for shape in shapes)
+            sides = [shape[2] for shape in shapes]
+            assert sides == sorted(sides, reverse=True)
