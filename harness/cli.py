@@ -17,9 +17,11 @@ harness: training-free NAS proxies on NAS benchmarks, beside what the papers pri
   harness score inputs=cifar10 inputs.path=DATA proxies=[snip,naswot] population="sample(100, seed=0)"
   harness report table=vkdnw_table1
   harness report                        # every table, and what is missing from the store
+  harness search benchmark=nasbench201 algorithm=freerea proxies=[flops] budget=1000 repeats=30
+  harness search benchmark=esformer algorithm=decoupled proxies=[entropic_score,logsynflow] budget=10min
   harness report plots dataset=cifar10  # figures of how well the stored scores rank (results/plots)
   harness report page                   # leaderboard, proxies and benchmarks as one folder to open (results/site)
-  harness list proxies|benchmarks|targets|tables
+  harness list proxies|benchmarks|targets|tables|algorithms|spaces
   harness verify                        # do the committed numbers still hold?
   harness verify --proxy mypackage.proxies:MaxGradient --expect "tau>=0.5"
   harness verify references path=FILE.parquet
@@ -95,6 +97,7 @@ def commands() -> dict[str, Callable[[list[str]], int]]:
         "list": _list,
         "score": _score_or_sweep,
         "report": _report,
+        "search": lambda rest: _app("search", _search, rest),
         "verify": _verify,
         "import": _import,
         "queue": lambda rest: _app("queue", _queue, rest),
@@ -126,7 +129,24 @@ def lists() -> dict[str, Callable[[], dict[str, str]]]:
 
         return list_tables()
 
-    return {"proxies": proxies, "benchmarks": benchmarks, "targets": targets, "tables": tables}
+    def algorithms() -> dict[str, str]:
+        from harness.search.algorithms import ALGORITHMS
+
+        return {name: cls.summary for name, cls in ALGORITHMS.items()}
+
+    def spaces() -> dict[str, str]:
+        from harness.search.spaces import available
+
+        return {name: cls.summary for name, cls in available().items()}
+
+    return {
+        "proxies": proxies,
+        "benchmarks": benchmarks,
+        "targets": targets,
+        "tables": tables,
+        "algorithms": algorithms,
+        "spaces": spaces,
+    }
 
 
 def _list(arguments: list[str]) -> int:
@@ -215,6 +235,12 @@ def _score(config: Any) -> int:
         print(f"  without a score: {count:,} x {status}")
     track(job)
     return 1 if summary.errors else 0
+
+
+def _search(config: Any) -> int:
+    from harness.search.command import search
+
+    return search(config)
 
 
 def _report(arguments: list[str]) -> int:

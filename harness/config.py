@@ -142,6 +142,70 @@ class DoctorConfig:
 
 
 @dataclass
+class SearchRowConfig:
+    """A row of a study: one search; on the named benchmarks, or on all. `published`: printed figures, by dataset."""
+
+    label: str
+    algorithm: str
+    proxies: list[str]
+    combine: str = "normalised_sum"
+    benchmarks: list[str] = field(default_factory=list)
+    published: dict[str, float] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass
+class SearchCaseConfig:
+    """Where a study searches: a benchmark with datasets, or an open space."""
+
+    benchmark: str
+    datasets: list[str] = field(default_factory=list)
+    populations: list[str] = field(default_factory=lambda: ["all"])
+
+
+@dataclass
+class StudyConfig:
+    """Several searches under one budget, and their table."""
+
+    name: str = ""
+    title: str = ""
+    protocol: str = ""
+    budget: str = "1000"
+    repeats: int = 30
+    seed: int = 0
+    cases: list[SearchCaseConfig] = field(default_factory=list)
+    rows: list[SearchRowConfig] = field(default_factory=list)
+
+
+@dataclass
+class SearchConfig:
+    """`harness search`. The comments in conf/search.yaml say what each setting does."""
+
+    study: StudyConfig | None = None
+    inputs: InputsConfig = field(default_factory=InputsConfig)
+    benchmark: str = "nasbench201"
+    dataset: str | None = None
+    target: str | None = None
+    population: str = "no_dead_ops"
+    algorithm: str = "regularised_evolution"
+    proxies: list[str] = field(default_factory=list)
+    combine: str = "normalised_sum"
+    budget: str = "1000"
+    max_params: float | None = None
+    max_flops: float | None = None
+    seed: int = 0
+    repeats: int = 1
+    score_seed: int = 0
+    scores: str = "results/scores"
+    store: str = "results/search"
+    output: str = "results/tables"
+    plots: bool = False
+    device: str = "auto"
+    threads: int = 1
+    save_seconds: float = 10.0
+
+
+@dataclass
 class PlotsConfig:
     """`harness report plots`. The comments in conf/report_plots.yaml say what each setting does."""
 
@@ -185,13 +249,14 @@ SCHEMAS = {
     "report": ReportConfig,
     "report_plots": PlotsConfig,
     "report_page": PageConfig,
+    "search": SearchConfig,
     "verify": VerifyConfig,
     "queue": QueueConfig,
     "doctor": DoctorConfig,
 }
 
 #: The configuration groups, each with the schema of what it sets.
-GROUPS = {"inputs": InputsConfig, "table": TableConfig, "executor": ExecutorConfig}
+GROUPS = {"inputs": InputsConfig, "study": StudyConfig, "table": TableConfig, "executor": ExecutorConfig}
 
 
 def register() -> None:
@@ -206,7 +271,7 @@ def register() -> None:
 
 
 def choices(group: str) -> list[str]:
-    """The options of a configuration group (`inputs`, `table`, `executor`)."""
+    """The options of a configuration group (`inputs`, `study`, `table`, `executor`)."""
     return sorted(path.stem for path in (data_dir("conf") / group).glob("*.yaml"))
 
 
@@ -265,11 +330,11 @@ def check_overrides(command: str, overrides: list[str], sweep: bool = False) -> 
 
 
 def quoted(argument: str) -> str:
-    """Quote, for Hydra's grammar, the brackets of populations and the `key=value` settings of proxies."""
+    """Quote, for Hydra's grammar, the brackets of populations and the `key=value` settings of what has such."""
     key, equals, value = argument.partition("=")
     if "'" in value or '"' in value:
         return argument
-    if key == "population" and "(" in value:
+    if (key == "population" and "(" in value) or (key in ("benchmark", "algorithm") and "=" in value):
         return f"{key}='{value}'"
     if key == "proxies":
         return key + equals + re.sub(r"[^\[\],\s]+=[^\[\],\s]*", lambda match: f"'{match[0]}'", value)

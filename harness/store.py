@@ -13,9 +13,10 @@ from __future__ import annotations
 import os
 import urllib.parse
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -32,6 +33,19 @@ SCHEMA = pa.schema(
         ("version", pa.int16()),
     ]
 )
+
+
+#: Indices ascend, mostly by one: their differences take a thousandth of the room.
+ENCODING = {
+    "use_dictionary": [name for name in SCHEMA.names if name != "index"],
+    "column_encoding": {"index": "DELTA_BINARY_PACKED"},
+}
+
+
+def hive_folder(key: Any) -> Path:
+    """Relative path of a partition from a dataclass: a level a field, `name=value`, percent-encoded."""
+    names = [field.name for field in fields(key)]
+    return Path(*(f"{n}={urllib.parse.quote(str(v), safe='')}" for n, v in zip(names, astuple(key), strict=True)))
 
 
 @dataclass(frozen=True, order=True)
@@ -55,8 +69,7 @@ class ScoreKey:
     @property
     def folder(self) -> Path:
         """Relative path of the partition; values are percent-encoded as Hive readers expect."""
-        names = [field.name for field in fields(self)]
-        return Path(*(f"{n}={urllib.parse.quote(str(v), safe='')}" for n, v in zip(names, astuple(self), strict=True)))
+        return hive_folder(self)
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,7 @@ class ScoreStore:
         folder = self.root / key.folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            return _write_whole(table, folder / f"part-{writer}-{uuid.uuid4().hex[:12]}.parquet")
+            return write_table(table, folder / f"part-{writer}-{uuid.uuid4().hex[:12]}.parquet", **ENCODING)
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -125,7 +138,7 @@ class ScoreStore:
         frame = pa.concat_tables([_read_part(part) for part in parts]).to_pandas()
         table = pa.Table.from_pandas(_best(frame, ["index", "version"]), schema=SCHEMA, preserve_index=False)
         try:
-            _write_whole(table, parts[0].with_name(f"part-{writer}-{uuid.uuid4().hex[:12]}.parquet"))
+            write_table(table, parts[0].with_name(f"part-{writer}-{uuid.uuid4().hex[:12]}.parquet"), **ENCODING)
         except OSError as error:
             raise self._unwritable(error) from error
         for part in parts:
@@ -151,19 +164,21 @@ def _read_part(part: Path) -> pa.Table:
         ) from error
 
 
-def _write_whole(table: pa.Table, target: Path) -> Path:
-    """Write, flush to disk, then rename: a reader never sees half a file, a crash leaves none."""
+def write_table(table: pa.Table, target: Path, **options: Any) -> Path:
+    """Write a table as Parquet, whole or not at all; `options` are those of `pyarrow.parquet.write_table`."""
+    return write_whole(target, lambda file: pq.write_table(table, file, compression="zstd", **options))
+
+
+def write_whole(target: Path, write: Callable[[Any], Any]) -> Path:
+    """Write, flush to disk, then rename: a reader never sees half a file, a crash leaves none.
+
+    Args:
+        write: is given the binary file to write to.
+    """
     temporary = target.with_name(f".{target.name}.writing")
     try:
         with open(temporary, "wb") as file:
-            # Indices ascend, mostly by one: their differences take a thousandth of the room.
-            pq.write_table(
-                table,
-                file,
-                compression="zstd",
-                use_dictionary=[name for name in SCHEMA.names if name != "index"],
-                column_encoding={"index": "DELTA_BINARY_PACKED"},
-            )
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)

@@ -8,9 +8,10 @@ from __future__ import annotations
 from functools import cache
 from importlib.metadata import entry_points
 
-from harness.errors import HarnessError, UnknownNameError
-from harness.proxies.base import Proxy, configure
+from harness.errors import HarnessError
+from harness.proxies.base import Proxy
 from harness.registry import discover
+from harness.specs import configured
 
 ENTRY_POINTS = "harness.proxies"
 
@@ -49,14 +50,4 @@ def get_proxy(spec: str | Proxy) -> Proxy:
     """
     if isinstance(spec, Proxy):
         return spec
-    name, *settings = str(spec).split(":")
-    proxies = available()
-    if name not in proxies:
-        raise UnknownNameError("proxy", name, proxies)
-    pairs = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise HarnessError(f"proxy {spec!r}: write a setting as name:key=value, not {setting!r}")
-        pairs[key] = value
-    return configure(proxies[name], pairs)
+    return configured(spec, "proxy", available())

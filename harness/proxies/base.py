@@ -1,14 +1,13 @@
-"""What a proxy declares, and how a proxy is named together with its settings."""
+"""What a proxy declares."""
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from harness.errors import HarnessError, UnknownNameError
+from harness import specs
 from harness.probes.base import Probe
 
 
@@ -48,29 +47,4 @@ class Proxy(ABC):
     @property
     def label(self) -> str:
         """`name`, followed by `:key=value` for each setting that differs from its default."""
-        changed = [
-            f":{field.name}={getattr(self, field.name)}"
-            for field in sorted(dataclasses.fields(self), key=lambda f: f.name)
-            if getattr(self, field.name) != field.default
-        ]
-        return self.name + "".join(changed)
-
-
-def configure(cls: type[Proxy], settings: Mapping[str, str]) -> Proxy:
-    """The proxy with `settings` given as text, converted to the types of its fields.
-
-    Raises UnknownNameError for an unknown setting, HarnessError for a value that is not of the field's type.
-    """
-    defaults = {field.name: field.default for field in dataclasses.fields(cls)}
-    values = {}
-    for name, text in settings.items():
-        if name not in defaults:
-            raise UnknownNameError(f"setting of proxy {cls.name!r}", name, defaults)
-        kind = type(defaults[name])
-        try:
-            values[name] = {"True": True, "False": False}[text.capitalize()] if kind is bool else kind(text)
-        except (KeyError, ValueError) as error:
-            raise HarnessError(
-                f"proxy {cls.name!r}: setting {name}={text!r} is no {kind.__name__}; the default is {defaults[name]!r}"
-            ) from error
-    return cls(**values)
+        return specs.label(self)

@@ -172,7 +172,7 @@ class Board:
     def commands(self, entries: Iterable[Entry], population: str, seed: int = 0) -> list[str]:
         """Commands that compute what the entries lack over a population."""
         keys = {key for entry in entries for key in self.scores(entry, population, seed).missing}
-        return scoring_commands(keys, population, str(self.reader.store.root))
+        return list(dict.fromkeys(scoring_commands((population, key) for key in keys).values()))
 
     def defaults(self) -> list[Entry]:
         """Every known proxy with its default settings on its paper's mini-batches, and every aggregate."""
