@@ -19,8 +19,9 @@ from harness.correlation import correlate, metric
 from harness.errors import HarnessError
 from harness.findings import Finding
 from harness.proxies import available, get_proxy
-from harness.proxies.base import Proxy, configure
+from harness.proxies.base import Proxy
 from harness.scoring import Job, run
+from harness.specs import configure, split_spec
 from harness.store import ScoreStore
 
 #: Small enough for every push, of every kind of cell, and known to every space.
@@ -76,7 +77,7 @@ def find_proxy(spec: str) -> Proxy:
     module, colon, rest = spec.partition(":")
     if not colon or "=" in rest.split(":")[0] or module in available():
         return get_proxy(spec)
-    name, *settings = rest.split(":")
+    name, settings = split_spec(rest, "proxy")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -89,7 +90,7 @@ def find_proxy(spec: str) -> Proxy:
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, Proxy)):
         raise HarnessError(f"{module}:{name} is no subclass of harness.Proxy")
-    return configure(cls, dict(setting.partition("=")[::2] for setting in settings))
+    return configure(cls, settings)
 
 
 def check_expectations(proxy: Proxy, expectations: Sequence[Expectation], config: Any) -> Iterator[Finding]:
