@@ -78,7 +78,7 @@ def run_apart(
 
     Args:
         number: of a run of a sweep, which picks its GPU on a machine with several; -1 for anything else.
-        cores: worker processes of that run on a CPU where the arguments leave it open; 0 for as many as it may use.
+        cores: worker processes of that run at most where the arguments leave it open; 0 for as many as it may use.
         prefix: set before each line of the process on standard error.
         until: value of `time.monotonic()` at which the process is stopped, keeping what it has finished.
     """
@@ -451,18 +451,23 @@ def _end_with_parent() -> None:
 
 
 def _with_resources(arguments: list[str], number: int, cores: int) -> list[str]:
-    """Add the GPU of a run's number on a machine with several, or on a CPU its number of worker processes."""
+    """Add the GPU of a run's number on a machine with several, and as many worker processes as it has cores."""
     settings = dict(text.partition("=")[::2] for text in arguments)
     device = settings.get("device", "auto")
-    gpus = 0
-    if device == "auto":
+    found = list(arguments)
+    most = cores
+    if device != "cpu":
         import torch
 
+        from harness.scoring import GPU_WORKERS
+
         gpus = torch.cuda.device_count()
-    if gpus > 1:
-        return [*arguments, f"device=cuda:{number % gpus}"]
-    on_cpu = device == "cpu" or (device == "auto" and not gpus)
-    return [*arguments, f"workers={cores}"] if cores and on_cpu and settings.get("workers", "0") == "0" else arguments
+        most = min(cores, GPU_WORKERS) if gpus else cores
+        if device == "auto" and gpus > 1:
+            found.append(f"device=cuda:{number % gpus}")
+    if cores and settings.get("workers", "0") == "0":
+        found.append(f"workers={most}")
+    return found
 
 
 def main() -> int:
