@@ -106,7 +106,7 @@ class StoredScores(Objective):
             versions.append(get_proxy(name).version if find_aggregate(name) is None else 1)
             self._seconds.append(0.0 if np.isnan(found.seconds) else found.seconds)
         if missing:
-            commands = scoring_commands(missing, population, str(reader.store.root))
+            commands = dict.fromkeys(scoring_commands((population, key) for key in missing).values())
             raise HarnessError(
                 f"the store {reader.store.root} lacks scores of population {population}: run\n  "
                 + "\n  ".join(commands)
