@@ -115,6 +115,9 @@ def test_commands_and_examples(page, project, monkeypatch):
         elif block.language == "python" and page.parent.name == "docs":
             title = re.match(r"# (\w+)\.py\n", block.text)
             name = title[1] if title else f"example_{page.stem}_{number}"
+            compile(block.text, name, "exec")
+            if block.needs:
+                continue
             (project / f"{name}.py").write_text(block.text, encoding="utf-8")
             monkeypatch.delitem(sys.modules, name, raising=False)
             importlib.import_module(name)
