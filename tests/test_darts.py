@@ -42,6 +42,7 @@ from harness.spaces.darts import (
     Genotype,
     decode,
     encode,
+    is_of_darts,
     reductions,
 )
 from harness.spaces.darts_network import Cell, FactorizedReduce, Network, operation
@@ -619,6 +620,14 @@ def test_cells_of_nds_are_read_and_written(text):
     assert SPACE.parse(text.replace("[4, 5, 6]", "[6, 4, 5]").replace(",layers", ", layers")) == text
     assert len(decode(text).normal) == 10
     assert decode(text).reduce_concat[-1] == 6
+
+
+def test_genotypes_of_darts_itself():
+    assert is_of_darts(decode(DARTS_V2))
+    assert is_of_darts(decode(COMPACT))
+    for text in (NASNET, DARTS_V2 + "@channels=16,layers=8", DARTS_V2.replace("[2, 3, 4, 5]", "[4, 5]", 1)):
+        assert not is_of_darts(decode(text))
+    assert not is_of_darts(decode(DARTS_V2.replace("skip_connect", "conv_1x1")))
 
 
 def test_size_behind_a_genotype():

@@ -91,11 +91,17 @@ def _nasbench101(architectures: Sequence[str]) -> Coding:
 
 def _darts(architectures: Sequence[str]) -> Coding:
     """Operation and source of each of a cell's eight edges; one cell where all architectures have equal cells."""
-    both = any(a.normal != a.reduce for a in map(darts.decode, architectures))
+    genotypes = [darts.decode(a) for a in architectures]
+    if not all(map(darts.is_of_darts, genotypes)):
+        raise HarnessError(
+            "search moves in DARTS's own cells, four nodes that are all concatenated, in networks of one size: take a "
+            "benchmark of such, for instance nasbench301"
+        )
+    both = any(genotype.normal != genotype.reduce for genotype in genotypes)
     genes = []
     for cell in ("normal", "reduce")[: 2 if both else 1]:
         for edge in range(2 * darts.NODES):
-            genes.append(Gene(f"{cell}.operation{edge}", TOPOLOGY, darts.OPERATIONS))
+            genes.append(Gene(f"{cell}.operation{edge}", TOPOLOGY, darts.DARTS_OPERATIONS))
             genes.append(Gene(f"{cell}.source{edge}", TOPOLOGY, tuple(range(darts.INPUTS + edge // 2))))
 
     def places(found: Sequence[str]) -> np.ndarray:

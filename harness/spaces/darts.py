@@ -68,7 +68,8 @@ POOLS = (AVG_POOL, *MAX_POOLS)
 SEPARABLE = {SEP3: (2, 1), SEP5: (2, 1), SEP7: (2, 1), DIL3: (1, 2), DIL5: (1, 2), DIL_SEP3: (2, 2)}
 #: A convolution of one row of taps, and then one of a column.
 FACTORISED = (CONV31, CONV71)
-COMPACT = OPERATIONS[1:8]  # NASLib's numbers
+DARTS_OPERATIONS = OPERATIONS[: DIL5 + 1]
+COMPACT = DARTS_OPERATIONS[1:]  # NASLib's numbers
 INPUTS = 2
 NODES = 4  # of DARTS
 NODE_COUNTS = (4, 5)
@@ -97,6 +98,13 @@ class Genotype(NamedTuple):
     def cells(self) -> tuple[tuple[Cell, tuple[int, ...]], ...]:
         """Normal and reduction cell, each with its concat."""
         return (self.normal, self.normal_concat), (self.reduce, self.reduce_concat)
+
+
+def is_of_darts(genotype: Genotype) -> bool:
+    """Whether DARTS could have found it: its operations and nodes, all concatenated, and no size of its own."""
+    cells = all(len(cell) == 2 * NODES and concat == CONCAT for cell, concat in genotype.cells)
+    codes = {code for cell, _ in genotype.cells for code, _ in cell}
+    return cells and codes <= set(range(len(DARTS_OPERATIONS))) and genotype.channels is None
 
 
 def encode(genotype: Genotype) -> str:
@@ -316,7 +324,7 @@ class _Position(NamedTuple):
 def _forms() -> tuple[re.Pattern[str], re.Pattern[str]]:
     """Match DARTS's text as `encode` writes it, with DARTS's operations, and NASLib's compact form; no other text."""
     nodes = range(INPUTS, INPUTS + NODES)
-    names, concat = "|".join(("none", *COMPACT)), re.escape(str(list(nodes)))
+    names, concat = "|".join(DARTS_OPERATIONS), re.escape(str(list(nodes)))
     named = ", ".join(rf"\('(?:{names})', [0-{node - 1}]\)" for node in nodes for _ in range(2))
     numbers = ", ".join(rf"\([0-{node - 1}], [0-{len(COMPACT) - 1}]\)" for node in nodes for _ in range(2))
     own = rf"Genotype\(normal=\[{named}\], normal_concat={concat}, reduce=\[{named}\], reduce_concat={concat}\)"
