@@ -449,8 +449,8 @@ def _retargeted(tables: Sequence[Any], target: str, measurements: Measurements) 
         having = []
         for entry in datasets_of(table):
             try:
-                find_block(table, entry, measurements)
-                having.append(entry)
+                if find_block(table, entry, measurements)[0] is not None:
+                    having.append(entry)
             except UnknownNameError as error:
                 unknown = error
         if having:
