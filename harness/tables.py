@@ -19,7 +19,7 @@ from harness.errors import HarnessError, UnknownNameError
 from harness.measure import BUDGET, FEWEST, Block, Measurements, explain, mean_over_seeds, resamples_for, split_dataset
 from harness.paths import published_csv
 from harness.results import Scores, scoring_commands
-from harness.sheet import WRITERS, Section, Sheet, to_markdown
+from harness.sheet import WRITERS, Section, Sheet
 from harness.store import ScoreKey, ScoreStore
 
 COLUMNS = (
@@ -206,7 +206,8 @@ def _block_cells(
     for row, choice, of_seeds in zip(table.rows, choices_made, samples, strict=True):
         paper, place = row.paper or table.paper, row.paper_table or table.paper_table
         for metric in metrics:
-            printed = published.get((paper, place, row.published_dataset or dataset, row.published or row.proxy, metric))
+            theirs = row.published_dataset or dataset, row.published or row.proxy
+            printed = published.get((paper, place, *theirs, metric))
             cell = Cell(
                 proxy=row.label or row.proxy,
                 dataset=dataset,
@@ -449,8 +450,8 @@ def _retargeted(tables: Sequence[Any], target: str, measurements: Measurements) 
         having = []
         for entry in datasets_of(table):
             try:
-                find_block(table, entry, measurements)
-                having.append(entry)
+                if find_block(table, entry, measurements)[0] is not None:
+                    having.append(entry)
             except UnknownNameError as error:
                 unknown = error
         if having:

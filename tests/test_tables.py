@@ -22,8 +22,8 @@ from harness.aggregates import find_aggregate
 from harness.benchmark import list_benchmarks, load_benchmark
 from harness.config import choices, compose_config, quoted
 from harness.errors import HarnessError, UnknownNameError
-from harness.measure import BUDGET, FEWEST, Measurements, resamples_for, split_dataset
 from harness.learned import LEARNED
+from harness.measure import Measurements, split_dataset
 from harness.proxies import get_proxy
 from harness.store import Row, ScoreKey, ScoreStore
 from harness.tables import COLUMNS, SLACK, Cell, list_tables, load_table, read_published, table_cells, to_csv
@@ -90,7 +90,8 @@ def small(*rows: str, **settings: Any) -> list[str]:
 def test_columns_and_rows(report):
     done, rows, output = report
     assert done.code == 0
-    assert sorted(path.name for path in output.iterdir()) == [f"vkdnw_table1.{kind}" for kind in ("csv", "html", "md", "tex")]
+    written = sorted(path.name for path in output.iterdir())
+    assert written == [f"vkdnw_table1.{kind}" for kind in ("csv", "html", "md", "tex")]
     text = (output / "vkdnw_table1.csv").read_text(encoding="utf-8")
     assert text.splitlines()[0] == ",".join(COLUMNS)
     assert "\r" not in text
@@ -374,7 +375,7 @@ def test_tables_are_listed():
 PAPERS = [name for name in choices("table") if load_table(name).kind == "paper"]
 #: Tables that leave rows of their paper's out on purpose, as their own protocol says.
 PARTIAL = {
-    "vkdnw_seeds": {name for name in ("GRAF", "VKDNW", "VKDNW+ZCS", "VKDNW+ZCS+GRAF")},
+    "vkdnw_seeds": {"GRAF", "VKDNW", "VKDNW+ZCS", "VKDNW+ZCS+GRAF"},
     "vkdnw_ablation_batch": {"VKDNW_single(real,B=-1)"},
 }
 

@@ -1,0 +1,357 @@
+"""Tests of the leaderboard, of seeds in a table, and of the formats that tables are written in."""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import harness
+from harness import cli, tables
+from harness.benchmark import load_benchmark
+from harness.config import compose_config
+from harness.correlation import correlate, sample_many
+from harness.leaderboard import (
+    build_leaderboard,
+    choose_population,
+    entries,
+    gain_places,
+    group_letters,
+    indistinguishable,
+    rows_of,
+)
+from harness.measure import BUDGET, FEWEST, Measurements, mean_over_seeds, resamples_for
+from harness.results import scoring_commands
+from harness.sheet import Section, Sheet, to_html, to_latex, to_markdown
+from harness.store import Row, ScoreKey, ScoreStore
+from harness.tables import Cell, build_table, table_cells
+
+ROOT = Path(harness.__file__).resolve().parents[1]
+BENCHMARK = load_benchmark("nasbench201")
+SAMPLE = "no_dead_ops.sample(60, seed=5)"
+
+
+def append(root: Path, proxy: str, values: Any, inputs: str = "none", seed: int = 0, seconds: float = 0.25) -> None:
+    """Scores of `values` (index -> score) on CIFAR-10."""
+    rows = [Row(i, score, seconds, "ok", 1) for i, score in values.items()]
+    ScoreStore(root).append(ScoreKey("nasbench201", "cifar10", inputs, proxy, seed), rows)
+
+
+def noisy(noise: float, seed: int = 0, population: str = SAMPLE) -> dict[int, float]:
+    """Accuracies of the networks of a population with noise of `noise` percentage points."""
+    accuracies = BENCHMARK.accuracies("cifar10").to_numpy()
+    members = np.unique(BENCHMARK.representatives[BENCHMARK.population(population)])
+    draws = np.random.RandomState(seed).randn(len(members))
+    return {int(i): float(accuracies[i] + noise * draw) for i, draw in zip(members, draws, strict=True)}
+
+
+def board_config(*rows: str, **settings: Any) -> Any:
+    named = ",".join(f"{{proxy: '{row}'}}" for row in rows)
+    settings = {"datasets": "[nasbench201/cifar10]", "populations": f"['{SAMPLE}']", "resamples": 200, **settings}
+    overrides = [f"table.{key}={value}" for key, value in settings.items()]
+    return compose_config("report", ["table=leaderboard", f"table.rows=[{named}]", *overrides]).table
+
+
+# Groups -----------------------------------------------------------------------------------------------------
+
+
+def test_groups_of_a_small_ranking():
+    """a and b are alike, b and c are alike, a and c differ; d differs from all."""
+    same = np.eye(4, dtype=bool)
+    for i, j in ((0, 1), (1, 2)):
+        same[i, j] = same[j, i] = True
+    assert group_letters(np.arange(4), same) == ["a", "a b", "b", "c"]
+    order = np.array([3, 0, 1, 2])
+    assert group_letters(order, same) == ["b", "b c", "c", "a"]
+    assert group_letters(np.arange(3), np.ones((3, 3), dtype=bool)) == ["a", "a", "a"]
+
+
+def test_differences_that_resamples_do_not_tell_apart():
+    rng = np.random.RandomState(0)
+    shared = rng.randn(400) * 0.05
+    own = rng.randn(4, 400) * 0.01
+    values = np.array([0.60, 0.595, 0.50, 0.50])
+    resampled = values[:, None] + shared + own
+    resampled[3] = resampled[2]  # the same proxy twice
+    same = indistinguishable(values, resampled)
+    # Unpaired, 0.60 +- 0.05 and 0.50 +- 0.05 would overlap.
+    assert same.tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
+    assert indistinguishable(np.array([0.5]), resampled[:1]).tolist() == [[True]]
+
+
+def test_the_family_of_comparisons_errs_rarely():
+    """Ten proxies of equal worth: in about 5% of tables some pair is set apart; uncorrected it would be in most."""
+    wrong = 0
+    for trial in range(60):
+        rng = np.random.RandomState(trial)
+        resampled = rng.randn(10, 300)
+        wrong += not indistinguishable(rng.randn(10), resampled).all()
+    assert wrong <= 9  # Binomial(60, 0.05) is above 9 with a chance of 0.1%
+
+
+# The board --------------------------------------------------------------------------------------------------
+
+
+def test_figures_ranks_and_costs(tmp_path):
+    for place, (name, noise) in enumerate((("synflow", 0.1), ("zen", 5.0), ("meco", 500.0))):
+        append(tmp_path, name, noisy(noise, place), seconds=0.5 * (place + 1))
+    cells, sheet = build_leaderboard(board_config("zen", "synflow", "meco", "logsynflow"), measurements(tmp_path))
+    found = {(cell.benchmark, cell.proxy, cell.metric): cell for cell in cells}
+    members = BENCHMARK.population(SAMPLE)
+    accuracies = BENCHMARK.accuracies("cifar10").to_numpy()[members]
+    for place, (name, noise) in enumerate((("synflow", 0.1), ("zen", 5.0), ("meco", 500.0))):
+        scores = noisy(noise, place)
+        own = [scores[int(i)] for i in BENCHMARK.representatives[members]]
+        expected = correlate(own, accuracies, ["kendall", "top_1%", "ndcg_6", "regret_10"], resamples=200)
+        for metric, estimate in expected.estimates.items():
+            cell = found["nasbench201", name, metric]
+            assert (cell.ours, cell.ci_low, cell.ci_high) == (estimate.value, estimate.low, estimate.high)
+            assert cell.n == 60
+        assert found["nasbench201", name, "kendall"].rank == place + 1
+        assert found["nasbench201", name, "seconds"].ours == pytest.approx(0.5 * (place + 1))
+        assert found["all", name, "rank by kendall"].ours == place + 1
+    assert found["nasbench201", "synflow", "kendall"].group == "a"
+    assert "a" not in found["nasbench201", "meco", "kendall"].group
+    lacking = found["nasbench201", "logsynflow", "all"]
+    assert lacking.ours is None
+    assert '`harness score benchmark=nasbench201 dataset=cifar10 "proxies=[logsynflow]"' in lacking.note
+    assert found["all", "logsynflow", "rank"].note == "not computed: not on nasbench201/cifar10"
+    text = to_markdown(sheet)
+    assert [line.split(" | ")[0] for line in text.splitlines() if re.match(r"\| (syn|zen|mec|log)", line)] == 2 * [
+        "| synflow", "| zen", "| meco", "| logsynflow",
+    ]  # fmt: skip
+
+
+def measurements(root: Path) -> Measurements:
+    return Measurements(ScoreStore(root))
+
+
+def test_one_population_a_dataset(tmp_path):
+    """That over which at least half are complete: the other proxy is not computed, though it has a sample's scores."""
+    small = "no_dead_ops.sample(30, seed=1)"
+    assert choose_population({"all": {"a"}, "sample": {"a", "b", "c"}}) == "sample"
+    assert choose_population({"all": {"a", "b"}, "sample": {"a", "b", "c"}}) == "all"
+    assert choose_population({"all": set(), "sample": set()}) == ""
+    for name in ("synflow", "zen"):
+        append(tmp_path, name, noisy(1.0) | noisy(1.0, population=small))
+    append(tmp_path, "meco", noisy(1.0, population=small))
+    table = board_config("synflow", "zen", "meco", populations=f"['{SAMPLE}', '{small}', nowhere]")
+    cells, _ = build_leaderboard(table, measurements(tmp_path))
+    assert {cell.population for cell in cells if cell.benchmark == "nasbench201"} == {SAMPLE}
+    assert {cell.proxy: cell.n for cell in cells if cell.metric in ("kendall", "all")} == {
+        "synflow": 60, "zen": 60, "meco": 0,
+    }  # fmt: skip
+
+
+def test_noise_stands_in_for_images_and_says_so(tmp_path):
+    append(tmp_path, "snip", noisy(1.0), inputs="random")
+    append(tmp_path, "naswot", noisy(1.0), inputs="cifar10")
+    append(tmp_path, "naswot", noisy(9.0), inputs="random")
+    cells, _ = build_leaderboard(board_config("snip", "naswot"), measurements(tmp_path))
+    found = {cell.proxy: cell for cell in cells if cell.metric == "kendall"}
+    assert (found["snip"].inputs, found["naswot"].inputs) == ("random", "cifar10")
+    assert "on noise" in found["snip"].note
+    assert found["naswot"].note == ""
+
+
+def test_every_proxy_and_dataset_joins_by_itself():
+    table = compose_config("report", ["table=leaderboard"]).table
+    names = {row.proxy for row in rows_of(table)}
+    assert names >= {"flops", "synflow", "vkdnw", "vkdnw_agg", "az_nas", "te_nas", "sed"}
+    assert {"nasbench201/cifar100", "nasbench101/cifar10", "macro/cifar10"} <= set(entries(table))
+    assert (gain_places(9445), gain_places(725), gain_places(5)) == (1000, 72, 1)
+
+
+def test_a_dataset_without_accuracies_says_why(tmp_path, monkeypatch):
+    def refuse(*_: Any) -> None:
+        raise harness.HarnessError("comes without accuracies: `harness import nasbench201 PATH`")
+
+    append(tmp_path, "synflow", noisy(1.0))
+    monkeypatch.setattr(BENCHMARK, "accuracies", refuse)
+    cells, sheet = build_leaderboard(board_config("synflow"), measurements(tmp_path))
+    assert cells == []
+    assert "harness import nasbench201 PATH" in to_markdown(sheet)
+    folders = [f"store={tmp_path}", f"output={tmp_path / 'out'}"]
+    settings = ["table=vkdnw_table1", *folders, "table.rows=[{proxy: synflow}]"]
+    assert cli.main(["report", *settings]) == 0
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "vkdnw_table1.csv").read_text())))
+    assert {row["ours"] for row in rows} == {"not computed"}
+    assert all("harness import nasbench201 PATH" in row["note"] for row in rows)
+    assert cli.main(["report", *settings, "strict=true"]) == 1
+
+
+# Seeds ------------------------------------------------------------------------------------------------------
+
+
+def seeded(**settings: Any) -> Any:
+    overrides = [f"table.{key}={value}" for key, value in settings.items()]
+    rows = "table.rows=[{proxy: zen, published: ZenNAS}, {proxy: flops}]"
+    return compose_config("report", ["table=vkdnw_seeds", rows, f"table.populations=['{SAMPLE}']", *overrides]).table
+
+
+def test_a_mean_over_seeds(tmp_path):
+    append(tmp_path, "flops", noisy(3.0))
+    for seed in range(3):
+        append(tmp_path, "zen", noisy(5.0, seed), seed=seed)
+    table = seeded(seeds="[0, 1, 2]", metrics="[kendall]", resamples=100)
+    zen, flops = table_cells(table, measurements(tmp_path))
+    members = BENCHMARK.population(SAMPLE)
+    accuracies = BENCHMARK.accuracies("cifar10").to_numpy()[members]
+    columns = {
+        str(seed): [noisy(5.0, seed)[int(i)] for i in BENCHMARK.representatives[members]] for seed in range(3)
+    }
+    samples = sample_many(columns, accuracies, "kendall", 100)
+    taus = [sample.values["kendall"] for sample in samples.values()]
+    assert zen.ours == pytest.approx(np.mean(taus))
+    assert zen.seed_std == pytest.approx(np.std(taus, ddof=1))
+    means = np.mean([sample.resampled["kendall"] for sample in samples.values()], axis=0)
+    assert (zen.ci_low, zen.ci_high) == tuple(np.quantile(means, (0.025, 0.975)))
+    assert zen.seeds == 3
+    assert zen.missing == ()
+    # A count draws nothing: one seed says it all.
+    assert (flops.seeds, flops.seed_std, flops.missing) == (1, None, ())
+    assert mean_over_seeds(list(samples.values()), "kendall")[2] == zen.seed_std
+
+
+def test_never_a_mean_over_the_seeds_that_are_there(tmp_path):
+    append(tmp_path, "flops", noisy(3.0))
+    for seed in (0, 2):
+        append(tmp_path, "zen", noisy(5.0, seed), seed=seed)
+    many = table_cells(seeded(seeds="[0, 1, 2]", metrics="[kendall]"), measurements(tmp_path))[0]
+    one = table_cells(seeded(seeds="[0]", metrics="[kendall]"), measurements(tmp_path))[0]
+    assert many.ours == one.ours
+    assert (many.seeds, many.seed_std) == (1, None)
+    assert [key.seed for _, key in many.missing] == [1]
+    assert "seed 0 alone" in many.note
+    assert "seed=1" in many.note
+
+
+# Commands, resamples, formats -------------------------------------------------------------------------------
+
+
+def test_commands_cover_all_that_is_missing():
+    def key(proxy: str, inputs: str, seed: int = 0) -> ScoreKey:
+        return ScoreKey("nasbench201", "cifar10", inputs, proxy, seed)
+
+    missing = [("all", key("snip", "cifar10")), ("all", key("zen", "none")), ("all", key("vkdnw", "random"))]
+    missing += [(SAMPLE, key("zen", "none")), ("all", key("vkdnw", "random", 1))]
+    commands = scoring_commands(missing)
+    assert set(commands) == set(missing)
+    assert commands[missing[1]] == commands[missing[2]]
+    assert len(set(commands.values())) == 4
+    assert 'inputs=cifar10 inputs.path=DATA "proxies=[snip]"' in commands[missing[0]]
+
+
+def test_fewer_resamples_on_large_populations():
+    assert resamples_for(1000, 1000) == 1000
+    assert resamples_for(BUDGET // 100, 1000) == 100
+    assert resamples_for(423_624, 1000) == FEWEST
+    assert resamples_for(423_624, 20) == 20
+
+
+class Balanced(html.parser.HTMLParser):
+    """Refuses tags that are not closed in order, and anything to load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        assert not {"src", "href"} & {name for name, _ in attrs}
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_formats_escape_what_they_must():
+    sheet = Sheet("A & B_1: 50%", ["A **bold** `a_b \"c\"` <word>."])
+    mark = sheet.mark("why: `x_y`")
+    sheet.sections.append(Section("cifar10", ["proxy", "n", "notes"], [["**a|b_c**", "7", mark]]))
+    markdown, latex, page = to_markdown(sheet), to_latex(sheet), to_html(sheet)
+    assert "| **a\\|b_c** | 7 | [1] |" in markdown
+    assert r"\textbf{a\textbar{}b\_c} & 7 & {[}1{]} \\" in latex
+    assert r"\begin{tabular}{lrl}" in latex
+    assert all(f"\\{rule}" in latex for rule in ("toprule", "midrule", "bottomrule"))
+    plain = latex.replace(r"\{", "").replace(r"\}", "")
+    assert plain.count("{") == plain.count("}")
+    assert not re.search(r"(?<!\\)[_%&#](?![^\n]*\\\\)", latex.split("\n", 1)[1])
+    parser = Balanced()
+    parser.feed(page)
+    assert parser.open == []
+    assert "<b>bold</b> <code>a_b &quot;c&quot;</code> &lt;word&gt;." in page
+    assert '<th scope="row" class="left"><b>a|b_c</b></th><td>7</td>' in page
+
+
+def test_tables_of_a_target_have_names_of_their_own(tmp_path):
+    append(tmp_path, "flops", noisy(1.0))
+    settings = [f"table.populations=['{SAMPLE}']", "table.rows=[{proxy: flops, published: FLOPs}]", "table.resamples=9"]
+    paths = [f"store={tmp_path}", f"output={tmp_path / 'out'}"]
+    assert cli.main(["report", "table=vkdnw_table1", "target=test_12ep", *settings, *paths]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        f"vkdnw_table1--test_12ep.{kind}" for kind in ("csv", "md", "tex", "html")
+    }
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "vkdnw_table1--test_12ep.csv").read_text())))
+    assert {row["published"] for row in rows} == {""}
+    assert rows[0]["ours"] != "not computed"
+
+
+def test_a_target_that_no_table_has(tmp_path, capsys):
+    assert cli.main(["report", "target=test_13ep", f"store={tmp_path}", f"output={tmp_path}"]) == 2
+    assert "did you mean 'test_12ep'" in capsys.readouterr().err
+
+
+def test_unknown_kind_of_table(tmp_path, capsys):
+    assert cli.main(["report", "table=leaderboard", "table.kind=leaderbord", f"output={tmp_path}"]) == 2
+    assert "did you mean 'leaderboard'" in capsys.readouterr().err
+
+
+def test_the_same_bytes_in_another_process_with_another_hash_seed(tmp_path):
+    for name in ("synflow", "zen"):
+        append(tmp_path / "scores", name, noisy(2.0, len(name)))
+    rows = "table.rows=[{proxy: zen},{proxy: synflow},{proxy: 'log_rank_sum(zen, synflow)'},{proxy: naswot}]"
+    settings = [rows, "table.datasets=[nasbench201/cifar10]", f"table.populations=['{SAMPLE}']", "table.resamples=50"]
+    written = []
+    for seed in ("1", "2"):
+        output = tmp_path / seed
+        done = subprocess.run(
+            [sys.executable, "-m", "harness.cli", "report", "table=leaderboard", *settings,
+             f"store={tmp_path / 'scores'}", f"output={output}"],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed},
+            cwd=tmp_path, capture_output=True, text=True, timeout=600,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        written.append({path.name: path.read_bytes() for path in output.iterdir()})
+    assert written[0] == written[1]
+    assert len(written[0]) == 4
+
+
+def test_figures_do_not_depend_on_what_was_asked_before(tmp_path):
+    """Measurements are kept for all tables of a report: the second table has the figures that it has alone."""
+    for name in ("synflow", "zen"):
+        append(tmp_path, name, noisy(2.0, len(name)))
+    table = compose_config(
+        "report",
+        ["table=vkdnw_table1", "table.rows=[{proxy: zen},{proxy: synflow}]", "table.datasets=[cifar10]",
+         f"table.populations=['{SAMPLE}']", "table.resamples=60"],
+    ).table  # fmt: skip
+    alone = build_table(table, measurements(tmp_path))[0]
+    shared = measurements(tmp_path)
+    build_table(board_config("zen", "synflow", resamples=60), shared)
+    assert build_table(table, shared)[0] == alone
+
+
+def test_a_cell_without_a_figure_is_never_blank():
+    cell = tables.not_computed(Cell("a", "cifar10", "kendall", 0, None, 0.0, 0.0, 0.5, "why not"), "needs more")
+    assert cell.note == "not computed: needs more; why not"
+    assert tables.to_csv([cell]).splitlines()[1].split(",")[6] == "not computed"
