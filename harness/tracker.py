@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.benchmark import load_benchmark
-from harness.correlation import correlate
 from harness.errors import HarnessError, UnknownNameError
-from harness.results import Reader
 from harness.store import ScoreStore
 
 if TYPE_CHECKING:
@@ -39,6 +37,9 @@ def correlations_of(job: Job) -> tuple[dict[str, Any], dict[str, float]]:
     They are taken over the run's population and the benchmark's default accuracies. A proxy of which the store lacks
     a score there, as in one shard of several, has none.
     """
+    from harness.correlation import correlate  # scipy, which scoring does without
+    from harness.results import Reader
+
     benchmark = load_benchmark(job.benchmark)
     reader = Reader(ScoreStore(job.store), benchmark)
     members = benchmark.population(job.population)[: job.limit]

@@ -264,24 +264,24 @@ def benchmark_facts(benchmark: Benchmark, found: Sequence[Board]) -> dict[str, A
     card = benchmark.card
     datasets = []
     for name, dataset in benchmark.datasets.items():
-        accuracies = benchmark.accuracies(name).dropna()
-        datasets.append(
-            {
-                "name": name,
-                "classes": dataset.classes,
-                "resolution": dataset.resolution,
-                "targets": list(card["targets"][name]),
+        facts = {"name": name, "classes": dataset.classes, "resolution": dataset.resolution}
+        if benchmark.has_accuracies:
+            accuracies = benchmark.accuracies(name).dropna()
+            facts["targets"] = list(benchmark.targets(name))
+            facts |= {
                 "least": f"{accuracies.min():.2f}",
                 "median": f"{accuracies.median():.2f}",
                 "most": f"{accuracies.max():.2f}",
             }
-        )
+        else:
+            facts |= {"targets": ["by import"], "least": "–", "median": "–", "most": "–"}
+        datasets.append(facts)
     return {
         "name": benchmark.name,
         "title": card["title"],
         "space": card["space"],
         "rows": len(benchmark),
-        "default_target": card["default_target"],
+        "default_target": card.get("default_target", "–"),
         "datasets": datasets,
         "populations": list(benchmark.space.populations),
         "scored": [board.dataset for board in found if board.benchmark is benchmark],
