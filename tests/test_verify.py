@@ -409,10 +409,14 @@ def test_leftovers_of_a_table_fail_and_text_by_hand_does_not(tables, tmp_path, m
     from harness.verify import tables as module
 
     monkeypatch.setattr(module, "build_tables", lambda config: (Path(config.output) / "a.csv").write_text("a\n"))
-    for name in ("a.csv", "b.csv", "notes.md"):
+    for name in ("a.csv", "b.csv", "notes.md", "search_tabular_trajectory.csv"):
         (tmp_path / name).write_text("a\n")
     findings = guard("tables", f"tables={tmp_path}")
-    assert [(Path(f.subject.split()[1]).name, f.verdict) for f in findings] == [("a.csv", "ok"), ("b.csv", "FAILS")]
+    assert [(Path(f.subject.split()[1]).name, f.verdict) for f in findings] == [
+        ("a.csv", "ok"),
+        ("b.csv", "FAILS"),
+        ("search_tabular_trajectory.csv", "note"),
+    ]
 
 
 def test_no_folder_of_tables_is_a_mistake(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from harness.config import compose_config
+from harness.config import choices, compose_config
 from harness.errors import HarnessError
 from harness.findings import Finding
 from harness.tables import build_tables
@@ -19,7 +19,8 @@ from harness.tables import build_tables
 def check_tables(config: Any) -> Iterator[Finding]:
     """Build all tables, or `config.table`, as `harness report` does, and compare each file with the committed one.
 
-    Markdown that the report does not write is text by hand and left alone; any other file that it does not write
+    What a study of searches wrote is only named: searches take minutes, and some are limited by time. Other Markdown
+    that the report does not write is text by hand and left alone; any other file that it does not write
     is a leftover of a table that is gone.
     """
     committed = Path(config.tables)
@@ -33,6 +34,7 @@ def check_tables(config: Any) -> Iterator[Finding]:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             build_tables(report)
         rebuilt = {str(path.relative_to(folder)): path.read_bytes() for path in _files(Path(folder))}
+    studies = choices("study")
     stored = {str(path.relative_to(committed)): path.read_bytes() for path in _files(committed)}
     for name in sorted({*rebuilt, *stored}):
         subject = f"table {committed / name}"
@@ -44,6 +46,8 @@ def check_tables(config: Any) -> Iterator[Finding]:
                 yield Finding(subject, "FAILS", difference)
             else:
                 yield Finding(subject, "ok", "re-derived from the stored scores, equal in every byte")
+        elif study := next((study for study in studies if Path(name).stem in (study, f"{study}_trajectory")), None):
+            yield Finding(subject, "note", f"not re-derived: written by `harness search study={study}`")
         elif not config.table and not name.endswith(".md"):
             yield Finding(subject, "FAILS", "no table of conf/table writes it: remove it")
 
