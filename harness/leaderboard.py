@@ -59,8 +59,8 @@ def rows_of(table: Any) -> list[Any]:
     """The table's rows: every proxy and aggregate of this package where it names none."""
     if table.rows:
         return list(table.rows)
-    own = [name for name, cls in available().items() if cls.__module__.startswith("harness.")]
-    return [RowConfig(proxy=name) for name in sorted([*own, *AGGREGATES])]
+    own = {name: cls.caveat for name, cls in available().items() if cls.__module__.startswith("harness.")}
+    return [RowConfig(proxy=name, note=own.get(name, "")) for name in sorted([*own, *AGGREGATES])]
 
 
 @dataclass
@@ -308,7 +308,7 @@ def _overall(rows: Sequence[Any], boards: Sequence[Board]) -> tuple[list[Cell], 
     cells = []
     for row in rows:
         label = _label(row)
-        empty = Cell(label, "all", "rank", 0, None, math.nan, math.nan, None, "", benchmark="all")
+        empty = Cell(label, "all", "rank", 0, None, math.nan, math.nan, None, row.note, benchmark="all")
         if label not in labels:
             absent = ", ".join(board.name for board in counting if label not in board.samples)
             cells.append(not_computed(empty, f"not on {absent}"))

@@ -35,6 +35,8 @@ class Proxy(ABC):
     tolerance: ClassVar[float] = 1e-3
     #: Whether the score is a sum that cancels: its deviation counts relative to the median of |score| if that is more.
     cancels: ClassVar[bool] = False
+    #: What has to be said wherever its figures stand, as of a definition that is not the authors'.
+    caveat: ClassVar[str] = ""
 
     @abstractmethod
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:

@@ -54,6 +54,7 @@ class Sed(Proxy):
         "Wu et al., Zero-Shot NAS via the Suppression of Local Entropy Decrease (arXiv 2411.06236)"
     )
     inputs: ClassVar[str] = "none"
+    caveat: ClassVar[str] = "a reconstruction from the paper's propositions, not the authors' numbers"
     random: ClassVar[bool] = False
 
     part: str = "all"

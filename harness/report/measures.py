@@ -187,6 +187,8 @@ def boards(store: ScoreStore) -> list[Board]:
     found = []
     for name in list_benchmarks():
         reader = Reader(store, load_benchmark(name))
+        if not reader.benchmark.has_accuracies:
+            continue
         found += [Board(reader, dataset) for dataset in reader.benchmark.datasets if (name, dataset) in stored]
     return found
 
@@ -300,10 +302,11 @@ def leaderboard_rows(board: Board, metrics: Sequence[str], estimates: Estimates)
     for entry, names in board.complete.items():
         for name in names:
             by_population.setdefault(name, {})[entry] = board.series(entry, name)
+    figure = board.benchmark.target(board.dataset)
     rows = []
     for population in board.populations:
         found = by_population.get(population, {})
-        given = [m for m in metrics if not (m.startswith("ndcg") and is_sample(population))]
+        given = [m for m in metrics if figure.admits(m) and not (m.startswith("ndcg") and is_sample(population))]
         if not found or not given:
             continue
         columns = {entry: one.scores for entry, one in found.items()}

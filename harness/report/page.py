@@ -9,7 +9,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,12 +157,18 @@ class Points:
                 "datasets": {
                     name: {
                         "accuracy": [_rounded(v, 2) for v in one.accuracies[self._draw(benchmark.name, one)]],
-                        "chance": [[p, _rounded(v)] for p, v in chance_curve(one.accuracies)],
+                        "chance": _curve(benchmark, name, lambda one=one: chance_curve(one.accuracies)),
                     }
                     for name, one in datasets.items()
                 },
             }
         return found
+
+
+def _curve(benchmark: Benchmark, dataset: str, curve: Callable[[], list[tuple[int, float]]]) -> list[list[float]]:
+    """nDCG_P over P; empty where the benchmark's figures are no percentages."""
+    admitted = benchmark.target(dataset).admits("ndcg_1")
+    return [[p, _rounded(v)] for p, v in curve()] if admitted else []
 
 
 def proxy_data(name: str, found: Sequence[Board], points: Points, estimates: Estimates) -> list[dict[str, Any]]:
@@ -199,7 +205,7 @@ def _chart(board: Board, entry: Entry, series: Series, points: Points, estimates
             }
             for metric, one in quality.items()
         ],
-        "ndcg": [[p, _rounded(v)] for p, v in ndcg_curve(series.scores, series.accuracies)],
+        "ndcg": _curve(board.benchmark, board.dataset, lambda: ndcg_curve(series.scores, series.accuracies)),
         "bands": [[one.name, one.n, [_rounded(v) for v in dataclasses.astuple(one.estimate)]] for one in bands],
         "seeds": {
             "population": population,

@@ -384,6 +384,9 @@ def _matrix(c: Comparison) -> dict[str, Figure]:
 
 
 def _ndcg(c: Comparison) -> dict[str, Figure]:
+    if not c.board.benchmark.target(c.board.dataset).admits("ndcg_1"):
+        print("  no plot `ndcg`: the figures of this dataset are no percentages", file=sys.stderr)
+        return {}
     curves = {title: ndcg_curve(scores, c.accuracies) for title, scores in c.scores.items()}
     return {"ndcg": ndcg(c.where(), curves, chance_curve(c.accuracies))}
 

@@ -487,6 +487,10 @@
 
     function drawCurve(chart, chance) {
       const figure = part("ndcg");
+      if (!chart.ndcg.length) {
+        figure.replaceChildren(html("figcaption", {}, "No nDCG: the figures of this dataset are no percentages."));
+        return;
+      }
       const values = chart.ndcg.map(([p]) => p);
       const x = scale(values, { log: true });
       const y = scale([], { range: [0, 1], count: 5 });
