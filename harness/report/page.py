@@ -91,6 +91,7 @@ def leaderboard_data(rows: Iterable[Mapping[str, Any]], found: Sequence[Board], 
         board = by_place[line["benchmark"], line["dataset"]]
         entry = Entry(line["proxy"], line["inputs"])
         line["page"] = slug(entry.family)
+        line["caveat"] = getattr(available().get(entry.family), "caveat", "")
         line["title"] = entry.title(board.dataset)
         line["default"] = entry.is_default(board.dataset)
     return {

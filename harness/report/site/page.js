@@ -310,7 +310,7 @@
       const ends = rows.flatMap((row) => row.metrics[metric.name]?.slice(0, 3) ?? []).filter((value) => value !== null);
       return metric.name.startsWith("regret") ? [0, Math.max(...ends, 1)] : [Math.min(0, ...ends), 1];
     }
-    const nameCell = (row) => html("th", { scope: "row" }, html("a", { href: `${root}proxies/${row.page}.html` }, ...breakable(row.title)));
+    const nameCell = (row) => html("th", { scope: "row" }, html("a", { href: `${root}proxies/${row.page}.html` }, ...breakable(row.title)), row.caveat ? html("small", {}, ` ${row.caveat}`) : null);
     function metricCell(row, metric) {
       const found = row.metrics[metric.name];
       if (!found) return html("td", { class: "none", title: "a cut-off means another thing on a sample: given for whole populations" }, "–");
