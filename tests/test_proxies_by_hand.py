@@ -1278,3 +1278,19 @@ def test_every_registered_proxy_is_worked_out_by_hand():
     assert not missing, f"no test here works out {', '.join(missing)}"
     assert not EXCLUDED & COVERED
     assert own >= COVERED | EXCLUDED, "a name that is tested here is registered no more"
+
+
+def test_a_tensor_written_in_place_is_read_anew():
+    """A residual sum in place leaves the tensor that a ReLU read before the object that another reads after."""
+    import torch
+
+    from harness.probes.base import OncePerTensor
+
+    calls = []
+    once = OncePerTensor(lambda tensor: calls.append(1) or float(tensor.sum()))
+    values = torch.ones(3)
+    assert (once(values), once(values), len(calls)) == (3.0, 3.0, 1)
+    values += 1
+    assert (once(values), len(calls)) == (6.0, 2)
+    assert once(values.clone()) == 6.0
+    assert len(calls) == 3

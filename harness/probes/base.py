@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -156,6 +157,21 @@ def by_image(values: torch.Tensor) -> torch.Tensor:
     if values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last):
         values = values.permute(0, 2, 3, 1)
     return values.flatten(1)
+
+
+class OncePerTensor:
+    """Computes a value once for a tensor that several modules read, as the operations of a cell's node do."""
+
+    def __init__(self, compute: Callable[[torch.Tensor], Any]):
+        self._compute = compute
+        self._known: dict[int, tuple[weakref.ref, int, Any]] = {}
+
+    def __call__(self, tensor: torch.Tensor) -> Any:
+        known = self._known.get(id(tensor))
+        # An id may be used again after its tensor is gone, and a tensor may be written to in place.
+        if known is None or known[0]() is not tensor or known[1] != tensor._version:
+            known = self._known[id(tensor)] = (weakref.ref(tensor), tensor._version, self._compute(tensor))
+        return known[2]
 
 
 def by_channel(values: torch.Tensor) -> torch.Tensor:

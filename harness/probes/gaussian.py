@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from harness.probes.base import Probe, Subject, Unscorable, activations, by_image, finite_logits, hooked
+from harness.probes.base import (
+    OncePerTensor,
+    Probe,
+    Subject,
+    Unscorable,
+    activations,
+    by_image,
+    finite_logits,
+    hooked,
+)
 
 
 @dataclass(frozen=True)
@@ -78,11 +87,16 @@ class UnitPatterns(Probe):
         network = subject.network
         met = torch.zeros(2**self.batch_size, dtype=torch.bool, device=subject.device)
 
+        def mark(values):
+            active = (by_image(values) > 0).float()
+            place = 2.0 ** torch.arange(len(active), device=active.device)
+            met[(place @ active).long()] = True  # sums of powers of two below 2^24 are exact
+
+        once = OncePerTensor(mark)
+
         def keep(module, args, output):
             if output.ndim == 4:
-                active = (by_image(output) > 0).float()
-                place = 2.0 ** torch.arange(len(active), device=active.device)
-                met[(place @ active).long()] = True  # sums of powers of two below 2^24 are exact
+                once(args[0])
 
         counts = []
         hooks = [(module, keep) for module in activations(network).values()]

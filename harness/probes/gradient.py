@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from harness.probes.base import Probe, Subject, activations, by_image, finite_logits, gradients, hooked, weight_layers
+from harness.probes.base import (
+    OncePerTensor,
+    Probe,
+    Subject,
+    activations,
+    by_image,
+    finite_logits,
+    gradients,
+    hooked,
+    weight_layers,
+)
 
 
 @dataclass(frozen=True)
@@ -119,7 +128,7 @@ class _Watch:
         self._relus = activations(network) if "relu_kernels" in wanted else {}
         self._kernels: dict[str, dict[str, list]] = {"relu": {}, "layer": {}}
         self._source: dict[str, str] = {}  # weight layer -> the ReLU that feeds it
-        self._read: dict[int, tuple[weakref.ref, Any]] = {}  # id of a tensor -> the tensor, its kernel
+        self._kernel = OncePerTensor(_agreement)
         self._written: dict[int, str] = {}  # address of a ReLU's output, which the graph keeps alive -> ReLU
         self._fisher: dict[str, list] = {name: [] for name in layers}
         self._watching = False
@@ -147,13 +156,6 @@ class _Watch:
                 self._written[output.data_ptr()] = name
 
         return hook
-
-    def _kernel(self, values: Any) -> Any:
-        """The kernel of a tensor, computed once for all ReLUs that read it, as those of a cell's node do."""
-        known = self._read.get(id(values))
-        if known is None or known[0]() is not values:  # an address may be used again after its tensor is gone
-            known = self._read[id(values)] = (weakref.ref(values), _agreement(values.detach()))
-        return known[1]
 
     def _feeder(self, name: str) -> Callable:
         def hook(module, args, output):
@@ -216,7 +218,7 @@ def _agreement(values: Any) -> Any:
     """
     import torch
 
-    units = by_image(values)
+    units = by_image(values.detach())
     codes = torch.empty(units.shape, dtype=torch.float32, device=units.device)
     torch.gt(units, 0, out=codes)
     common = (codes @ codes.T).double()
