@@ -174,4 +174,3 @@ def mean_over_seeds(samples: Sequence[Sample], metric: str) -> tuple[float, np.n
     values = np.array([sample.values[metric] for sample in samples])
     resampled = np.mean([sample.resampled[metric] for sample in samples], axis=0)
     return float(values.mean()), resampled, float(values.std(ddof=1)) if len(samples) > 1 else None
-

@@ -7,6 +7,7 @@ proxies were asked for.
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -282,7 +283,22 @@ def _start_worker(job: Job) -> None:
     import torch
 
     torch.set_num_threads(1)
+    _keep_freed_memory()
     _scorer = Scorer(job)
+
+
+def _keep_freed_memory() -> None:
+    """Let this process hold what it frees: pages given back after each pass are faulted in again by the next.
+
+    For glibc; other C libraries have no such setting.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    trim_threshold, mmap_threshold = -1, -3
+    mallopt(trim_threshold, 2**31 - 1)
+    mallopt(mmap_threshold, 32 * 2**20)
 
 
 def _score_chunk(chunk: list[tuple[int, list[str]]]) -> list[tuple[str, Row]]:

@@ -266,9 +266,7 @@ def _computed(cell: Cell, metric: str, of_seeds: Sequence[Sample], choice: _Choi
     )
 
 
-def _measured(
-    table: Any, block: Block, metrics: Sequence[str], choices_made: Sequence[_Choice]
-) -> list[list[Sample]]:
+def _measured(table: Any, block: Block, metrics: Sequence[str], choices_made: Sequence[_Choice]) -> list[list[Sample]]:
     """The samples of each row, one a seed. nDCG is left out on all populations but the row's first."""
     columns = [[block.column(choice.population, scores) for scores in choice.scores] for choice in choices_made]
     whole = [

@@ -206,9 +206,7 @@ def test_a_mean_over_seeds(tmp_path):
     zen, flops = table_cells(table, measurements(tmp_path))
     members = BENCHMARK.population(SAMPLE)
     accuracies = BENCHMARK.accuracies("cifar10").to_numpy()[members]
-    columns = {
-        str(seed): [noisy(5.0, seed)[int(i)] for i in BENCHMARK.representatives[members]] for seed in range(3)
-    }
+    columns = {str(seed): [noisy(5.0, seed)[int(i)] for i in BENCHMARK.representatives[members]] for seed in range(3)}
     samples = sample_many(columns, accuracies, "kendall", 100)
     taus = [sample.values["kendall"] for sample in samples.values()]
     assert zen.ours == pytest.approx(np.mean(taus))
@@ -275,7 +273,7 @@ class Balanced(html.parser.HTMLParser):
 
 
 def test_formats_escape_what_they_must():
-    sheet = Sheet("A & B_1: 50%", ["A **bold** `a_b \"c\"` <word>."])
+    sheet = Sheet("A & B_1: 50%", ['A **bold** `a_b "c"` <word>.'])
     mark = sheet.mark("why: `x_y`")
     sheet.sections.append(Section("cifar10", ["proxy", "n", "notes"], [["**a|b_c**", "7", mark]]))
     markdown, latex, page = to_markdown(sheet), to_latex(sheet), to_html(sheet)

@@ -19,6 +19,9 @@ from harness.probes.base import (
     weight_layers,
 )
 
+#: Units whose codes a processor works on at once: those of 64 images stay in its cache.
+CACHED_UNITS = 2048
+
 
 @dataclass(frozen=True)
 class GradientPass(Probe):
@@ -219,11 +222,16 @@ def _agreement(values: Any) -> Any:
     import torch
 
     units = by_image(values.detach())
-    codes = torch.empty(units.shape, dtype=torch.float32, device=units.device)
-    torch.gt(units, 0, out=codes)
-    common = (codes @ codes.T).double()
+    count = units.shape[1]
+    step = min(count, CACHED_UNITS) if units.device.type == "cpu" else count
+    held = torch.empty(len(units), step, device=units.device)
+    common = torch.zeros(len(units), len(units), device=units.device)
+    for part in units.split(step, dim=1):
+        codes = torch.gt(part, 0, out=held[:, : part.shape[1]])
+        common.addmm_(codes, codes.T)
+    common = common.double()
     active = common.diagonal()
-    return (units.shape[1] - active[:, None]) - active[None, :] + 2 * common
+    return (count - active[:, None]) - active[None, :] + 2 * common
 
 
 def _fisher(output: Any, grad: Any) -> Any:
