@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from harness.benchmark import Benchmark, list_benchmarks, load_benchmark
 from harness.errors import HarnessError
 from harness.probes.base import Subject
+from harness.probes.gaussian import PerturbationPass
 from harness.probes.topology import Topology
 from harness.registry import discover
 from harness.spaces.base import Space
@@ -171,3 +173,32 @@ def test_thin_networks_and_stages(benchmark):
             assert all(len(shape) == 4 and shape[0] == BATCH for shape in shapes)
             sides = [shape[2] for shape in shapes]
             assert sides == sorted(sides, reverse=True)
+
+
+class _Pooled(TorchFunctionMode):
+    """Keeps the feature map that each forward pass averages over its positions for the classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.maps: list[torch.Tensor] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.Tensor.mean and kwargs.get("dim") == (2, 3):
+            self.maps.append(args[0])
+        return func(*args, **kwargs)
+
+
+def test_zen_reads_the_map_that_is_pooled(benchmark):
+    """In full width: where branches are summed or concatenated last, that is no convolution's output."""
+    classes, _ = setting(benchmark)
+    side = 96 if benchmark.space.name.startswith(("transnas101", "accel")) else 16  # maps of 2 x 2 or more
+    for architecture in members(benchmark, 2):
+        network = benchmark.space.build(architecture, classes)
+        subject = Subject(network, None, 1, (3, side, side), classes, torch.device("cpu"))
+        with _Pooled() as pooled:
+            found = PerturbationPass(2).run(subject, frozenset({"feature_distance"}))
+        first, second = pooled.maps
+        assert first[0, 0].numel() > 1
+        assert first.shape[1] == network.classifier.in_features
+        assert found["feature_distance"] == float((first - second).abs().sum(dim=(1, 2, 3)).double().mean())

@@ -22,8 +22,10 @@ class PerturbationPass(Probe):
     """Forwards of Gaussian images x and of x + gamma * x', weights N(0, 1), BatchNorm on batch statistics.
 
     Observables: `feature_distance`, the mean over images of the summed absolute difference of the last feature
-    maps, those being the last four-dimensional output of a module other than a pooling that has more than one
-    position; `log_norm_scale`, the sum over BatchNorms of ln sqrt(mean running variance) after both forwards.
+    maps; `log_norm_scale`, the sum over BatchNorms of ln sqrt(mean running variance) after both forwards. The last
+    feature map is what the final pooling or the classifier reads: the last four-dimensional output with more than
+    one position, of a module that is no pooling. Cells and other containers count, as a sum or a concatenation of
+    branches is no module's output but theirs.
     """
 
     batch_size: int = 64
@@ -46,8 +48,8 @@ class PerturbationPass(Probe):
         size = (self.batch_size, *subject.shape)
         images, noise = (torch.randn(size, generator=generator).to(subject.device) for _ in range(2))
         maps = []
-        leaves = [m for m in network.modules() if not list(m.children()) and not isinstance(m, poolings)]
-        with torch.no_grad(), hooked([(module, keep) for module in leaves]):
+        read = [module for module in network.modules() if not isinstance(module, poolings)]
+        with torch.no_grad(), hooked([(module, keep) for module in read]):
             for batch in (images, images + self.gamma * noise):
                 network(_like(subject, batch.to(getattr(torch, self.dtype))))
                 if last[0] is None:
