@@ -164,8 +164,6 @@ class Jacov(_InputJacobian):
     name: ClassVar[str] = "jacov"
     summary: ClassVar[str] = "eigenvalues of the correlation of the images' Jacobians"
     citation: ClassVar[str] = "Mellor et al., 2020 (arXiv 2006.04647v1); Abdelfattah et al., ICLR 2021"
-    tolerance: ClassVar[float] = 0.02
-    tolerance: ClassVar[float] = 1e-3
 
     def score(self, seen: Mapping[str, Any]) -> float:
         shifted = np.linalg.eigvalsh(self.correlation(seen)).clip(min=0) + 1e-5
