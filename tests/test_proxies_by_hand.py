@@ -572,7 +572,7 @@ def test_products_of_weight_and_gradient(case):
     assert case.score("snip") == near(sum(np.abs(p).sum() for p in products))
     assert case.score("plain") == near(sum(p.sum() for p in products))
     norms = [math.sqrt((weights[f"{layer}.weight"] ** 2).sum()) for layer in case.layers]
-    assert case.score("l2_norm") == near(sum(norms))
+    assert case.score("l2_norm", batch_size=None, dtype=None) == near(sum(norms))
 
 
 @by_hand("fisher")

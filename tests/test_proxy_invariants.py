@@ -364,6 +364,17 @@ def test_the_seed_changes_what_is_random(together, spec):
         assert different == 4
 
 
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if get_proxy(spec).inputs == "none"])
+def test_what_reads_no_inputs_needs_none(together, spec):
+    """Its score and status are stored for all images at once."""
+
+    def batch(number: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        raise AssertionError("a mini-batch was asked for")
+
+    proxy = cheap(spec)
+    assert evaluate([proxy], subject_of(batch=batch)) == {proxy.label: together[proxy.label]}
+
+
 # Nothing is left behind -----------------------------------------------------------------------------------
 
 HOOKS = (
@@ -442,7 +453,9 @@ def test_no_trace(spec, network):
             assert torch.equal(was, now)
             assert not now.requires_grad
             assert now.grad is None
-    if network is Broken and "encoding" not in result.status:
+    if proxy.name == "l2_norm":  # no forward pass
+        assert result.status == "ok"
+    elif network is Broken and "encoding" not in result.status:
         assert result == Result(None, result.seconds, "error: RuntimeError: broken network")
     subject.initialise("default")
     assert all(parameter.requires_grad for parameter in subject.network.parameters())
@@ -618,6 +631,20 @@ def test_a_network_that_computes_nan_has_no_score(spec):
     assert result.status != "ok"
 
 
+@pytest.mark.parametrize("spec", ["az_expressivity", "az_progressivity", "az_trainability", "meco", "naswot", "zen"])
+def test_a_network_that_computes_nan_is_named_as_the_cause(spec):
+    (result,) = score_subject(subject_of(Undefined(), thin=None), [cheap(spec)]).values()
+    assert result.status.endswith(("is not finite", "are not finite"))
+
+
+def test_gradients_that_are_nan_are_no_identity():
+    """And stages whose outputs are finite keep their entropies."""
+    found = score_subject(subject_of(Kinked(), thin=None), [cheap("az_trainability"), cheap("az_expressivity")])
+    trainability, expressivity = found.values()
+    assert trainability.status == "a gradient between stages is not finite"
+    assert expressivity.status == "ok"
+
+
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_network_that_computes_nan_is_no_error(spec):
     """Rows of an error are computed anew by every run: NaN will be NaN again."""
@@ -670,6 +697,18 @@ def test_a_layer_whose_gradient_is_nan_is_not_left_out(spec):
 # Hard cases -----------------------------------------------------------------------------------------------
 
 
+class Functional(Hybrid):
+    """Declares a ReLU and calls the function in its place."""
+
+    def __init__(self):
+        super().__init__(act=False)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.relu(self.stem(x))
+        return self.head(nn.functional.relu(self.attention(self.down(x))).mean(dim=(2, 3)))
+
+
 @dataclass(frozen=True)
 class Case:
     make: Callable[[], nn.Module]
@@ -692,7 +731,25 @@ CASES = {
     "no weights": Case(lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())),
     "one channel": Case(lambda: Hybrid(3, 1, 1)),
     "no attention, no stages": Case(lambda: nn.Sequential(Hybrid(rest=False))),
+    "a ReLU that is never called": Case(Functional),
 }
+
+
+def test_relus_that_are_never_called_are_missing_to_those_that_read_them_alone():
+    """What shares the pass keeps its score."""
+    readers = ["entropic_score", "layerwise_naswot", "naswot", "nregions", "t_cet:codes=relu"]
+    others = ["fisher", "grad_norm", "jacov", "snip", "t_cet"]
+    proxies = {spec: cheap(spec) for spec in [*readers, *others]}
+    found = score_subject(subject_of(Functional(), thin=None), proxies.values())
+    reasons = {spec: found[proxies[spec].label].status for spec in readers}
+    assert reasons == {
+        spec: f"no {'activation' if spec == 'entropic_score' else 'ReLU'} module was reached" for spec in readers
+    }
+    for spec in others:
+        label = proxies[spec].label
+        (alone,) = score_subject(subject_of(Functional(), thin=None), [proxies[spec]]).values()
+        assert alone.status == "ok"
+        assert found[label].score == alone.score
 
 
 @pytest.mark.parametrize("case", CASES)

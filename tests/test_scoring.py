@@ -193,7 +193,7 @@ def test_resuming_computes_only_what_is_missing(tmp_path):
     assert (again.asked, again.stored_before, again.stored_now) == (4, 4, 0)
     more = run(job(tmp_path, limit=4), progress=False)
     assert (more.asked, more.stored_before, more.stored_now) == (8, 4, 4)
-    other = run(job(tmp_path, limit=4, proxies=(SNIP, SYNFLOW, "l2_norm:batch_size=4")), progress=False)
+    other = run(job(tmp_path, limit=4, proxies=(SNIP, SYNFLOW, "l2_norm")), progress=False)
     assert (other.asked, other.stored_before, other.stored_now) == (12, 8, 4)
     assert number_of_rows(tmp_path) == 12
     assert not first.failed

@@ -19,6 +19,8 @@ class StagePass(Probe):
       positions being the samples; NaN where a stage's output is constant
     - `stage_gains` (S - 1,): spectral norm of the mean outer product of the gradient at the stage before and
       a gradient of random signs at the stage; NaN where the stage is the identity
+
+    Features, covariances and gradients that are not finite are no constant and no identity: Unscorable says so.
     """
 
     init: str = "kaiming_fan_in"
@@ -48,18 +50,22 @@ class StagePass(Probe):
             network(images)
         if len(maps) != len(subject.stages) or any(output.ndim != 4 for output, _ in maps):
             raise Unscorable("a stage's output is no feature map")
-        generator = subject.generator("stage signs")
-        gains = []
-        for (_, before), (after, _) in pairwise(maps):
-            signs = _signs(after, generator)
-            (arriving,) = (
-                torch.autograd.grad(after, before, signs, allow_unused=True) if after.requires_grad else (None,)
-            )
-            gains.append(_gain(arriving, signs))
-        return {
-            "stage_entropies": np.array([_spectral_entropy(output.detach()) for output, _ in maps]),
-            "stage_gains": np.array(gains),
-        }
+        if not all(torch.isfinite(output).all() for output, _ in maps):
+            raise Unscorable("a stage's output is not finite")
+        found = {}
+        if "stage_gains" in wanted:
+            generator = subject.generator("stage signs")
+            gains = []
+            for (_, before), (after, _) in pairwise(maps):
+                signs = _signs(after, generator)
+                (arriving,) = (
+                    torch.autograd.grad(after, before, signs, allow_unused=True) if after.requires_grad else (None,)
+                )
+                gains.append(_gain(arriving, signs))
+            found["stage_gains"] = np.array(gains)
+        if "stage_entropies" in wanted:
+            found["stage_entropies"] = np.array([_spectral_entropy(output.detach()) for output, _ in maps])
+        return found
 
 
 def _signs(like: Any, generator: Any) -> Any:
@@ -76,7 +82,7 @@ def _spectral_entropy(features: Any) -> float:
     samples = samples - samples.mean(dim=0)
     covariance = (samples.T @ samples).double() / len(samples)
     if not torch.isfinite(covariance).all():
-        return float("nan")
+        raise Unscorable("the covariance of a stage's channels is not finite")
     eigenvalues = torch.linalg.eigvalsh(covariance).clamp_min(0)
     total = eigenvalues.sum()
     if not total > 0:
@@ -100,7 +106,9 @@ def _gain(arriving: Any, signs: Any) -> float:
         arriving = F.pixel_unshuffle(arriving, arriving.shape[2] // signs.shape[2])
     left, right = by_channel(arriving), by_channel(signs)
     product = (left.T @ right).double() / len(left)
-    return float(torch.linalg.matrix_norm(product, ord=2)) if torch.isfinite(product).all() else float("nan")
+    if not torch.isfinite(product).all():
+        raise Unscorable("a gradient between stages is not finite")
+    return float(torch.linalg.matrix_norm(product, ord=2))
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,8 @@ class PerturbationPass(Probe):
                     raise Unscorable("no feature map before the pooling")
                 maps.append(last[0])
         distance = (maps[0] - maps[1]).abs().sum(dim=(1, 2, 3)).double().mean()
+        if not torch.isfinite(distance):
+            raise Unscorable("the last feature map is not finite")
         norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d) and m.running_var is not None]
         scale = sum((m.running_var.double().mean().sqrt().log() for m in norms), torch.zeros((), dtype=torch.float64))
         return {"feature_distance": float(distance), "log_norm_scale": float(scale)}
@@ -155,5 +157,7 @@ class LinearRegions(Probe):
                 images = torch.randn(size, generator=generator).to(subject.device, getattr(torch, self.dtype))
                 codes.clear()
                 finite_logits(subject.network, images)
+                if not codes:
+                    raise Unscorable("no ReLU module was reached")
                 rows.append(np.packbits(torch.cat(codes, dim=1).cpu().numpy(), axis=1))
         return {"regions": float(len(np.unique(np.concatenate(rows), axis=0)))}

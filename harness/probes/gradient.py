@@ -11,6 +11,7 @@ from harness.probes.base import (
     OncePerTensor,
     Probe,
     Subject,
+    Unscorable,
     activations,
     by_image,
     finite_logits,
@@ -30,7 +31,7 @@ class GradientPass(Probe):
     Observables. L layers (convolutions and linear layers in module order), R ReLU modules, B images; g the
     gradient of a layer's weights w, a its output.
 
-    - `weight_norm`, `gradient_norm`, `gradient_sum_abs` (L,): L2 norm of w, of g, and the sum of |g|
+    - `gradient_norm`, `gradient_sum_abs` (L,): L2 norm of g, sum of |g|
     - `saliency_sum`, `saliency_sum_abs` (L,): sums of w*g and of |w*g|
     - `saliency_std`, `gradient_std` (L,): population standard deviation of |w*g| and of |g| over a layer
     - `all_gradient_norm`: L2 norm of the gradient of all parameters, biases and normalisations too
@@ -68,6 +69,7 @@ class GradientPass(Probe):
 
         with hooked(watch.hooks):
             logits = finite_logits(network, images)
+        found.update(watch.kernels())
         loss = F.cross_entropy(logits, labels)
         if "input_jacobian_correlation" in wanted:
             rows = _input_jacobian(logits, images)
@@ -88,7 +90,6 @@ class GradientPass(Probe):
         del loss, logits, raw, by_id, graph_grads  # the graph holds every activation
 
         per_layer = {
-            "weight_norm": lambda: [w.norm() for w in held],
             "gradient_norm": lambda: [g.norm() for g in grads],
             "gradient_sum_abs": lambda: [g.abs().sum() for g in grads],
             "gradient_std": lambda: [g.abs().std(correction=0) for g in grads],
@@ -100,7 +101,7 @@ class GradientPass(Probe):
         }
         saliencies = [w * g for w, g in zip(held, grads, strict=True)]
         found.update({name: _to_host(compute()) for name, compute in per_layer.items() if name in wanted})
-        return {**found, **watch.kernels()}
+        return found
 
     def _zico(self, subject: Subject, weights: list, first: list) -> list:
         import torch
@@ -129,7 +130,9 @@ class _Watch:
     def __init__(self, network: Any, layers: dict[str, Any], wanted: frozenset[str]):
         self._layers = layers
         self._relus = activations(network) if "relu_kernels" in wanted else {}
-        self._kernels: dict[str, dict[str, list]] = {"relu": {}, "layer": {}}
+        self._kernels: dict[str, dict[str, list]] = {
+            kind: {} for kind in ("relu", "layer") if f"{kind}_kernels" in wanted
+        }
         self._source: dict[str, str] = {}  # weight layer -> the ReLU that feeds it
         self._kernel = OncePerTensor(_agreement)
         self._written: dict[int, str] = {}  # address of a ReLU's output, which the graph keeps alive -> ReLU
@@ -189,19 +192,23 @@ class _Watch:
         ]
 
     def kernels(self) -> dict[str, Any]:
-        """`relu_kernels`, `layer_kernels` and the places of the layers among them, where they were collected."""
+        """`relu_kernels`, `layer_kernels` and the places of the layers among them, where they were asked for.
+
+        Raises Unscorable when no module that was to give them was called: a network may call a function instead.
+        """
         import numpy as np
         import torch
 
         found = {}
-        for kind, modules in (("relu", self._relus), ("layer", self._layers)):
-            collected = self._kernels[kind]
+        for kind, collected in self._kernels.items():
+            if not collected:
+                raise Unscorable(f"no {'ReLU' if kind == 'relu' else kind} module was reached")
+            modules = self._relus if kind == "relu" else self._layers
             called = [name for name in modules if name in collected]
-            if called:
-                found[f"{kind}_kernels"] = torch.stack([sum(collected[name]) for name in called]).cpu().numpy()
-                place = {name: i for i, name in enumerate(called)}
-                feeding = self._source if kind == "relu" else {name: name for name in self._layers}
-                found[f"{kind}_places"] = np.array([place.get(feeding.get(name, ""), -1) for name in self._layers])
+            found[f"{kind}_kernels"] = torch.stack([sum(collected[name]) for name in called]).cpu().numpy()
+            place = {name: i for i, name in enumerate(called)}
+            feeding = self._source if kind == "relu" else {name: name for name in self._layers}
+            found[f"{kind}_places"] = np.array([place.get(feeding.get(name, ""), -1) for name in self._layers])
         return found
 
 

@@ -12,6 +12,7 @@ from harness.errors import HarnessError
 from harness.probes.base import Probe, Unscorable
 from harness.probes.gradient import GradientPass
 from harness.probes.positive import AttentionPass, LinearisedPass
+from harness.probes.weights import WeightNorms
 from harness.proxies.base import Proxy
 
 ABDELFATTAH = "Abdelfattah et al., Zero-Cost Proxies for Lightweight NAS, ICLR 2021"
@@ -86,15 +87,21 @@ class Plain(_Gradient):
 
 
 @dataclass(frozen=True)
-class L2Norm(_Gradient):
+class L2Norm(Proxy):
     """Sum over layers of the L2 norm of the weights: reads no data, depends on the initialisation only."""
 
     name: ClassVar[str] = "l2_norm"
     summary: ClassVar[str] = "sum of the L2 norms of the layers' weights"
     citation: ClassVar[str] = ABDELFATTAH
-    tolerance: ClassVar[float] = 1e-3
     inputs: ClassVar[str] = "none"
-    observables: ClassVar[tuple[str, ...]] = ("weight_norm",)
+
+    init: str = "kaiming_fan_in"
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        return {WeightNorms(self.init): ("weight_norm",)}
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        return seen["weight_norm"].sum()
 
 
 @dataclass(frozen=True)
