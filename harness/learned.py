@@ -52,15 +52,21 @@ LEARNED: Mapping[str, Learned] = {
 
 @dataclass(frozen=True)
 class Forest:
-    """Random forest with scikit-learn's defaults on logit(accuracy / 100)."""
+    """Random forest with scikit-learn's defaults on logit(accuracy / 100).
 
+    A prediction depends on the features of the architecture and of those trained on, never on which others are scored.
+    """
+
+    #: Raised whenever predictions change: remembered ones of another version are not used.
+    VERSION: ClassVar[int] = 2  # 1 trained on ranks among trained and scored architectures together
     CLIP: ClassVar[float] = 1e-4
 
     def rank(self, features: np.ndarray, accuracies: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
         """Predictions (n,), NaN for the `train` architectures (boolean (n,)).
 
         Args:
-            features: (n, f); entries that are not finite become the column's least finite value.
+            features: (n, f), read as `within_float32` gives them; entries that are not finite become the least
+                finite value that the column has among the trained architectures.
             accuracies: (n,) in percent, read for the `train` architectures alone.
 
         Raises:
@@ -72,18 +78,28 @@ class Forest:
             raise HarnessError(
                 "learned rankings need scikit-learn: pip install 'nas-proxy-harness[learned]'"
             ) from error
-        columns = np.array(features, dtype=np.float64)
+        columns = within_float32(features)
         for column in columns.T:
             finite = np.isfinite(column)
-            column[~finite] = column[finite].min() if finite.any() else 0.0
-        # A forest splits on order alone; ranks keep values of 1e60 inside the float32 that scikit-learn uses.
-        columns = np.stack([np.unique(column, return_inverse=True)[1] for column in columns.T], axis=1)
+            column[~finite] = column[finite & train].min(initial=np.inf)
+        columns[:, ~np.isfinite(columns[train]).all(axis=0)] = 0.0  # no trained architecture has a value
         share = np.clip(accuracies[train] / 100, self.CLIP, 1 - self.CLIP)
         forest = RandomForestRegressor(random_state=seed, n_jobs=1)
         forest.fit(columns[train], np.log(share / (1 - share)))
         predictions = np.full(len(columns), np.nan)
         predictions[~train] = forest.predict(columns[~train])
         return predictions
+
+
+def within_float32(values: np.ndarray) -> np.ndarray:
+    """Each number mapped, by itself and in order, into the range of the float32 that scikit-learn casts to.
+
+    The identity up to 1e12, beyond that 1e12 (|x| / 1e12)^(1/12) with the sign of x: 1e67, where synflow gets to,
+    becomes 4e16. Made equal are numbers that float32 cannot tell apart, closer than 1 in 10^7, or 1 in 10^6 beyond 1e12.
+    """
+    limit = 1e12
+    size = np.abs(np.asarray(values, dtype=np.float64))
+    return np.sign(values) * np.minimum(size, limit * (size / limit) ** (1 / 12))
 
 
 def remembered(path: Path, made_of: tuple[np.ndarray | int, ...], compute: Callable[[], np.ndarray]) -> np.ndarray:

@@ -107,7 +107,7 @@ class Reader:
             name = f"{self.benchmark.name}-{dataset}-{spec}-{len(population)}-seed{seed}.parquet"
             values = remembered(
                 self.store.root / LEARNED_FOLDER / name,
-                (features, accuracies, train, seed),
+                (Forest.VERSION, features, accuracies, train, seed),
                 lambda: Forest().rank(features, accuracies, train, seed),
             )
         return Scores(values, missing, sum(part.seconds for part in parts), ~train)

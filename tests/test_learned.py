@@ -13,7 +13,7 @@ from scipy.stats import kendalltau
 
 from harness.benchmark import Benchmark, load_benchmark
 from harness.errors import HarnessError
-from harness.learned import DECILES, LEARNED, ZERO_COST, Forest, Learned, training_subset
+from harness.learned import DECILES, LEARNED, ZERO_COST, Forest, Learned, training_subset, within_float32
 from harness.proxies import get_proxy
 from harness.results import Reader
 from harness.spaces.nasbench201 import CONV1, CONV3, EDGES, NONE, POOL, SKIP, NasBench201, decode, encode
@@ -173,19 +173,55 @@ def test_forest_ranks(problem):
     assert np.corrcoef(found[~train], logits[~train])[0, 1] > 0.8
 
 
-def test_forest_reads_the_order_of_a_feature_alone(problem):
-    """Scores of 1e60 and of 1e-60 serve as well as others."""
+def test_prediction_depends_on_no_other_scored_architecture(problem):
+    """Neither on its presence, nor on its features, outliers and failures included."""
     features, accuracies, train = problem
     expected = Forest().rank(features, accuracies, train, 0)
-    stretched = np.stack([features[:, 0] * 1e60, np.exp(20 * features[:, 1]), features[:, 2] * 1e-60], axis=1)
-    assert np.array_equal(expected, Forest().rank(stretched, accuracies, train, 0), equal_nan=True)
+    scored = np.flatnonzero(~train)
+    kept, others = scored[::3], np.setdiff1d(scored, scored[::3])
+    some = np.sort([*np.flatnonzero(train), *kept])
+    alone = Forest().rank(features[some], accuracies[some], train[some], 0)
+    assert np.array_equal(alone, expected[some], equal_nan=True)
+    for value in (-1e60, 0.0, 1e60, np.nan):
+        changed = features.copy()
+        changed[others] = value
+        assert np.array_equal(Forest().rank(changed, accuracies, train, 0)[kept], expected[kept])
 
 
-def test_failed_features_count_as_the_least(problem):
+def test_forest_splits_between_the_values_of_a_feature():
+    """Halfway between the two that it parts, as on raw features: not halfway between their ranks."""
+    features = np.array([0.0] * 20 + [1.0] * 20 + [0.4, 0.45, 0.55, 0.6])[:, None]
+    train = np.arange(len(features)) < 40
+    accuracies = np.where(features[:, 0] < 0.5, 20.0, 80.0)
+    low, lower, higher, high = Forest().rank(features, accuracies, train, 0)[~train]
+    assert low == lower < higher == high
+
+
+def test_forest_reads_features_that_float32_cannot_hold(problem):
+    """Synflow's values reach 1e67."""
+    features, accuracies, train = problem
+    stretched = np.stack([features[:, 0], 10.0 ** (60 + 4 * features[:, 1]), features[:, 2] * 1e60], axis=1)
+    found = Forest().rank(stretched, accuracies, train, 0)
+    assert kendalltau(found[~train], accuracies[~train]).statistic > 0.6
+
+
+def test_numbers_keep_their_order_within_float32():
+    sizes = np.concatenate([np.geomspace(1e-30, 1e308, 10_000), 1e12 * (1 + 2e-6 * np.arange(-5_000, 5_000))])
+    values = np.unique([*-sizes, 0.0, *sizes])
+    found = within_float32(values).astype(np.float32)
+    assert np.isfinite(found).all()
+    assert (np.diff(found) > 0).all()
+    small = values[np.abs(values) <= 1e12]
+    assert np.array_equal(within_float32(small), small)
+    assert np.array_equal(within_float32(values[::7]), within_float32(values)[::7])
+
+
+def test_failed_features_count_as_the_least_that_was_trained_on(problem):
     features, accuracies, train = problem
     failed, least = features.copy(), features.copy()
-    *lowest, next_one = np.argsort(features[:, 1])[:6]
-    least[lowest, 1] = features[next_one, 1]
+    lowest = np.argsort(features[:, 1])[:6]
+    rest = np.setdiff1d(np.flatnonzero(train), lowest)
+    least[lowest, 1] = features[rest, 1].min()
     for value in (np.nan, -np.inf, np.inf):
         failed[lowest, 1] = value
         found = Forest().rank(failed, accuracies, train, 0)
