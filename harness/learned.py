@@ -95,7 +95,7 @@ def within_float32(values: np.ndarray) -> np.ndarray:
     """Each number mapped, by itself and in order, into the range of the float32 that scikit-learn casts to.
 
     The identity up to 1e12, beyond that 1e12 (|x| / 1e12)^(1/12) with the sign of x: 1e67, where synflow gets to,
-    becomes 4e16. Made equal are numbers that float32 cannot tell apart, closer than 1 in 10^7, or 1 in 10^6 beyond 1e12.
+    becomes 4e16. The cast makes equal what differs by less than 1 in 10^7, or by 1 in 10^6 beyond 1e12.
     """
     limit = 1e12
     size = np.abs(np.asarray(values, dtype=np.float64))

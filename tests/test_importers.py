@@ -12,6 +12,7 @@ import pickle
 import shutil
 import struct
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ import pandas as pd
 import pytest
 import torch
 
-from harness.benchmark import list_benchmarks, load_benchmark
+from harness.benchmark import Benchmark, list_benchmarks, load_benchmark
 from harness.cli import main
 from harness.errors import HarnessError, UnknownNameError
 from harness.importers import available, check_archive, import_archive, read_archive, safe
-from harness.importers.base import Table, write
+from harness.importers.base import Table, compare, write
 from harness.importers.nasbench101 import NasBench101, read_records
 from harness.importers.nds import FILES
 from harness.spaces.darts import decode as decode_genotype
@@ -707,6 +708,142 @@ def test_command(tmp_path, imported, capsys):
         entries[architecture] = {"val_accuracy": accuracy}
     del entries[COMPACT]
     assert main(["import", "nasbench301", str(suite_zero(path, entries)), "--check"]) == 0
+
+
+def same_cells(name: str = "nasbench301", **targets: str) -> Table:
+    """A table of all embedded architectures with the embedded accuracies, and the card's targets or `targets`."""
+    embedded = load_benchmark(name)
+    card = {**embedded.card, **({"targets": {"cifar10": targets}} if targets else {})}
+    columns = pd.DataFrame({embedded.card["encoding"]: list(embedded.architectures)})
+    for dataset, found in embedded.card["targets"].items():
+        for target, column in found.items():
+            columns[column] = embedded.accuracies(dataset, target).to_numpy()
+    return Table(name, columns, card, embedded.card["encoding"])
+
+
+def test_values_of_one_side_alone_are_differences():
+    table = same_cells()
+    lines, differs = compare(table)
+    assert (lines[1:], differs) == (["  cifar10 valid_surrogate: 725 compared, equal within 0.005"], False)
+    column = "cifar10_valid_surrogate"
+    table.columns.loc[:1, column] = np.nan
+    lines, differs = compare(table)
+    assert (lines[1:], differs) == (
+        ["  cifar10 valid_surrogate: 723 compared, 2 embedded alone, equal within 0.005"],
+        True,
+    )
+    table.columns[column] = np.nan
+    lines, differs = compare(table)
+    assert (lines[1:], differs) == (["  cifar10 valid_surrogate: 0 compared, 725 embedded alone"], True)
+    lines, differs = compare(same_cells(other="cifar10_valid_surrogate"))
+    assert (lines[1:], differs) == (["  cifar10 valid_surrogate: not in the archive"], True)
+
+
+def test_what_only_the_archive_has_is_a_difference(monkeypatch):
+    table, column = same_cells(), load_benchmark("nasbench301").column
+    monkeypatch.setattr(Benchmark, "column", lambda self, name: np.where(np.arange(725) < 3, np.nan, column(name)))
+    lines, differs = compare(table)
+    assert (lines[1:], differs) == (
+        ["  cifar10 valid_surrogate: 722 compared, 3 in the archive alone, equal within 0.005"],
+        True,
+    )
+
+
+def test_figures_that_imports_do_not_read_are_no_difference():
+    """Or no whole archive of NATS-Bench would equal the embedded table."""
+    (table,) = read_archive("nats_tss", DATA / FOLDERS["nats_tss"], partial=True)
+    whole = same_cells("nats_tss")
+    targets = {
+        dataset: {target: column for target, column in found.items() if target not in table.unread}
+        for dataset, found in whole.card["targets"].items()
+    }
+    lines, differs = compare(replace(whole, card={**whole.card, "targets": targets}, unread=table.unread))
+    assert "  cifar10 test_200ep_seed888: not compared, imports do not read it" in lines
+    assert not differs
+
+
+# Writing that fails ---------------------------------------------------------------------------------------
+
+
+def small(name: str, accuracy: float) -> Table:
+    columns = pd.DataFrame({"genotype": [load_benchmark("nasbench301").architectures[0]], "acc": [accuracy]})
+    card = {
+        "title": name,
+        "space": "darts",
+        "encoding": "genotype",
+        "datasets": {"cifar10": {"classes": 10, "resolution": 32}},
+        "default_target": "test",
+        "targets": {"cifar10": {"test": "acc"}},
+    }
+    return Table(name, columns, card, "genotype")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones too."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("failing", range(5))
+def test_an_import_that_ends_early_leaves_what_was_there(failing, error, imported, monkeypatch):
+    """Of three tables two replace one: five folders move."""
+    write([small("one", 1.0), small("two", 2.0)])
+    before = content(imported)
+    done, rename, moves = [], Path.rename, []
+
+    def failing_rename(self: Path, target: Path) -> Path:
+        moves.append(self)
+        if len(moves) == failing + 1:
+            if isinstance(error, KeyboardInterrupt):  # it may fall behind the move too
+                rename(self, target)
+            raise error
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing_rename)
+    with pytest.raises((HarnessError, KeyboardInterrupt)):
+        done += write([small("one", 10.0), small("new", 30.0), small("two", 20.0)])
+    assert len(moves) > failing
+    assert not done
+    assert content(imported) == before
+    assert sorted(path.name for path in imported.iterdir()) == ["one", "two"]
+    monkeypatch.undo()
+
+
+def test_a_table_that_cannot_be_brought_back_is_kept(imported, monkeypatch):
+    write([small("one", 1.0)])
+    before = content(imported / "one")
+    rename = Path.rename
+
+    def failing_rename(self: Path, target: Path) -> Path:
+        if target == imported / "one":
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing_rename)
+    with pytest.raises(HarnessError, match="cannot write the benchmark one ") as caught:
+        write([small("one", 10.0)])
+    (kept,) = imported.glob(".*.writing/old/one")
+    assert str(caught.value).endswith(f"; the one that was there is now {kept}")
+    assert content(kept) == before
+
+
+def test_a_disk_that_fills_up_leaves_no_table(imported, monkeypatch):
+    """Also where all but the last were written."""
+    import pyarrow.parquet
+
+    write([small("one", 1.0)])
+    before, write_table, written = content(imported), pyarrow.parquet.write_table, []
+
+    def full(table: Any, path: Path, **options: Any) -> None:
+        written.append(path)
+        if len(written) == 3:
+            raise OSError(28, "No space left on device")
+        write_table(table, path, **options)
+
+    monkeypatch.setattr(pyarrow.parquet, "write_table", full)
+    with pytest.raises(HarnessError, match=r"benchmarks one, two, three below .*No space left"):
+        write([small("one", 10.0), small("two", 20.0), small("three", 30.0)])
+    assert content(imported) == before
 
 
 def test_help_names_every_archive(capsys):

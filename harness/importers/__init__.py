@@ -43,7 +43,10 @@ def import_archive(name: str, path: str | Path) -> list[Path]:
 
 
 def check_archive(name: str, path: str | Path) -> tuple[list[str], bool]:
-    """Lines on how the archive differs from the embedded table, and whether it does. Nothing is written."""
+    """Lines on how the archive differs from the embedded table, and whether it does: a figure missing differs too.
+
+    Nothing is written.
+    """
     lines, differs = [], False
     for table in read_archive(name, path, partial=True):
         found, other = compare(table)

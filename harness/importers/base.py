@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
@@ -38,6 +39,7 @@ class Table:
         card: its card, without `rows` and `sha256`.
         key: the column that names an architecture: that of the encoding, or one that an embedded table has too.
         shared: further columns that an embedded table has under the same name and in the same unit.
+        unread: targets of an embedded table that no archive of the kind is asked for: they are not compared.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Table:
     card: dict[str, Any]
     key: str
     shared: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
 
 class Importer(ABC):
@@ -101,35 +104,57 @@ def card_of(name: str) -> dict[str, Any]:
 
 
 def write(tables: Sequence[Table]) -> list[Path]:
-    """Write each table into a folder of its own, which appears whole or not at all.
+    """Write each table into a folder of its own: all of them or none, and what they replace stays until then.
 
     A table whose name has an embedded one is called NAME_imported, so that no embedded figure ever changes; it
     shares the scores of the embedded benchmark where both list the same architectures.
     """
     root = imported_dir()
-    written = []
-    for table in tables:
-        known = _embedded_table(table.name)
-        name = f"{table.name}_imported" if known else table.name
-        card = dict(table.card)
-        if known and _same_architectures(table, known):
-            card["scores_of"] = known.scores_of
-        folder, temporary = root / name, root / f".{name}.{uuid.uuid4().hex[:8]}.writing"
-        try:
-            _write_files(table.columns, card, temporary / "new")
-            if folder.exists():
-                folder.rename(temporary / "old")
-            (temporary / "new").rename(folder)
-        except OSError as error:
-            raise HarnessError(
-                f"cannot write the benchmark {name} below {root} ({error.strerror or error}): free some space or set "
-                "NAS_HARNESS_BENCHMARKS to a writable folder"
-            ) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    temporary = root / f".{uuid.uuid4().hex[:8]}.writing"
+    new, old = temporary / "new", temporary / "old"
+    embedded = [_embedded_table(table.name) for table in tables]
+    names = [f"{table.name}_imported" if known else table.name for table, known in zip(tables, embedded, strict=True)]
+    try:
+        old.mkdir(parents=True)
+        for table, known, name in zip(tables, embedded, names, strict=True):
+            card = dict(table.card)
+            if known and _same_architectures(table, known):
+                card["scores_of"] = known.scores_of
+            _write_files(table.columns, card, new / name)
+        _exchange(root, names, new, old)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise HarnessError(
+            f"cannot write the benchmark{'s' if len(names) > 1 else ''} {', '.join(names)} below {root} "
+            f"({error.strerror or error}): free some space or set NAS_HARNESS_BENCHMARKS to a writable folder"
+            + "".join(f"; the {kept.name} that was there is now {kept}" for kept in sorted(old.glob("*")))
+        ) from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        with contextlib.suppress(OSError):  # what could not be brought back is all that there is of it
+            old.rmdir()
+            temporary.rmdir()
+    folders = [root / name for name in names]
+    for folder in folders:
         forget_benchmark(folder)
-        written.append(folder)
-    return written
+    return folders
+
+
+def _exchange(root: Path, names: Sequence[str], new: Path, old: Path) -> None:
+    """Bring the folders `names` from `new` to `root` and those that they replace to `old`, or leave all as it was."""
+    try:
+        for name in names:
+            if (root / name).exists():
+                (root / name).rename(old / name)
+            (new / name).rename(root / name)
+    except BaseException:  # Ctrl-C too
+        for name in names:
+            with contextlib.suppress(OSError):
+                if not (new / name).exists():
+                    (root / name).rename(new / name)
+                if (old / name).exists():
+                    (old / name).rename(root / name)
+        raise
 
 
 def _write_files(columns: pd.DataFrame, card: dict[str, Any], folder: Path) -> None:
@@ -190,33 +215,40 @@ def compare(table: Table) -> tuple[list[str], bool]:
         first = table.columns[table.key].to_numpy()[~both][0]
         lines.append(f"  not embedded: {(~both).sum():,}, first {first.hex() if isinstance(first, bytes) else first}")
 
-    def line(name: str, ours: str, theirs: str) -> str:
-        values = table.columns[ours].to_numpy(dtype=np.float64)[both]
-        return _difference(name, values, known.column(theirs).astype(np.float64)[place[both]], place[both])
-
+    differs = bool(len(missing)) or not both.all()
+    compared = {column: (column, column) for column in table.shared}
     for dataset, columns in known.card["targets"].items():
         for target, column in columns.items():
-            ours = table.card["targets"].get(dataset, {}).get(target)
-            name = f"{dataset} {target}"
-            lines.append(line(name, ours, column) if ours else f"  {name}: not in the archive")
-    for column in table.shared:
-        lines.append(line(column, column, column))
-    return lines, bool(len(missing)) or not both.all() or any(_DIFFER in text for text in lines)
+            name, ours = f"{dataset} {target}", table.card["targets"].get(dataset, {}).get(target)
+            if ours:
+                compared[name] = (ours, column)
+            else:
+                unread = target in table.unread
+                lines.append(f"  {name}: {'not compared, imports do not read it' if unread else 'not in the archive'}")
+                differs |= not unread
+    for name, (ours, theirs) in compared.items():
+        archive = table.columns[ours].to_numpy(dtype=np.float64)[both]
+        text, other = _difference(archive, known.column(theirs).astype(np.float64)[place[both]], place[both])
+        lines.append(f"  {name}: {text}")
+        differs |= other
+    return lines, differs
 
 
-_DIFFER = "differ by"
-
-
-def _difference(name: str, archive: np.ndarray, embedded: np.ndarray, index: np.ndarray) -> str:
-    """One line on two columns of values."""
-    stored = ~np.isnan(embedded) & ~np.isnan(archive)
+def _difference(archive: np.ndarray, embedded: np.ndarray, index: np.ndarray) -> tuple[str, bool]:
+    """How two columns of values compare, NaN standing for none, and whether they differ."""
+    ours, theirs = ~np.isnan(archive), ~np.isnan(embedded)
+    stored = ours & theirs
     gaps = np.abs(archive - embedded)[stored]
     far = gaps > TOLERANCE
-    line = f"  {name}: {stored.sum():,} compared"
-    if not far.any():
-        return f"{line}, equal within {TOLERANCE}"
-    first = np.flatnonzero(stored)[far.argmax()]
-    return (
-        f"{line}, {far.sum():,} {_DIFFER} more than {TOLERANCE}, at most by {gaps.max():.4g}; index {index[first]}: "
-        f"{archive[first]:.6g} in the archive, {embedded[first]:.6g} embedded"
-    )
+    parts = [f"{stored.sum():,} compared"]
+    for count, side in (((theirs & ~ours).sum(), "embedded"), ((ours & ~theirs).sum(), "in the archive")):
+        parts += [f"{count:,} {side} alone"] if count else []
+    if far.any():
+        first = np.flatnonzero(stored)[far.argmax()]
+        parts.append(
+            f"{far.sum():,} differ by more than {TOLERANCE}, at most by {gaps.max():.4g}; index {index[first]}: "
+            f"{archive[first]:.6g} in the archive, {embedded[first]:.6g} embedded"
+        )
+    elif stored.any():
+        parts.append(f"equal within {TOLERANCE}")
+    return ", ".join(parts), bool(far.any() or (ours != theirs).any())
