@@ -122,7 +122,7 @@ def write(tables: Sequence[Table]) -> list[Path]:
                 card["scores_of"] = known.scores_of
             _write_files(table.columns, card, new / name)
         _exchange(root, names, new, old)
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise HarnessError(
             f"cannot write the benchmark{'s' if len(names) > 1 else ''} {', '.join(names)} below {root} "
