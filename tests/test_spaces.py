@@ -193,8 +193,8 @@ def test_zen_reads_the_map_that_is_pooled(benchmark):
     """In full width: where branches are summed or concatenated last, that is no convolution's output."""
     classes, _ = setting(benchmark)
     side = 96 if benchmark.space.name.startswith(("transnas101", "accel")) else 16  # maps of 2 x 2 or more
-    for architecture in members(benchmark, 2):
-        network = benchmark.space.build(architecture, classes)
+    for architecture in members(benchmark, 4):
+        network = benchmark.space.build(architecture, classes, thin=True)
         subject = Subject(network, None, 1, (3, side, side), classes, torch.device("cpu"))
         with _Pooled() as pooled:
             found = PerturbationPass(2).run(subject, frozenset({"feature_distance"}))
