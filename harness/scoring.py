@@ -26,7 +26,7 @@ import numpy as np
 
 from harness.benchmark import Benchmark, load_benchmark
 from harness.errors import HarnessError
-from harness.inputs import load_inputs
+from harness.inputs import Inputs, load_inputs
 from harness.probes.base import EncodingProbe, Probe, Subject, Unscorable
 from harness.progress import Progress
 from harness.proxies import get_proxy
@@ -93,6 +93,8 @@ def score_subject(
                 # What fails may be an observable of another proxy: this one is to have its value all the same.
                 found, seconds = observe(probe, names)
             spent += seconds
+            if not isinstance(found, Exception) and not found.keys() >= set(names):
+                found = LookupError(f"{type(probe).__name__} gave no {', '.join(sorted(set(names) - found.keys()))}")
             if isinstance(found, Exception):
                 failed = failed or found
             else:
@@ -380,12 +382,12 @@ def plan(job: Job, read: Callable[[ScoreKey, int], pd.DataFrame] | None = None) 
     return found
 
 
-def check_host(job: Job) -> None:
-    """Whether this machine has the device and the mini-batches of a job. Raises HarnessError where not."""
+def check_host(job: Job) -> Inputs:
+    """The mini-batches of a job. Raises HarnessError where this machine lacks those or the device."""
     dataset = load_benchmark(job.benchmark).dataset(job.dataset)
     if job.device not in ("auto", "cpu"):  # which every machine has: counts from encodings then load no torch
         resolve_device(job.device)
-    load_inputs(job.inputs, job.inputs_path, dataset.classes, (3, dataset.resolution, dataset.resolution))
+    return load_inputs(job.inputs, job.inputs_path, dataset.classes, (3, dataset.resolution, dataset.resolution))
 
 
 def run(job: Job, progress: bool = True) -> Summary:
@@ -395,15 +397,22 @@ def run(job: Job, progress: bool = True) -> Summary:
     at most the rows since the last part.
 
     Raises:
-        HarnessError: bad input, found before anything is computed; a worker that died.
+        HarnessError: bad input, found before anything is computed, such as other images than those that stored
+            scores were computed from; a worker that died.
         KeyboardInterrupt: after the finished rows were written.
     """
     started = time.perf_counter()
     wanted = plan(job)
-    check_host(job)
+    inputs = check_host(job)
     benchmark = load_benchmark(job.benchmark)
     dataset = benchmark.dataset(job.dataset)
     store = ScoreStore(job.store)
+    targets: dict[str, tuple[ScoreKey, str | None]] = {}
+    for proxy, _, _, missing, _ in wanted:
+        if missing:
+            target = job.key(proxy), None if proxy.inputs == "none" else inputs.digest
+            store.check_images(*target)
+            targets[proxy.label] = target
     writer = "{}of{}".format(*job.part_of)
     summary = Summary()
 
@@ -415,15 +424,15 @@ def run(job: Job, progress: bool = True) -> Summary:
             continue
         if counted:
             rows = _count(proxy, benchmark, missing, dataset.classes, dataset.resolution)
-            store.append(job.key(proxy), rows, writer)
+            key, images = targets[proxy.label]
+            store.append(key, rows, writer, images)
             summary.add(proxy.label, rows)
         else:
             for index in missing:
                 networks.setdefault(index, []).append(proxy.label)
 
     if networks:
-        by_label = {proxy.label: proxy for proxy in job.resolved}
-        writing = _Writer(store, {label: job.key(p) for label, p in by_label.items()}, writer, job.flush_seconds)
+        writing = _Writer(store, targets, writer, job.flush_seconds)
         bar = Progress(len(networks), enabled=progress)
         try:
             for rows, finished in score_networks(job, networks):
@@ -515,11 +524,18 @@ def _default_workers(device: str) -> int:
 
 
 class _Writer:
-    """Collects rows and appends them to the store as parts, a part a proxy, every few seconds."""
+    """Collects rows and appends them to the store as parts, a part a proxy, every few seconds.
 
-    def __init__(self, store: ScoreStore, keys: dict[str, ScoreKey], writer: str, every: float):
-        self._store, self._keys, self._writer, self._every = store, keys, writer, every
+    Args:
+        targets: partition and digest of the images, by the proxy's label.
+    """
+
+    def __init__(
+        self, store: ScoreStore, targets: dict[str, tuple[ScoreKey, str | None]], writer: str, every: float
+    ):
+        self._store, self._targets, self._writer, self._every = store, targets, writer, every
         self._rows: dict[str, list[Row]] = defaultdict(list)
+        self._appended: set[ScoreKey] = set()
         self._last = time.monotonic()
 
     def add(self, label: str, row: Row) -> None:
@@ -529,10 +545,13 @@ class _Writer:
 
     def flush(self) -> None:
         for label in list(self._rows):
-            self._store.append(self._keys[label], self._rows[label], self._writer)
+            key, images = self._targets[label]
+            self._store.append(key, self._rows[label], self._writer, images)
+            self._appended.add(key)
             del self._rows[label]
         self._last = time.monotonic()
 
     def compact(self) -> None:
-        for key in self._keys.values():
+        """Merge the parts of the partitions that this run appended to; others may be another run's at the moment."""
+        for key in sorted(self._appended):
             self._store.compact(key, self._writer)

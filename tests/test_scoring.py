@@ -416,6 +416,37 @@ def plain_network() -> Subject:
     return Subject(network, lambda number, size: (images, torch.arange(4)), 7, (3, 8, 8), 5, torch.device("cpu"))
 
 
+@dataclass(frozen=True)
+class Forgetful(Probe):
+    """A pass that gives one of the two things that were asked of it."""
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        return {"kept": 1.0}
+
+
+@dataclass(frozen=True)
+class Reads(Proxy):
+    name: ClassVar[str] = "reads"
+    inputs: ClassVar[str] = "none"
+
+    what: str = "kept"
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        return {Forgetful(): (self.what,)}
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        return seen[self.what]
+
+
+def test_an_observable_that_a_pass_does_not_give_takes_down_its_own_proxy_only():
+    found = score_subject(plain_network(), [Reads("lost"), Reads(), get_proxy(SNIP)])
+    assert {label: result.status for label, result in found.items()} == {
+        "reads:what=lost": "error: LookupError: Forgetful gave no lost",
+        "reads": "ok",
+        SNIP: "ok",
+    }
+
+
 def test_an_observable_that_fails_takes_down_its_own_proxy_only():
     shared = [get_proxy(spec) for spec in (SNIP, "naswot:batch_size=4", "fisher:batch_size=4")]
     assert len({probe for proxy in shared for probe in proxy.needs()}) == 1  # one pass
@@ -472,11 +503,11 @@ def test_interrupt_keeps_finished_rows(tmp_path, monkeypatch):
 def test_a_full_disk_ends_the_run_and_keeps_earlier_rows(tmp_path, monkeypatch):
     append, calls = ScoreStore.append, []
 
-    def disk_is_full(self, key, rows, writer="0"):
+    def disk_is_full(self, key, rows, *rest):
         calls.append(key)
         if len(calls) > 2:
             raise HarnessError("cannot write scores: free some space")
-        return append(self, key, rows, writer)
+        return append(self, key, rows, *rest)
 
     monkeypatch.setattr(ScoreStore, "append", disk_is_full)
     with pytest.raises(HarnessError, match="free some space"):
@@ -484,6 +515,47 @@ def test_a_full_disk_ends_the_run_and_keeps_earlier_rows(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert len(stored(tmp_path)) == 2
     assert run(job(tmp_path), progress=False).stored_before == 2
+
+
+def images_file(path: Path, number: int, seed: int = 0) -> Path:
+    rng = np.random.RandomState(seed)
+    np.savez(path, images=rng.randint(0, 256, (number, 16, 16, 3), dtype=np.uint8), labels=np.arange(number) % 120)
+    return path
+
+
+def test_scores_of_other_images_are_not_added_to_a_partition(tmp_path):
+    first, second = images_file(tmp_path / "a.npz", 50), images_file(tmp_path / "b.npz", 30)
+    store = tmp_path / "scores"
+    on = {"inputs": SMALL, "proxies": (SNIP, SYNFLOW, "flops")}
+    run(job(store, **on, inputs_path=str(first), limit=2), progress=False)
+    keys = list(ScoreStore(store).keys())
+    assert {key.proxy: ScoreStore(store).images(key) is not None for key in keys} == {
+        SNIP: True,
+        SYNFLOW: False,
+        "flops": False,
+    }
+    before = stored(store)
+    with pytest.raises(HarnessError, match=r"those at hand are .*: point inputs\.path at the same images"):
+        run(job(store, **on, inputs_path=str(second)), progress=False)
+    assert stored(store) == before
+    # Nothing is to be computed from images: any will do. So do those of the first run, and noise.
+    run(job(store, **on, inputs_path=str(second), limit=2), progress=False)
+    run(job(store, **{**on, "proxies": (SYNFLOW,)}, inputs_path=str(second), limit=3), progress=False)
+    run(job(store, **on, inputs_path=str(first), flush_seconds=0.0), progress=False)
+    run(job(store, proxies=(SNIP,)), progress=False)
+    images = {(key.inputs, key.proxy): ScoreStore(store).images(key) for key in ScoreStore(store).keys()}
+    assert images["random", SNIP] is None
+    assert images[SMALL, SNIP] is not None
+    assert len(stored(store)) == 18
+
+
+def test_a_run_compacts_only_what_it_appended_to(tmp_path, monkeypatch):
+    """Partitions that runs of several seeds share, such as counts, may be another's at the moment."""
+    run(job(tmp_path), progress=False)
+    compacted = []
+    monkeypatch.setattr(ScoreStore, "compact", lambda self, key, writer: compacted.append(key.proxy))
+    run(job(tmp_path, proxies=(SNIP, SYNFLOW, "naswot:batch_size=4")), progress=False)
+    assert compacted == ["naswot:batch_size=4"]
 
 
 def test_finished_rows_are_written_while_the_run_goes_on(tmp_path, monkeypatch):
