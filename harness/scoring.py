@@ -530,9 +530,7 @@ class _Writer:
         targets: partition and digest of the images, by the proxy's label.
     """
 
-    def __init__(
-        self, store: ScoreStore, targets: dict[str, tuple[ScoreKey, str | None]], writer: str, every: float
-    ):
+    def __init__(self, store: ScoreStore, targets: dict[str, tuple[ScoreKey, str | None]], writer: str, every: float):
         self._store, self._targets, self._writer, self._every = store, targets, writer, every
         self._rows: dict[str, list[Row]] = defaultdict(list)
         self._appended: set[ScoreKey] = set()

@@ -180,7 +180,7 @@ class ScoreStore:
             except FileNotFoundError as error:
                 # One was compacted away since it was listed: its rows are in another by now, unless nothing changed.
                 if parts == before:
-                    raise HarnessError(f"{error}: remove or restore that link, and run the same command again") from error
+                    raise HarnessError(f"{error}: remove or restore that link, then run the same again") from error
                 before = parts
 
     def _one_digest(self, key: ScoreKey, tables: Iterable[pa.Table]) -> str | None:

@@ -543,7 +543,8 @@ def test_scores_of_other_images_are_not_added_to_a_partition(tmp_path):
     run(job(store, **{**on, "proxies": (SYNFLOW,)}, inputs_path=str(second), limit=3), progress=False)
     run(job(store, **on, inputs_path=str(first), flush_seconds=0.0), progress=False)
     run(job(store, proxies=(SNIP,)), progress=False)
-    images = {(key.inputs, key.proxy): ScoreStore(store).images(key) for key in ScoreStore(store).keys()}
+    keys = list(ScoreStore(store).keys())
+    images = {(key.inputs, key.proxy): ScoreStore(store).images(key) for key in keys}
     assert images["random", SNIP] is None
     assert images[SMALL, SNIP] is not None
     assert len(stored(store)) == 18
