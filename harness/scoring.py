@@ -127,13 +127,46 @@ def _checked(score: float, seconds: float) -> Result:
 
 
 @contextmanager
+def full_precision() -> Iterator[None]:
+    """Products of float32 in float32 for the time of the block: torch lets convolutions on a GPU take TF32's ten bits.
+
+    So it may matrix products (TF32, bfloat16 on processors that have it), where the user chose it for the process.
+    """
+    import torch
+
+    backends = torch.backends
+    if hasattr(backends.cudnn, "conv"):
+        name, full = "fp32_precision", "ieee"
+        places = [backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul]
+        places += [backends.mkldnn.conv, backends.mkldnn.rnn, backends.mkldnn.matmul]
+    else:  # before torch 2.9
+        name, full, places = "allow_tf32", False, [backends.cudnn, backends.cuda.matmul]
+    before = [getattr(place, name) for place in places]
+    try:
+        for place in places:
+            setattr(place, name, full)
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            setattr(place, name, value)
+
+
+@contextmanager
 def _own_state(subject: Subject, probe: Probe) -> Iterator[None]:
-    """Gradients on, global draws (dropout) seeded and given back, attention by a kernel with all derivatives."""
+    """What a pass is to depend on and no more: the process is given back as it was.
+
+    Gradients on, global draws (dropout) seeded, attention by a kernel with all derivatives, float32 in full.
+    """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     devices = [subject.device] if subject.device.type == "cuda" else []
-    with torch.enable_grad(), torch.random.fork_rng(devices=devices), sdpa_kernel(SDPBackend.MATH):
+    with (
+        torch.enable_grad(),
+        torch.random.fork_rng(devices=devices),
+        sdpa_kernel(SDPBackend.MATH),
+        full_precision(),
+    ):
         torch.manual_seed(stable_seed(subject.seed, "global draws", probe))
         yield
 
@@ -267,11 +300,15 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-_scorer: Scorer | None = None
+#: Of this process; in a worker that could not make one, what kept it from it.
+_scorer: Scorer | Exception | None = None
 
 
 def _start_worker(job: Job) -> None:
-    """Prepare a worker process: one thread, Ctrl-C left to the parent, and no life after the parent's death."""
+    """Prepare a worker process: one thread, Ctrl-C left to the parent, and no life after the parent's death.
+
+    An exception that ends an initializer is lost: what keeps the process from scoring is told by its first chunk.
+    """
     global _scorer
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -282,11 +319,14 @@ def _start_worker(job: Job) -> None:
 
     threading.Thread(target=watch, daemon=True).start()  # before torch: its import takes seconds
 
-    import torch
+    try:
+        import torch
 
-    torch.set_num_threads(1)
-    _keep_freed_memory()
-    _scorer = Scorer(job)
+        torch.set_num_threads(1)
+        _keep_freed_memory()
+        _scorer = Scorer(job)
+    except Exception as error:
+        _scorer = error
 
 
 def _keep_freed_memory() -> None:
@@ -304,6 +344,14 @@ def _keep_freed_memory() -> None:
 
 
 def _score_chunk(chunk: list[tuple[int, list[str]]]) -> list[tuple[str, Row]]:
+    if isinstance(_scorer, HarnessError):
+        raise _scorer
+    if isinstance(_scorer, Exception):
+        cause = next(iter(str(_scorer).strip().splitlines()), "")
+        raise HarnessError(
+            f"a worker process cannot start ({type(_scorer).__name__}: {cause}): finished scores are stored; use fewer "
+            "processes (workers=1) or device=cpu"
+        ) from _scorer
     return [row for index, labels in chunk for row in _scorer.score(index, labels)]
 
 

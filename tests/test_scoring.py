@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing import active_children
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,7 +25,7 @@ import torch
 from torch import nn
 
 import harness.proxies
-from harness import cli
+from harness import cli, scoring
 from harness.benchmark import load_benchmark
 from harness.errors import HarnessError, UnknownNameError
 from harness.probes.base import EncodingProbe, Probe, Subject, Unscorable
@@ -438,6 +439,54 @@ class Reads(Proxy):
         return seen[self.what]
 
 
+def precisions() -> list[str]:
+    """How this process multiplies float32: torch's settings that a user may change."""
+    backends = torch.backends
+    places = [backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul, backends.mkldnn.conv]
+    return [place.fp32_precision for place in (*places, backends.mkldnn.matmul, backends.mkldnn.rnn)]
+
+
+@dataclass(frozen=True)
+class Precisions(Probe):
+    """Whether no product may be rounded below float32; then it fails, as asked."""
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        if "full" not in wanted:
+            raise RuntimeError("as asked")
+        return {"full": float(set(precisions()) == {"ieee"})}
+
+
+@dataclass(frozen=True)
+class Full(Proxy):
+    name: ClassVar[str] = "full"
+    inputs: ClassVar[str] = "none"
+
+    what: str = "full"
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        return {Precisions(): (self.what,)}
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        return seen[self.what]
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch before 2.9 has other settings")
+@pytest.mark.parametrize("chosen", ["highest", "medium"])
+def test_float32_is_multiplied_in_full_and_the_setting_given_back(chosen):
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(chosen)
+    try:
+        users = precisions()
+        assert "ieee" not in users if chosen == "medium" else "tf32" in users
+        assert score_subject(plain_network(), [Full()])["full"].score == 1.0
+        assert precisions() == users
+        assert score_subject(plain_network(), [Full("other")])["full:what=other"].status.startswith("error")
+        assert precisions() == users
+        assert torch.get_float32_matmul_precision() == chosen
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_an_observable_that_a_pass_does_not_give_takes_down_its_own_proxy_only():
     found = score_subject(plain_network(), [Reads("lost"), Reads(), get_proxy(SNIP)])
     assert {label: result.status for label, result in found.items()} == {
@@ -548,6 +597,27 @@ def test_scores_of_other_images_are_not_added_to_a_partition(tmp_path):
     assert images["random", SNIP] is None
     assert images[SMALL, SNIP] is not None
     assert len(stored(store)) == 18
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError("CUDA error: initialization error\nmore"), r"\(RuntimeError: CUDA error: initialization error\)"),
+        (HarnessError("no images: set inputs.path"), "^no images: set inputs.path$"),
+    ],
+)
+def test_what_keeps_a_worker_from_starting_is_told(monkeypatch, error, message):
+    def fails(self, job):
+        raise error
+
+    monkeypatch.setattr(Scorer, "__init__", fails)
+    monkeypatch.setattr(scoring, "_scorer", None)
+    monkeypatch.setattr(scoring.signal, "signal", lambda *args: None)
+    monkeypatch.setattr(scoring.threading, "Thread", lambda **options: SimpleNamespace(start=lambda: None))
+    monkeypatch.setattr(scoring, "_keep_freed_memory", lambda: None)
+    scoring._start_worker(Job("nasbench201", SMALL, (SNIP,)))
+    with pytest.raises(HarnessError, match=message):
+        scoring._score_chunk([(0, [SNIP])])
 
 
 def test_a_run_compacts_only_what_it_appended_to(tmp_path, monkeypatch):
