@@ -269,6 +269,11 @@ def write_table(table: pa.Table, target: Path, **options: Any) -> Path:
     return write_whole(target, lambda file: pq.write_table(table, file, compression="zstd", **options))
 
 
+def write_text(target: Path, text: str) -> Path:
+    """Write a text in UTF-8, whole or not at all."""
+    return write_whole(target, lambda file: file.write(text.encode()))
+
+
 def write_whole(target: Path, write: Callable[[Any], Any]) -> Path:
     """Write, flush to disk, then rename: a reader never sees half a file, a crash leaves none.
 

@@ -512,7 +512,7 @@ def test_mistakes_are_named():
         harness.score(network, images, labels, ["sinflow"])
     with pytest.raises(UnknownNameError, match="did you mean 'variant'"):
         harness.score(network, images, labels, ["vkdnw:varian=repo"])
-    with pytest.raises(HarnessError, match="variant='rep'"):
+    with pytest.raises(HarnessError, match="unknown variant of vkdnw 'rep': did you mean 'repo'"):
         harness.score(network, images, labels, ["vkdnw:variant=rep"])
     with pytest.raises(UnknownNameError, match="unknown submodule 'layer9': did you mean 'layer"):
         harness.score(network, images, labels, ["az_expressivity"], stages=["layer1", "layer9"])

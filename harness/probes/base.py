@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from harness.spaces.base import Space
 
 
+#: Types that weights and images may have in a pass.
+DTYPES = ("float32", "float64")
+
+
 class Unscorable(Exception):
     """The network or batch has no value for what was asked. The text becomes the row's status."""
 
@@ -121,8 +125,8 @@ class Subject:
 
         from harness.probes.initialise import initialise
 
-        if dtype not in ("float32", "float64"):
-            raise HarnessError(f"dtype={dtype!r} is neither 'float32' nor 'float64'")
+        if dtype not in DTYPES:
+            raise HarnessError(f"dtype={dtype!r} is none of {', '.join(DTYPES)}")
         network = self.network
         network.to(getattr(torch, dtype))
         for parameter, trainable in zip(network.parameters(), self._trainable, strict=True):
