@@ -121,11 +121,27 @@ OPERATIONS = {
 AGGREGATES = {cls.name: cls for cls in (AzNas, TeNas, VkdnwAgg)}
 
 
+def _members(text: str, spec: str) -> tuple[str, ...]:
+    """What the commas of `text` separate that are in no brackets. Raises HarnessError: brackets that do not match."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth < 0:
+            break
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    if depth != 0:
+        raise HarnessError(f"the brackets of {spec!r} do not match: write OPERATION(a, OPERATION(b, c))")
+    return tuple(part.strip() for part in parts if part.strip())
+
+
 def find_aggregate(spec: str) -> Aggregate | None:
-    """The aggregate that a text names, or None. Raises HarnessError for a combination of nothing."""
+    """The aggregate that a text names, or None. Raises HarnessError for a combination of nothing, or half a one."""
     operation, bracket, rest = spec.partition("(")
     if bracket and rest.endswith(")") and operation in OPERATIONS:
-        parts = tuple(part.strip() for part in rest[:-1].split(",") if part.strip())
+        parts = _members(rest[:-1], spec)
         if len(parts) < 2:
             raise HarnessError(f"{spec!r} combines fewer than two proxies: write {operation}(a, b)")
         return Combination(operation, parts)

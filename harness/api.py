@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, UnknownNameError
 from harness.probes.base import Subject
 from harness.proxies import get_proxy
 from harness.proxies.base import Proxy
@@ -33,8 +33,9 @@ def score(
 
     Every proxy initialises the network as its definition says (convolutions, linear layers and normalisations;
     other parameters keep the values they have), with draws that depend on `seed` alone. A proxy reads as many
-    images as its batch size asks for, all of `inputs` when there are fewer; ZiCo's second mini-batch is what
-    follows in `inputs`, so that it needs two images at least.
+    images as its batch size asks for, all of `inputs` when there are fewer. One that reads several mini-batches
+    (ZiCo 2, SWAP 4) takes them one after the other from `inputs`; where those are too few, all its mini-batches
+    shrink alike, so that none shares an image with another, and it has no score where they would be empty.
 
     Args:
         network: any module from (B, channels, height, width) to logits (B, classes).
@@ -68,9 +69,9 @@ def score(
     for parameter in own.parameters():
         parameter.grad = None
     modules = dict(own.named_modules())
-    unknown = [name for name in stages if name not in modules]
-    if unknown:
-        raise HarnessError(f"the network has no submodule {unknown[0]!r} to be a stage")
+    for name in stages:
+        if name not in modules:
+            raise UnknownNameError("submodule", name, filter(None, modules))
     found = _classes(own, inputs)
     num_classes = num_classes or found
     if targets is None:
@@ -88,6 +89,7 @@ def score(
         stages=[modules[name] for name in stages],
         keep_weights=keep_weights,
         restore=True,
+        images_at_hand=len(inputs),
     )
     results = score_subject(subject, chosen.values())
     series = pd.Series({label: result.score for label, result in results.items()}, dtype="float64", name="score")
@@ -110,18 +112,17 @@ def _classes(network: nn.Module, inputs: torch.Tensor) -> int:
         ) from error
     network.train(training)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-        raise HarnessError("the network's output is no (B, classes) tensor of logits")
+        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise HarnessError(
+            f"the network gives {found} for one image, no (1, classes) tensor of logits: wrap it in a module whose "
+            "forward returns the logits alone"
+        )
     return logits.shape[1]
 
 
 def _batches(images: torch.Tensor, labels: torch.Tensor) -> Callable:
     def batch(number: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        if number == 0:
-            return images[:size], labels[:size]
-        # Later mini-batches take what is there: whole ones while they last, else equal parts of all images.
-        if (number + 1) * size > len(images):
-            size = max(1, len(images) // (number + 1))
-        start = number * size
-        return images[start : start + size], labels[start : start + size]
+        chosen = slice(number * size, (number + 1) * size)
+        return images[chosen], labels[chosen]
 
     return batch

@@ -6,9 +6,11 @@ difference between two scores is a difference between two networks.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
 from abc import ABC, abstractmethod
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,8 @@ class Inputs(ABC):
     """A source of labelled mini-batches for networks that read (B, channels, resolution, resolution)."""
 
     name: str
+    #: Of the images at hand, which scores belong to; None where there are none.
+    digest: str | None = None
 
     def __init__(self, num_classes: int, shape: tuple[int, int, int]):
         self.num_classes = num_classes
@@ -72,6 +76,15 @@ class ImageInputs(Inputs):
             )
         self._images, self._labels = images, labels
 
+    @cached_property
+    def digest(self) -> str:  # type: ignore[override]
+        """Digest of the number of images, all labels and a thousand images or more, evenly spread."""
+        sample = self._images[:: max(1, len(self._images) // 1000)]
+        found = hashlib.blake2b(repr(self._images.shape).encode(), digest_size=8)
+        found.update(np.ascontiguousarray(sample))  # a folder's images are not contiguous
+        found.update(self._labels.astype("<i8").tobytes())
+        return found.hexdigest()
+
     def batch(self, seed: int, number: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         if (number + 1) * size > len(self._images):
             raise HarnessError(
@@ -97,7 +110,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str):
         if (module, name) not in self.ALLOWED:
-            raise HarnessError(f"refused to load {module}.{name} from a data file: it is no plain array archive")
+            raise pickle.UnpicklingError(f"refused to load {module}.{name}: it is no plain array archive")
         return super().find_class(module, name)
 
 
@@ -113,8 +126,6 @@ def _read_cifar10_folder(folder: Path) -> tuple[np.ndarray, np.ndarray]:
             content = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
             images.append(np.asarray(content[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32))
             labels.append(np.asarray(content[b"labels"], dtype=np.int64))
-        except HarnessError:
-            raise
         except Exception as error:
             raise HarnessError(f"{path} cannot be read ({error}): download the dataset again") from error
     return np.concatenate(images).transpose(0, 2, 3, 1), np.concatenate(labels)

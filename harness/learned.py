@@ -18,6 +18,7 @@ import numpy as np
 from harness.benchmark import Benchmark
 from harness.errors import HarnessError
 from harness.seeds import stable_rng
+from harness.store import write_table
 
 DECILES = tuple(f"vkdnw_decile:k={k}" if k != 5 else "vkdnw_decile" for k in range(1, 10))
 ZERO_COST = (
@@ -123,10 +124,8 @@ def remembered(path: Path, made_of: tuple[np.ndarray | int, ...], compute: Calla
     # Where the folder cannot be written the next report fits again.
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.writing")
         schema = pa.schema([("prediction", pa.float64())], metadata=made)
-        pq.write_table(pa.table({"prediction": predictions}, schema=schema), temporary, compression="zstd")
-        temporary.replace(path)
+        write_table(pa.table({"prediction": predictions}, schema=schema), path)
     return predictions
 
 

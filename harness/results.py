@@ -10,11 +10,10 @@ import numpy as np
 
 from harness.aggregates import Aggregate, find_aggregate
 from harness.benchmark import Benchmark
-from harness.errors import HarnessError
 from harness.learned import LEARNED, Forest, remembered, training_subset
 from harness.proxies import get_proxy
 from harness.proxies.base import Proxy
-from harness.store import ScoreKey, ScoreStore
+from harness.store import ScoreKey, ScoreStore, check_range
 
 #: Where the store keeps what learned rankings predict; readers of Hive folders skip names with this first letter.
 LEARNED_FOLDER = "_learned"
@@ -145,11 +144,7 @@ class Reader:
             values, seconds = np.full(size, np.nan), np.full(size, np.nan)
             stored = np.zeros(size, dtype=bool)
             index = frame["index"].to_numpy()
-            if index.size and (index.min() < 0 or index.max() >= size):
-                raise HarnessError(
-                    f"{self.store.root / key.folder} holds index {index.max()} but {key.space} has {size} "
-                    "architectures: these scores belong to another benchmark, remove them"
-                )
+            check_range(index, size, self.store.root / key.folder)
             values[index], seconds[index] = (
                 frame["score"].to_numpy(dtype=np.float64),
                 frame["seconds"].to_numpy(),

@@ -26,7 +26,7 @@ import numpy as np
 
 from harness.benchmark import Benchmark, load_benchmark
 from harness.errors import HarnessError
-from harness.inputs import load_inputs
+from harness.inputs import Inputs, load_inputs
 from harness.probes.base import EncodingProbe, Probe, Subject, Unscorable
 from harness.progress import Progress
 from harness.proxies import get_proxy
@@ -93,6 +93,8 @@ def score_subject(
                 # What fails may be an observable of another proxy: this one is to have its value all the same.
                 found, seconds = observe(probe, names)
             spent += seconds
+            if not isinstance(found, Exception) and not found.keys() >= set(names):
+                found = LookupError(f"{type(probe).__name__} gave no {', '.join(sorted(set(names) - found.keys()))}")
             if isinstance(found, Exception):
                 failed = failed or found
             else:
@@ -125,13 +127,46 @@ def _checked(score: float, seconds: float) -> Result:
 
 
 @contextmanager
+def full_precision() -> Iterator[None]:
+    """Products of float32 in float32 for the time of the block: torch lets convolutions on a GPU take TF32's ten bits.
+
+    So it may matrix products (TF32, bfloat16 on processors that have it), where the user chose it for the process.
+    """
+    import torch
+
+    backends = torch.backends
+    if hasattr(backends.cudnn, "conv"):
+        name, full = "fp32_precision", "ieee"
+        places = [backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul]
+        places += [backends.mkldnn.conv, backends.mkldnn.rnn, backends.mkldnn.matmul]
+    else:  # before torch 2.9
+        name, full, places = "allow_tf32", False, [backends.cudnn, backends.cuda.matmul]
+    before = [getattr(place, name) for place in places]
+    try:
+        for place in places:
+            setattr(place, name, full)
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            setattr(place, name, value)
+
+
+@contextmanager
 def _own_state(subject: Subject, probe: Probe) -> Iterator[None]:
-    """Gradients on, global draws (dropout) seeded and given back, attention by a kernel with all derivatives."""
+    """What a pass is to depend on and no more: the process is given back as it was.
+
+    Gradients on, global draws (dropout) seeded, attention by a kernel with all derivatives, float32 in full.
+    """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     devices = [subject.device] if subject.device.type == "cuda" else []
-    with torch.enable_grad(), torch.random.fork_rng(devices=devices), sdpa_kernel(SDPBackend.MATH):
+    with (
+        torch.enable_grad(),
+        torch.random.fork_rng(devices=devices),
+        sdpa_kernel(SDPBackend.MATH),
+        full_precision(),
+    ):
         torch.manual_seed(stable_seed(subject.seed, "global draws", probe))
         yield
 
@@ -265,11 +300,15 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-_scorer: Scorer | None = None
+#: Of this process; in a worker that could not make one, what kept it from it.
+_scorer: Scorer | Exception | None = None
 
 
 def _start_worker(job: Job) -> None:
-    """Prepare a worker process: one thread, Ctrl-C left to the parent, and no life after the parent's death."""
+    """Prepare a worker process: one thread, Ctrl-C left to the parent, and no life after the parent's death.
+
+    An exception that ends an initializer is lost: what keeps the process from scoring is told by its first chunk.
+    """
     global _scorer
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -280,11 +319,14 @@ def _start_worker(job: Job) -> None:
 
     threading.Thread(target=watch, daemon=True).start()  # before torch: its import takes seconds
 
-    import torch
+    try:
+        import torch
 
-    torch.set_num_threads(1)
-    _keep_freed_memory()
-    _scorer = Scorer(job)
+        torch.set_num_threads(1)
+        _keep_freed_memory()
+        _scorer = Scorer(job)
+    except Exception as error:
+        _scorer = error
 
 
 def _keep_freed_memory() -> None:
@@ -302,6 +344,14 @@ def _keep_freed_memory() -> None:
 
 
 def _score_chunk(chunk: list[tuple[int, list[str]]]) -> list[tuple[str, Row]]:
+    if isinstance(_scorer, HarnessError):
+        raise _scorer
+    if isinstance(_scorer, Exception):
+        cause = next(iter(str(_scorer).strip().splitlines()), "")
+        raise HarnessError(
+            f"a worker process cannot start ({type(_scorer).__name__}: {cause}): finished scores are stored; use fewer "
+            "processes (workers=1) or device=cpu"
+        ) from _scorer
     return [row for index, labels in chunk for row in _scorer.score(index, labels)]
 
 
@@ -380,12 +430,12 @@ def plan(job: Job, read: Callable[[ScoreKey, int], pd.DataFrame] | None = None) 
     return found
 
 
-def check_host(job: Job) -> None:
-    """Whether this machine has the device and the mini-batches of a job. Raises HarnessError where not."""
+def check_host(job: Job) -> Inputs:
+    """The mini-batches of a job. Raises HarnessError where this machine lacks those or the device."""
     dataset = load_benchmark(job.benchmark).dataset(job.dataset)
     if job.device not in ("auto", "cpu"):  # which every machine has: counts from encodings then load no torch
         resolve_device(job.device)
-    load_inputs(job.inputs, job.inputs_path, dataset.classes, (3, dataset.resolution, dataset.resolution))
+    return load_inputs(job.inputs, job.inputs_path, dataset.classes, (3, dataset.resolution, dataset.resolution))
 
 
 def run(job: Job, progress: bool = True) -> Summary:
@@ -395,15 +445,22 @@ def run(job: Job, progress: bool = True) -> Summary:
     at most the rows since the last part.
 
     Raises:
-        HarnessError: bad input, found before anything is computed; a worker that died.
+        HarnessError: bad input, found before anything is computed, such as other images than those that stored
+            scores were computed from; a worker that died.
         KeyboardInterrupt: after the finished rows were written.
     """
     started = time.perf_counter()
     wanted = plan(job)
-    check_host(job)
+    inputs = check_host(job)
     benchmark = load_benchmark(job.benchmark)
     dataset = benchmark.dataset(job.dataset)
     store = ScoreStore(job.store)
+    targets: dict[str, tuple[ScoreKey, str | None]] = {}
+    for proxy, _, _, missing, _ in wanted:
+        if missing:
+            target = job.key(proxy), None if proxy.inputs == "none" else inputs.digest
+            store.check_images(*target)
+            targets[proxy.label] = target
     writer = "{}of{}".format(*job.part_of)
     summary = Summary()
 
@@ -415,15 +472,15 @@ def run(job: Job, progress: bool = True) -> Summary:
             continue
         if counted:
             rows = _count(proxy, benchmark, missing, dataset.classes, dataset.resolution)
-            store.append(job.key(proxy), rows, writer)
+            key, images = targets[proxy.label]
+            store.append(key, rows, writer, images)
             summary.add(proxy.label, rows)
         else:
             for index in missing:
                 networks.setdefault(index, []).append(proxy.label)
 
     if networks:
-        by_label = {proxy.label: proxy for proxy in job.resolved}
-        writing = _Writer(store, {label: job.key(p) for label, p in by_label.items()}, writer, job.flush_seconds)
+        writing = _Writer(store, targets, writer, job.flush_seconds)
         bar = Progress(len(networks), enabled=progress)
         try:
             for rows, finished in score_networks(job, networks):
@@ -515,11 +572,16 @@ def _default_workers(device: str) -> int:
 
 
 class _Writer:
-    """Collects rows and appends them to the store as parts, a part a proxy, every few seconds."""
+    """Collects rows and appends them to the store as parts, a part a proxy, every few seconds.
 
-    def __init__(self, store: ScoreStore, keys: dict[str, ScoreKey], writer: str, every: float):
-        self._store, self._keys, self._writer, self._every = store, keys, writer, every
+    Args:
+        targets: partition and digest of the images, by the proxy's label.
+    """
+
+    def __init__(self, store: ScoreStore, targets: dict[str, tuple[ScoreKey, str | None]], writer: str, every: float):
+        self._store, self._targets, self._writer, self._every = store, targets, writer, every
         self._rows: dict[str, list[Row]] = defaultdict(list)
+        self._appended: set[ScoreKey] = set()
         self._last = time.monotonic()
 
     def add(self, label: str, row: Row) -> None:
@@ -529,10 +591,13 @@ class _Writer:
 
     def flush(self) -> None:
         for label in list(self._rows):
-            self._store.append(self._keys[label], self._rows[label], self._writer)
+            key, images = self._targets[label]
+            self._store.append(key, self._rows[label], self._writer, images)
+            self._appended.add(key)
             del self._rows[label]
         self._last = time.monotonic()
 
     def compact(self) -> None:
-        for key in self._keys.values():
+        """Merge the parts of the partitions that this run appended to; others may be another run's at the moment."""
+        for key in sorted(self._appended):
             self._store.compact(key, self._writer)

@@ -6,6 +6,9 @@ A part holds the columns `index` (the benchmark's numbering), `score` (null wher
 `status` (`ok`, or why there is no score) and `version` (of the proxy's definition). A part appears whole or
 not at all. Merging two stores is copying one folder into the other: rows of equal (index, version) are equal
 by construction, and a reader keeps one of them.
+
+A part whose scores were computed from images of a local copy carries those images' digest in its metadata, so that
+scores of two copies never share a partition. Parts without one, of noise or older ones, say nothing of images.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,6 +44,10 @@ ENCODING = {
     "use_dictionary": [name for name in SCHEMA.names if name != "index"],
     "column_encoding": {"index": "DELTA_BINARY_PACKED"},
 }
+
+
+#: Where a part's metadata keeps the digest of the images that its scores were computed from.
+IMAGES = b"images"
 
 
 def hive_folder(key: Any) -> Path:
@@ -89,10 +97,18 @@ class ScoreStore:
     def __init__(self, root: str | Path):
         self.root = Path(root)
 
-    def append(self, key: ScoreKey, rows: Sequence[Row], writer: str = "0") -> Path:
-        """Write one part. Raises HarnessError when the disk is full or the folder not writable."""
+    def append(self, key: ScoreKey, rows: Sequence[Row], writer: str = "0", images: str | None = None) -> Path:
+        """Write one part. Raises HarnessError when the disk is full or the folder not writable.
+
+        Args:
+            images: digest of the images that the scores were computed from (`ImageInputs.digest`); None for noise.
+        """
         table = pa.table({name: [getattr(row, name) for row in rows] for name in SCHEMA.names}, schema=SCHEMA)
+        return self._write(key, table, writer, images)
+
+    def _write(self, key: ScoreKey, table: pa.Table, writer: str, images: str | None) -> Path:
         folder = self.root / key.folder
+        table = table.replace_schema_metadata(None if images is None else {IMAGES: images})
         try:
             folder.mkdir(parents=True, exist_ok=True)
             return write_table(table, folder / f"part-{writer}-{uuid.uuid4().hex[:12]}.parquet", **ENCODING)
@@ -108,19 +124,73 @@ class ScoreStore:
     def read(self, key: ScoreKey, version: int | None = None) -> pd.DataFrame:
         """Stored rows of `key`, sorted by index, one an index; those of another `version` are left out.
 
-        Raises HarnessError naming the file when a part is truncated or no Parquet.
+        Raises HarnessError naming the file when a part is truncated or no Parquet, and naming both digests when
+        the parts were computed from different images.
         """
-        parts = sorted((self.root / key.folder).glob("part-*.parquet"))
-        tables = []
-        for part in parts:
-            try:
-                tables.append(_read_part(part))
-            except FileNotFoundError:  # compacted away by its writer since the listing: read the listing again
-                return self.read(key, version)
-        frame = pa.concat_tables(tables).to_pandas() if tables else SCHEMA.empty_table().to_pandas()
+        tables = self._parts(key)
+        self._one_digest(key, tables)
+        frame = pa.concat_tables(map(_bare, tables)).to_pandas() if tables else SCHEMA.empty_table().to_pandas()
         if version is not None:
             frame = frame[frame["version"] == version]
         return _best(frame, ["index"])
+
+    def images(self, key: ScoreKey) -> str | None:
+        """Digest of the images that the stored scores of `key` were computed from; None where no part says.
+
+        Raises HarnessError as `read` does.
+        """
+        return self._one_digest(key, self._parts(key))
+
+    def check_images(self, key: ScoreKey, images: str | None) -> None:
+        """Raises HarnessError where the stored scores of `key` were computed from other images than these.
+
+        None, of noise, and parts that carry no digest are at odds with nothing.
+        """
+        held = None if images is None else self.images(key)
+        if held not in (None, images):
+            raise HarnessError(
+                f"{self.root / key.folder} holds scores of the images {held}, those at hand are {images}: point "
+                "inputs.path at the same images, or set store=DIR to another folder"
+            )
+
+    def stamp(self, key: ScoreKey, images: str) -> int:
+        """Write the images' digest into the parts that carry none, older ones; returns how many those were.
+
+        For scores of which one knows what they were computed from. Raises HarnessError as `check_images` does.
+        """
+        self.check_images(key, images)
+        parts = {part: table for part, table in self._parts_of(key, "*").items() if _digest(table) is None}
+        for part, table in parts.items():
+            try:
+                write_table(table.replace_schema_metadata({IMAGES: images}), part, **ENCODING)
+            except OSError as error:
+                raise self._unwritable(error) from error
+        return len(parts)
+
+    def _parts(self, key: ScoreKey) -> list[pa.Table]:
+        return list(self._parts_of(key, "*").values())
+
+    def _parts_of(self, key: ScoreKey, writer: str) -> dict[Path, pa.Table]:
+        """The parts of a writer, `*` for any, by path, in the order of their names."""
+        before: list[Path] = []
+        while True:
+            parts = sorted((self.root / key.folder).glob(f"part-{writer}-*.parquet"))
+            try:
+                return {part: _read_part(part) for part in parts}
+            except FileNotFoundError as error:
+                # One was compacted away since it was listed: its rows are in another by now, unless nothing changed.
+                if parts == before:
+                    raise HarnessError(f"{error}: remove or restore that link, then run the same again") from error
+                before = parts
+
+    def _one_digest(self, key: ScoreKey, tables: Iterable[pa.Table]) -> str | None:
+        found = sorted({_digest(table) for table in tables} - {None})
+        if len(found) > 1:
+            raise HarnessError(
+                f"{self.root / key.folder} mixes scores of the images {' and '.join(found)}: remove the parts of one, "
+                "or the folder and score again"
+            )
+        return found[0] if found else None
 
     def keys(self) -> Iterable[ScoreKey]:
         """Every partition that holds a part, sorted."""
@@ -131,33 +201,63 @@ class ScoreStore:
         return sorted(found)
 
     def compact(self, key: ScoreKey, writer: str = "0") -> None:
-        """Merge the parts that `writer` wrote into one. The old ones go after the new one is on disk."""
-        parts = sorted((self.root / key.folder).glob(f"part-{writer}-*.parquet"))
-        if len(parts) < 2:
-            return
-        frame = pa.concat_tables([_read_part(part) for part in parts]).to_pandas()
-        table = pa.Table.from_pandas(_best(frame, ["index", "version"]), schema=SCHEMA, preserve_index=False)
-        try:
-            write_table(table, parts[0].with_name(f"part-{writer}-{uuid.uuid4().hex[:12]}.parquet"), **ENCODING)
-        except OSError as error:
-            raise self._unwritable(error) from error
-        for part in parts:
-            part.unlink(missing_ok=True)
+        """Merge the parts that `writer` wrote into one, for each digest of images that they carry.
+
+        The old ones go after the new one is on disk. Several may compact the same parts at once.
+        """
+        groups: dict[str | None, dict[Path, pa.Table]] = {}
+        for part, table in self._parts_of(key, writer).items():
+            groups.setdefault(_digest(table), {})[part] = table
+        for images, parts in groups.items():
+            if len(parts) < 2:
+                continue
+            frame = pa.concat_tables(map(_bare, parts.values())).to_pandas()
+            table = pa.Table.from_pandas(_best(frame, ["index", "version"]), schema=SCHEMA, preserve_index=False)
+            self._write(key, table, writer, images)
+            for part in parts:
+                part.unlink(missing_ok=True)
 
 
 def _best(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """One row of each `by`, sorted: a failed attempt may have been followed by a good one, which is preferred."""
-    frame = frame.assign(_bad=frame["status"] != "ok").sort_values([*by, "_bad", "status"], kind="stable")
-    return frame.drop_duplicates(by).drop(columns="_bad").reset_index(drop=True)
+    """One row of each `by`, sorted: a score before the reason why there is none, and that before an exception.
+
+    An attempt that an exception ended may have been followed by a good one; a reason is the network's own.
+    """
+    status = frame["status"]
+    rank = np.where(status == "ok", 0, np.where(status.str.startswith("error"), 2, 1))
+    frame = frame.assign(_rank=rank).sort_values([*by, "_rank", "status"], kind="stable")
+    return frame.drop_duplicates(by).drop(columns="_rank").reset_index(drop=True)
+
+
+def check_range(indices: np.ndarray, size: int, what: object) -> None:
+    """Raises HarnessError where stored indices (n,) are none of `size` architectures; `what` is the partition."""
+    outside = indices[(indices < 0) | (indices >= size)]
+    if outside.size:
+        raise HarnessError(
+            f"{what} holds index {outside[0]} but its benchmark has {size} architectures: these scores belong to "
+            "another benchmark, remove them"
+        )
+
+
+def _digest(table: pa.Table) -> str | None:
+    found = (table.schema.metadata or {}).get(IMAGES)
+    return None if found is None else found.decode()
+
+
+def _bare(table: pa.Table) -> pa.Table:
+    return table.replace_schema_metadata(None)
 
 
 def _read_part(part: Path) -> pa.Table:
+    """A part with the metadata that it carries."""
     try:
         table = pq.read_table(part, partitioning=None)
-        return table.select(SCHEMA.names).cast(SCHEMA)
+        return table.select(SCHEMA.names).cast(SCHEMA).replace_schema_metadata(table.schema.metadata)
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        if getattr(error, "errno", None):  # the system refused; the file may be whole
+            raise HarnessError(f"{part} cannot be read ({os.strerror(error.errno)})") from error
         raise HarnessError(
             f"{part} is damaged ({str(error).splitlines()[0]}): delete that file and run the same "
             "scoring command again, which computes its rows only"
@@ -169,13 +269,18 @@ def write_table(table: pa.Table, target: Path, **options: Any) -> Path:
     return write_whole(target, lambda file: pq.write_table(table, file, compression="zstd", **options))
 
 
+def write_text(target: Path, text: str) -> Path:
+    """Write a text in UTF-8, whole or not at all."""
+    return write_whole(target, lambda file: file.write(text.encode()))
+
+
 def write_whole(target: Path, write: Callable[[Any], Any]) -> Path:
     """Write, flush to disk, then rename: a reader never sees half a file, a crash leaves none.
 
     Args:
         write: is given the binary file to write to.
     """
-    temporary = target.with_name(f".{target.name}.writing")
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.writing")
     try:
         with open(temporary, "wb") as file:
             write(file)

@@ -20,7 +20,7 @@ from harness.measure import BUDGET, FEWEST, Block, Measurements, explain, mean_o
 from harness.paths import published_csv
 from harness.results import Scores, scoring_commands
 from harness.sheet import WRITERS, Section, Sheet
-from harness.store import ScoreKey, ScoreStore
+from harness.store import ScoreKey, ScoreStore, write_text
 
 COLUMNS = (
     "proxy",
@@ -411,7 +411,7 @@ def build_tables(config: Any) -> int:
         try:
             output.mkdir(parents=True, exist_ok=True)
             for kind, text in texts.items():
-                (output / f"{table.name}.{kind}").write_text(text, encoding="utf-8")
+                write_text(output / f"{table.name}.{kind}", text)
         except OSError as error:
             raise HarnessError(
                 f"cannot write tables to {output} ({error.strerror or error}): free some space or set output=DIR"

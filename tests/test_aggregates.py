@@ -168,6 +168,20 @@ def test_specs_are_read():
         assert find_aggregate(other) is None
 
 
+def test_members_may_be_combinations():
+    spec = "log_rank_sum(snip:batch_size=4, rank_sum(ntk, product(nregions, flops)), az_nas)"
+    found = find_aggregate(spec)
+    assert found.members == ("snip:batch_size=4", "rank_sum(ntk, product(nregions, flops))", "az_nas")
+    assert find_aggregate(found.members[1]).members == ("ntk", "product(nregions, flops)")
+    assert found.name == spec
+
+
+@pytest.mark.parametrize("spec", ["sum(a, rank_sum(b, c)", "sum(a, b))", "sum(a), sum(b, c)", "sum(a, b)(c, d)"])
+def test_brackets_that_do_not_match_are_refused(spec):
+    with pytest.raises(HarnessError, match="brackets"):
+        find_aggregate(spec)
+
+
 @pytest.mark.parametrize("spec", ["sum(flops)", "sum()", "product( , )", "rank_sum(flops,)", "log_rank_sum(,a)"])
 def test_a_combination_of_fewer_than_two_is_refused(spec):
     with pytest.raises(HarnessError, match="fewer than two"):

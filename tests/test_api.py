@@ -326,13 +326,34 @@ def test_a_mini_batch_is_what_the_proxy_asks_for():
     four = harness.score(network, images[:4], labels[:4], ["snip"])
     assert whole["snip:batch_size=4"] == four["snip"]
     assert whole["snip"] != four["snip"]
+
+
+def test_mini_batches_share_no_image():
+    network, images, labels = make("resnet")  # six images
     # ZiCo's second mini-batch is what follows; where too little follows, both take half.
-    zico = harness.score(network, images, labels, ["zico:batch_size=3", "zico"])
-    assert zico["zico:batch_size=3"] != zico["zico"]
+    zico = harness.score(network, images, labels, ["zico:batch_size=3", "zico", "zico:batch_size=2"])
+    assert zico["zico:batch_size=3"] == zico["zico"]
+    assert zico["zico:batch_size=2"] != zico["zico"]
     swapped = torch.cat([images[3:], images[:3]]), torch.cat([labels[3:], labels[:3]])
-    assert harness.score(network, *swapped, ["zico:batch_size=3"])["zico:batch_size=3"] == pytest.approx(
-        zico["zico:batch_size=3"], rel=1e-3
-    )
+    assert harness.score(network, *swapped, ["zico"])["zico"] == pytest.approx(zico["zico"], rel=1e-3)
+    # An image that is left over is not read.
+    assert harness.score(network, images[:5], labels[:5], ["zico"])["zico"] == zico["zico:batch_size=2"]
+    third = harness.score(network, images, labels, ["zico:minibatches=3", "zico:minibatches=3:batch_size=2"])
+    assert third["zico:minibatches=3"] == third["zico:batch_size=2:minibatches=3"]
+    swap = harness.score(network, images, labels, ["swap", "swap:batch_size=1"])
+    assert swap["swap"] == swap["swap:batch_size=1"]
+    assert harness.score(network, images, labels, ["swap:repeats=2"]).notna().all()
+
+
+def test_an_empty_mini_batch_is_a_status():
+    network, images, labels = make("resnet")
+    one = harness.score(network, images[:1], labels[:1], ["zico", "swap", "snip"])
+    assert one.attrs["status"] == {
+        "zico": "2 mini-batches need 2 images at least, there are 1",
+        "swap": "4 mini-batches need 4 images at least, there are 1",
+        "snip": "ok",
+    }
+    assert one.isna().tolist() == [True, True, False]
 
 
 # The network is left untouched ----------------------------------------------------------------------------
@@ -491,12 +512,12 @@ def test_mistakes_are_named():
         harness.score(network, images, labels, ["sinflow"])
     with pytest.raises(UnknownNameError, match="did you mean 'variant'"):
         harness.score(network, images, labels, ["vkdnw:varian=repo"])
-    with pytest.raises(HarnessError, match="variant='rep'"):
+    with pytest.raises(HarnessError, match="unknown variant of vkdnw 'rep': did you mean 'repo'"):
         harness.score(network, images, labels, ["vkdnw:variant=rep"])
-    with pytest.raises(HarnessError, match="layer9"):
+    with pytest.raises(UnknownNameError, match="unknown submodule 'layer9': did you mean 'layer"):
         harness.score(network, images, labels, ["az_expressivity"], stages=["layer1", "layer9"])
     for other in (Pair(), Maps()):
-        with pytest.raises(HarnessError, match="logits"):
+        with pytest.raises(HarnessError, match=r"gives .* for one image, .*logits: wrap it"):
             harness.score(other, images, labels)
     with pytest.raises(HarnessError, match="cannot be copied"):
         harness.score(uncopyable(), images, labels)

@@ -162,7 +162,7 @@ MISTAKES = [
     (["score", "proxies=[snip:batchsize=4]"], ["setting of proxy 'snip' 'batchsize'", "'batch_size'?"]),
     (["score", "proxies=[snip:batch_size=four]"], ["batch_size='four' is no int", "the default is 64"]),
     (["score", "proxies=[snip:4]"], ["name:key=value", "'4'"]),
-    (["score", "proxies=[grad_norm:norm=some]"], ["norm='some' is neither 'layers' nor 'all'"]),
+    (["score", "proxies=[grad_norm:norm=some]"], ["unknown norm of grad_norm 'some': valid: all, layers"]),
     (["score", "proxies=[flops]", "dataset=cifar-10"], ["unknown dataset", "did you mean 'cifar10'?"]),
     (["score", "proxies=[flops]", "benchmark=nasbench-201"], ["unknown benchmark", "'nasbench201'?"]),
     (["score", "proxies=[flops]", "population=no_dead_op"], ["unknown population", "'no_dead_ops'?"]),

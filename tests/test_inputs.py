@@ -164,6 +164,20 @@ def test_archive_gives_the_same_mini_batches_as_the_folder(tmp_path):
             np.testing.assert_array_equal(left, right)
 
 
+def test_the_digest_tells_copies_of_the_images_apart(tmp_path):
+    images, labels = pictures(20)
+    archive = load(write_npz(tmp_path / "images.npz", images, labels))
+    assert load(write_folder(tmp_path / "data", images, labels)).digest == archive.digest
+    narrow = write_npz(tmp_path / "narrow.npz", images, labels.astype(np.uint8))
+    assert load(narrow).digest == archive.digest
+    other = images.copy()
+    other[7, 3, 5, 1] ^= 1
+    order = np.r_[1, 0, 2:20]
+    for changed in ((other, labels), (images, (labels + 1) % 10), (images[:19], labels[:19]), (images[order], labels)):
+        assert load(write_npz(tmp_path / "other.npz", *changed)).digest != archive.digest
+    assert load_inputs("random", None, 10, SHAPE).digest is None
+
+
 def test_archive_of_another_benchmarks_images(tmp_path):
     images, labels = pictures(6, side=16, classes=120)
     inputs = load(write_npz(tmp_path / "images.npz", images, labels), classes=120, shape=(3, 16, 16))
@@ -265,6 +279,8 @@ def test_a_malicious_pickle_is_refused_and_not_executed(tmp_path, protocol):
     payload = pickle.dumps({b"data": Payload(os.system, f"touch {trace}"), b"labels": []}, protocol=protocol)
     (folder / "data_batch_1").write_bytes(payload)
     with pytest.raises(HarnessError, match=f"refused to load {os.system.__module__}.system"):
+        load(folder)
+    with pytest.raises(HarnessError, match=r"data_batch_1 cannot be read .*: download the dataset again"):
         load(folder)
     assert not trace.exists()
     pickle.loads(payload)

@@ -25,7 +25,7 @@ from harness.errors import HarnessError, UnknownNameError
 from harness.probes.base import EncodingProbe, Probe, Subject, Unscorable
 from harness.proxies import available, get_proxy
 from harness.proxies.base import Proxy
-from harness.scoring import Result, score_subject
+from harness.scoring import Job, Result, plan, score_subject
 from harness.spaces.nasbench201 import CONV1, CONV3, NONE, POOL, SKIP, NasBench201, encode
 
 #: Settings that make a pass cheap, given to the proxies that have them.
@@ -278,17 +278,44 @@ def test_a_setting_that_no_proxy_has_is_refused(name):
                 get_proxy(f"{name}:{field.name}=x")
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if "dtype" in {f.name for f in dataclasses.fields(available()[n])}])
-def test_a_dtype_that_is_none_is_refused(name):
-    with pytest.raises(HarnessError, match="float16"):
-        score_subject(subject_of(), [cheap(name, dtype="float16")])
+def wrong_values(name: str) -> list[str]:
+    """Settings of the right type and a value that means nothing, one at a time."""
+    found = ["dtype=float16", "init=kaimig", "minibatches=1", "k=0", "k=10"]
+    names = {field.name for field in dataclasses.fields(available()[name])}
+    found = [text for text in found if text.partition("=")[0] in names]
+    for field in dataclasses.fields(available()[name]):
+        if type(field.default) is str:
+            found.append(f"{field.name}=foo")
+        elif type(field.default) is int:
+            found += [f"{field.name}=0", f"{field.name}=-1"]
+    return [f"{name}:{text}" for text in found]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_value_that_means_nothing_is_refused(name):
+    for spec in wrong_values(name):
+        setting, _, value = spec.partition(":")[2].partition("=")
+        with pytest.raises(HarnessError, match=f"{setting}.*{value}"):
+            get_proxy(spec)
+
+
+@pytest.mark.parametrize(
+    "spec", ["grasp:keep=foo", "vkdnw:variant=x", "vkdnw_decile:k=12", "snip:init=foo", "snip:dtype=float16"]
+)
+def test_a_run_with_such_a_value_does_not_begin(spec, tmp_path):
+    with pytest.raises(HarnessError, match=spec.partition("=")[2]):
+        plan(Job("nasbench201", "cifar10", ("flops", spec), store=str(tmp_path)))
+
+
+def test_a_mistyped_value_is_answered_with_the_nearest():
+    for spec, near in (("snip:init=kaimig_fan_in", "kaiming_fan_in"), ("vkdnw:dtype=float46", "float64")):
+        with pytest.raises(UnknownNameError, match=f"did you mean '{near}'"):
+            get_proxy(spec)
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if "init" in {f.name for f in dataclasses.fields(available()[n])}])
 def test_the_initialisation_is_a_setting(name):
     proxy = cheap(name)
-    with pytest.raises(HarnessError, match="kaimig"):
-        score_subject(subject_of(), [cheap(name, init="kaimig")])
     schemes = [cheap(name, init=scheme) for scheme in ("kaiming_fan_in", "kaiming_fan_out", "default", "xavier")]
     assert proxy in schemes
     assert len({found[0] for found in evaluate(schemes, subject_of()).values()}) > 1

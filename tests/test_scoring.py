@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing import active_children
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,7 +25,7 @@ import torch
 from torch import nn
 
 import harness.proxies
-from harness import cli
+from harness import cli, scoring
 from harness.benchmark import load_benchmark
 from harness.errors import HarnessError, UnknownNameError
 from harness.probes.base import EncodingProbe, Probe, Subject, Unscorable
@@ -416,6 +417,85 @@ def plain_network() -> Subject:
     return Subject(network, lambda number, size: (images, torch.arange(4)), 7, (3, 8, 8), 5, torch.device("cpu"))
 
 
+@dataclass(frozen=True)
+class Forgetful(Probe):
+    """A pass that gives one of the two things that were asked of it."""
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        return {"kept": 1.0}
+
+
+@dataclass(frozen=True)
+class Reads(Proxy):
+    name: ClassVar[str] = "reads"
+    inputs: ClassVar[str] = "none"
+
+    what: str = "kept"
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        return {Forgetful(): (self.what,)}
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        return seen[self.what]
+
+
+def precisions() -> list[str]:
+    """How this process multiplies float32: torch's settings that a user may change."""
+    backends = torch.backends
+    places = [backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul, backends.mkldnn.conv]
+    return [place.fp32_precision for place in (*places, backends.mkldnn.matmul, backends.mkldnn.rnn)]
+
+
+@dataclass(frozen=True)
+class Precisions(Probe):
+    """Whether no product may be rounded below float32; then it fails, as asked."""
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        if "full" not in wanted:
+            raise RuntimeError("as asked")
+        return {"full": float(set(precisions()) == {"ieee"})}
+
+
+@dataclass(frozen=True)
+class Full(Proxy):
+    name: ClassVar[str] = "full"
+    inputs: ClassVar[str] = "none"
+
+    what: str = "full"
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        return {Precisions(): (self.what,)}
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        return seen[self.what]
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch before 2.9 has other settings")
+@pytest.mark.parametrize("chosen", ["highest", "medium"])
+def test_float32_is_multiplied_in_full_and_the_setting_given_back(chosen):
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(chosen)
+    try:
+        users = precisions()
+        assert "ieee" not in users if chosen == "medium" else "tf32" in users
+        assert score_subject(plain_network(), [Full()])["full"].score == 1.0
+        assert precisions() == users
+        assert score_subject(plain_network(), [Full("other")])["full:what=other"].status.startswith("error")
+        assert precisions() == users
+        assert torch.get_float32_matmul_precision() == chosen
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_an_observable_that_a_pass_does_not_give_takes_down_its_own_proxy_only():
+    found = score_subject(plain_network(), [Reads("lost"), Reads(), get_proxy(SNIP)])
+    assert {label: result.status for label, result in found.items()} == {
+        "reads:what=lost": "error: LookupError: Forgetful gave no lost",
+        "reads": "ok",
+        SNIP: "ok",
+    }
+
+
 def test_an_observable_that_fails_takes_down_its_own_proxy_only():
     shared = [get_proxy(spec) for spec in (SNIP, "naswot:batch_size=4", "fisher:batch_size=4")]
     assert len({probe for proxy in shared for probe in proxy.needs()}) == 1  # one pass
@@ -472,11 +552,11 @@ def test_interrupt_keeps_finished_rows(tmp_path, monkeypatch):
 def test_a_full_disk_ends_the_run_and_keeps_earlier_rows(tmp_path, monkeypatch):
     append, calls = ScoreStore.append, []
 
-    def disk_is_full(self, key, rows, writer="0"):
+    def disk_is_full(self, key, rows, *rest):
         calls.append(key)
         if len(calls) > 2:
             raise HarnessError("cannot write scores: free some space")
-        return append(self, key, rows, writer)
+        return append(self, key, rows, *rest)
 
     monkeypatch.setattr(ScoreStore, "append", disk_is_full)
     with pytest.raises(HarnessError, match="free some space"):
@@ -484,6 +564,69 @@ def test_a_full_disk_ends_the_run_and_keeps_earlier_rows(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert len(stored(tmp_path)) == 2
     assert run(job(tmp_path), progress=False).stored_before == 2
+
+
+def images_file(path: Path, number: int, seed: int = 0) -> Path:
+    rng = np.random.RandomState(seed)
+    np.savez(path, images=rng.randint(0, 256, (number, 16, 16, 3), dtype=np.uint8), labels=np.arange(number) % 120)
+    return path
+
+
+def test_scores_of_other_images_are_not_added_to_a_partition(tmp_path):
+    first, second = images_file(tmp_path / "a.npz", 50), images_file(tmp_path / "b.npz", 30)
+    store = tmp_path / "scores"
+    on = {"inputs": SMALL, "proxies": (SNIP, SYNFLOW, "flops")}
+    run(job(store, **on, inputs_path=str(first), limit=2), progress=False)
+    keys = list(ScoreStore(store).keys())
+    assert {key.proxy: ScoreStore(store).images(key) is not None for key in keys} == {
+        SNIP: True,
+        SYNFLOW: False,
+        "flops": False,
+    }
+    before = stored(store)
+    with pytest.raises(HarnessError, match=r"those at hand are .*: point inputs\.path at the same images"):
+        run(job(store, **on, inputs_path=str(second)), progress=False)
+    assert stored(store) == before
+    # Nothing is to be computed from images: any will do. So do those of the first run, and noise.
+    run(job(store, **on, inputs_path=str(second), limit=2), progress=False)
+    run(job(store, **{**on, "proxies": (SYNFLOW,)}, inputs_path=str(second), limit=3), progress=False)
+    run(job(store, **on, inputs_path=str(first), flush_seconds=0.0), progress=False)
+    run(job(store, proxies=(SNIP,)), progress=False)
+    keys = list(ScoreStore(store).keys())
+    images = {(key.inputs, key.proxy): ScoreStore(store).images(key) for key in keys}
+    assert images["random", SNIP] is None
+    assert images[SMALL, SNIP] is not None
+    assert len(stored(store)) == 18
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError("CUDA error: initialization error\nmore"), r"\(RuntimeError: CUDA error: initialization error\)"),
+        (HarnessError("no images: set inputs.path"), "^no images: set inputs.path$"),
+    ],
+)
+def test_what_keeps_a_worker_from_starting_is_told(monkeypatch, error, message):
+    def fails(self, job):
+        raise error
+
+    monkeypatch.setattr(Scorer, "__init__", fails)
+    monkeypatch.setattr(scoring, "_scorer", None)
+    monkeypatch.setattr(scoring.signal, "signal", lambda *args: None)
+    monkeypatch.setattr(scoring.threading, "Thread", lambda **options: SimpleNamespace(start=lambda: None))
+    monkeypatch.setattr(scoring, "_keep_freed_memory", lambda: None)
+    scoring._start_worker(Job("nasbench201", SMALL, (SNIP,)))
+    with pytest.raises(HarnessError, match=message):
+        scoring._score_chunk([(0, [SNIP])])
+
+
+def test_a_run_compacts_only_what_it_appended_to(tmp_path, monkeypatch):
+    """Partitions that runs of several seeds share, such as counts, may be another's at the moment."""
+    run(job(tmp_path), progress=False)
+    compacted = []
+    monkeypatch.setattr(ScoreStore, "compact", lambda self, key, writer: compacted.append(key.proxy))
+    run(job(tmp_path, proxies=(SNIP, SYNFLOW, "naswot:batch_size=4")), progress=False)
+    assert compacted == ["naswot:batch_size=4"]
 
 
 def test_finished_rows_are_written_while_the_run_goes_on(tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from harness.benchmark import load_benchmark
 from harness.errors import HarnessError, UnknownNameError
 from harness.search.algorithms import Decoupled, FreeRea, RandomSearch, RegularisedEvolution, get_algorithm
-from harness.search.engine import Budget, Ceilings, Run
+from harness.search.engine import Budget, Ceilings, Run, SearchKey, write_result
 from harness.search.genes import SIZE, TOPOLOGY, Gene, Genotype, OpenSpace
 from harness.search.objective import Objective, Scored, best_so_far, fitness, normalised_sum
 from harness.search.outcome import Interval, TabularSearches
@@ -328,6 +328,27 @@ def test_decoupled_changes_only_the_genes_of_its_phase():
     start = frame.index[frame["phase"] == "topology 2"][0]
     sizes = frame[frame["phase"] == "size 1"]
     assert run.state.history[start] == run.state.history[sizes["size"].idxmax()]
+
+
+def test_the_result_of_a_decoupled_search_has_all_scores_of_what_it_found(tmp_path):
+    run = toy_run(ALGORITHMS[3], "600")
+    run.go()
+    evaluations = len(run.state.history)
+    last = run.frame().iloc[-1]
+    assert np.isnan(last["topology"])  # the last phase was led by the other one alone
+    key = SearchKey("toy", "none", "all", "none", 0, "both", "decoupled", "none", "600", 0)
+    result = write_result(run, tmp_path, key)
+    expected = run.objective.score(run.best, (0, 1)).values
+    assert result["scores"] == dict(zip(run.objective.labels, expected, strict=True))
+    assert result["evaluations"] == evaluations == 600
+
+    def fails(genotype, columns):
+        raise HarnessError("cannot be scored")
+
+    run.objective.score = fails
+    with pytest.raises(HarnessError, match="cannot be scored"):
+        write_result(run, tmp_path / "other", key)
+    assert toy_run(ALGORITHMS[3], "600").load(tmp_path / "other")  # what was found is kept
 
 
 def test_decoupled_leaves_out_phases_of_a_kind_that_a_space_lacks(tabular):

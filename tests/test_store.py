@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.errors import HarnessError
-from harness.store import SCHEMA, Row, ScoreKey, ScoreStore
+from harness.store import SCHEMA, Row, ScoreKey, ScoreStore, write_whole
 
 KEY = ScoreKey("nasbench201", "cifar10", "random", "snip", 0)
 
@@ -116,6 +117,78 @@ def test_a_score_is_preferred_over_a_failed_attempt(store, order):
     ]
 
 
+@pytest.mark.parametrize("reason", ["nan", "inf", "-inf", "singular kernel", "logits are not finite", "no ReLU module"])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_a_reason_is_preferred_over_an_exception(store, reason, order):
+    """Another attempt ended with what the network is: it is not to be tried again."""
+    rows = [failed(1, "error: RuntimeError: out of memory"), failed(1, reason), failed(1, "error: KeyError: a")]
+    for place in order:
+        store.append(KEY, [rows[place]])
+    expected = [(1, None, 0.25, reason, 1)]
+    assert values(store.read(KEY)) == expected
+    store.compact(KEY)
+    assert len(files(store)) == 1
+    assert values(store.read(KEY)) == expected
+    store.append(KEY, [ok(1)])
+    store.compact(KEY)
+    assert values(store.read(KEY)) == [(1, 0.5, 0.25, "ok", 1)]
+
+
+# Images -----------------------------------------------------------------------------------------------------
+
+
+def test_a_part_carries_the_digest_of_its_images_through_a_compaction(store):
+    old = store.append(KEY, [ok(0)])
+    assert store.images(KEY) is None
+    for index in (1, 2):
+        store.append(KEY, [ok(index)], images="abc")
+    store.compact(KEY)
+    assert {pq.read_schema(path).metadata.get(b"images") if path != old else None for path in files(store)} == {
+        b"abc",
+        None,
+    }
+    assert len(files(store)) == 2  # rows of unknown images are not said to be of these
+    assert store.images(KEY) == "abc"
+    assert store.read(KEY)["index"].tolist() == [0, 1, 2]
+
+
+def test_other_images_are_named_with_the_fix(store):
+    store.check_images(KEY, "abc")
+    store.append(KEY, [ok(0)])
+    store.check_images(KEY, "abc")
+    store.append(KEY, [ok(1)], images="abc")
+    store.check_images(KEY, "abc")
+    store.check_images(KEY, None)
+    with pytest.raises(HarnessError, match=r"images abc, those at hand are def: .*inputs\.path.*store=DIR") as caught:
+        store.check_images(KEY, "def")
+    assert str(store.root / KEY.folder) in str(caught.value)
+
+
+def test_a_partition_that_mixes_images_is_refused(store, tmp_path):
+    other = ScoreStore(tmp_path / "other")
+    store.append(KEY, [ok(0)], images="abc")
+    part = other.append(KEY, [ok(1)], images="def")
+    (store.root / part.relative_to(other.root)).write_bytes(part.read_bytes())
+    for read in (store.read, store.images):
+        with pytest.raises(HarnessError, match="mixes scores of the images abc and def: remove"):
+            read(KEY)
+
+
+def test_older_parts_can_be_stamped(store):
+    store.append(KEY, [ok(3, 0.1 + 0.2), failed(4, "nan")])
+    store.append(KEY, [ok(5)], writer="1of2")
+    store.append(KEY, [ok(6)], images="abc")
+    before = values(store.read(KEY))
+    with pytest.raises(HarnessError, match="those at hand are def"):
+        store.stamp(KEY, "def")
+    assert store.stamp(KEY, "abc") == 2
+    assert {pq.read_schema(path).metadata[b"images"] for path in files(store)} == {b"abc"}
+    assert values(store.read(KEY)) == before
+    assert store.stamp(KEY, "abc") == 0
+    frame = pd.read_parquet(store.root)  # as any reader sees it
+    assert sorted(frame["index"]) == [3, 4, 5, 6]
+
+
 def test_merging_two_stores_is_copying_files(store, tmp_path):
     other = ScoreStore(tmp_path / "other")
     store.append(KEY, [ok(1), ok(2)])
@@ -204,6 +277,28 @@ def test_part_with_other_columns_is_refused(store, table):
     with pytest.raises(HarnessError) as caught:
         store.read(KEY)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE, errno.EIO])
+def test_a_part_that_the_system_does_not_give_is_not_called_damaged(store, monkeypatch, number):
+    path = store.append(KEY, [ok(1)])
+
+    def refused(path, **options):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(pq, "read_table", refused)
+    with pytest.raises(HarnessError) as caught:
+        store.read(KEY)
+    assert f"{path} cannot be read ({os.strerror(number)})" in str(caught.value)
+    assert "delete" not in str(caught.value)
+    assert "damaged" not in str(caught.value)
+
+
+def test_a_link_to_nowhere_is_named(store):
+    path = store.append(KEY, [ok(1)])
+    (path.parent / "part-0-gone.parquet").symlink_to(path.parent / "nowhere")
+    with pytest.raises(HarnessError, match="part-0-gone"):
+        store.read(KEY)
 
 
 def test_remains_of_a_crashed_write_are_not_read(store):
@@ -341,6 +436,37 @@ def test_a_reader_beside_a_compaction_sees_every_row(store, monkeypatch):
     monkeypatch.setattr(pq, "read_table", compacted_meanwhile)
     assert store.read(KEY)["index"].tolist() == [0, 1, 2]
     assert calls == 2
+
+
+def test_two_that_compact_the_same_parts_lose_nothing(store, monkeypatch):
+    for index in range(3):
+        store.append(KEY, [ok(index)])
+    read_table, calls = pq.read_table, 0
+
+    def compacted_meanwhile(path, **options):
+        nonlocal calls
+        calls += 1
+        if calls == 2:  # one has listed three parts and read the first
+            monkeypatch.setattr(pq, "read_table", read_table)
+            store.compact(KEY)
+        return read_table(path, **options)
+
+    monkeypatch.setattr(pq, "read_table", compacted_meanwhile)
+    store.compact(KEY)
+    assert calls == 2
+    assert store.read(KEY)["index"].tolist() == [0, 1, 2]
+
+
+def test_two_that_write_the_same_file_do_not_share_a_temporary_one(tmp_path):
+    target = tmp_path / "table.csv"
+
+    def write(file):
+        file.write(b"first")
+        write_whole(target, lambda other: other.write(b"second"))
+
+    write_whole(target, write)
+    assert target.read_bytes() == b"first"
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
 
 
 def test_writers_beside_each_other_lose_nothing(store):

@@ -21,12 +21,14 @@ import yaml
 import harness
 from harness import benchmark as benchmarks
 from harness import correlation
+from harness.benchmark import load_benchmark
 from harness.cli import main
 from harness.config import compose_config
 from harness.errors import HarnessError
 from harness.findings import Finding
 from harness.probes import positive
 from harness.proxies import available
+from harness.results import Reader
 from harness.store import Row, ScoreKey, ScoreStore
 from harness.verify import CHECKS, GUARD
 from harness.verify.baseline import LARGEST_MOVE, correlations, digest, guarded_benchmarks, read_baseline
@@ -94,6 +96,17 @@ def test_stored_scores_come_out_again(capsys):
     out = capsys.readouterr().out
     assert "synflow on nasbench201/cifar10, inputs none, seed 0: 2 cells computed again" in out
     assert ", 0 failed" in out
+
+
+@pytest.mark.parametrize("index", [-3, 15625])
+def test_an_index_of_no_architecture_is_a_finding(store, capsys, index):
+    ScoreStore(store).append(key(), [Row(index, 1.0, 0.0, "ok", 1)])
+    assert main(["verify", "scores", "cells=50", "workers=1", "device=cpu", f"store={store}"]) == 1
+    out = capsys.readouterr().out
+    assert f"holds index {index} but its benchmark has 15625 architectures" in out
+    assert "remove them" in out
+    with pytest.raises(HarnessError, match=f"holds index {index} but"):
+        Reader(ScoreStore(store), load_benchmark("nasbench201")).scores("flops", "ImageNet16-120", np.arange(10))
 
 
 def test_a_synflow_without_absolute_weights_is_caught(monkeypatch, capsys):

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from harness.spaces.base import Space
 
 
+#: Types that weights and images may have in a pass.
+DTYPES = ("float32", "float64")
+
+
 class Unscorable(Exception):
     """The network or batch has no value for what was asked. The text becomes the row's status."""
 
@@ -58,6 +62,7 @@ class Subject:
         thin: makes a subject of the space's thin network (TE-NAS's linear regions), where there is one.
         restore: bring back the weights that the network came with before each initialisation.
         keep_weights: score the weights that the network came with, instead of initialising them.
+        images_at_hand: how many images there are for all mini-batches of a pass; None where `batch` gives any number.
     """
 
     def __init__(
@@ -72,12 +77,14 @@ class Subject:
         keep_weights: bool = False,
         restore: bool = False,
         thin: Callable[[], Subject] | None = None,
+        images_at_hand: int | None = None,
     ):
         self.network, self.batch, self.seed = network, batch, seed
         self.shape, self.num_classes, self.device = shape, num_classes, device
         self.stages = stages or []
         self.keep_weights = keep_weights
         self.thin = thin
+        self.images_at_hand = images_at_hand
         for module in network.modules():
             # An in-place activation would overwrite what a hook on the layer before, or a removed norm, has kept.
             if getattr(module, "inplace", False):
@@ -92,10 +99,20 @@ class Subject:
 
         return torch.Generator().manual_seed(stable_seed(self.seed, *purpose))
 
-    def images(self, size: int, dtype: str = "float32", number: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mini-batch `number` with the images in `dtype`."""
+    def images(
+        self, size: int, dtype: str = "float32", number: int = 0, of: int = 1
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mini-batch `number` of the `of` that a pass reads, with the images in `dtype`.
+
+        Where the images at hand are too few, all mini-batches of the pass shrink alike, so that none shares an image
+        with another. Raises Unscorable where they would be empty.
+        """
         import torch
 
+        if self.images_at_hand is not None and size * of > self.images_at_hand:
+            size = self.images_at_hand // of
+            if size == 0:
+                raise Unscorable(f"{of} mini-batches need {of} images at least, there are {self.images_at_hand}")
         images, labels = self.batch(number, size)
         return images.to(getattr(torch, dtype)), labels
 
@@ -108,8 +125,8 @@ class Subject:
 
         from harness.probes.initialise import initialise
 
-        if dtype not in ("float32", "float64"):
-            raise HarnessError(f"dtype={dtype!r} is neither 'float32' nor 'float64'")
+        if dtype not in DTYPES:
+            raise HarnessError(f"dtype={dtype!r} is none of {', '.join(DTYPES)}")
         network = self.network
         network.to(getattr(torch, dtype))
         for parameter, trainable in zip(network.parameters(), self._trainable, strict=True):

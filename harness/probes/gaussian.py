@@ -106,7 +106,7 @@ class UnitPatterns(Probe):
         hooks = [(module, keep) for module in activations(network).values()]
         for repeat in range(self.repeats):
             subject.initialise("gaussian", repeat, self.dtype)
-            images, _ = subject.images(self.batch_size, self.dtype, repeat)
+            images, _ = subject.images(self.batch_size, self.dtype, repeat, self.repeats)
             met.zero_()
             with torch.no_grad(), hooked(hooks):
                 finite_logits(network, images)

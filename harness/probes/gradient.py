@@ -97,19 +97,23 @@ class GradientPass(Probe):
             "saliency_sum_abs": lambda: [s.abs().sum() for s in saliencies],
             "saliency_std": lambda: [s.abs().std(correction=0) for s in saliencies],
             "fisher": watch.fisher_sums,
-            "zico": lambda: self._zico(subject, weights, grads),
+            "zico": lambda: self._zico(subject, weights, grads, len(labels)),
         }
         saliencies = [w * g for w, g in zip(held, grads, strict=True)]
         found.update({name: _to_host(compute()) for name, compute in per_layer.items() if name in wanted})
         return found
 
-    def _zico(self, subject: Subject, weights: list, first: list) -> list:
+    def _zico(self, subject: Subject, weights: list, first: list, read: int) -> list:
+        """`first`: the gradients of the weights over the pass's own mini-batch of `read` images."""
         import torch
         import torch.nn.functional as F
 
-        batches = [first]
-        for number in range(1, self.minibatches):
-            images, labels = subject.images(self.batch_size, self.dtype, number)
+        batches = []
+        for number in range(self.minibatches):
+            images, labels = subject.images(self.batch_size, self.dtype, number, self.minibatches)
+            if number == 0 and len(labels) == read:
+                batches.append(first)
+                continue
             loss = F.cross_entropy(subject.network(images), labels)
             grads = gradients(loss, weights)
             batches.append([torch.zeros_like(w) if g is None else g for w, g in zip(weights, grads, strict=True)])

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from harness.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 def _kaiming_normal(mode: str) -> Callable[[torch.Tensor, torch.Generator], None]:
     """He initialisation with the gain of ReLU, the mode counting inputs or outputs."""
 
     def draw(weight: torch.Tensor, generator: torch.Generator) -> None:
+        from torch import nn
+
         nn.init.kaiming_normal_(weight, mode=mode, nonlinearity="relu", generator=generator)
 
     return draw
 
 
 def _torch_default(weight: torch.Tensor, generator: torch.Generator) -> None:
+    from torch import nn
+
     nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
 
 
@@ -29,6 +35,8 @@ def _gaussian(weight: torch.Tensor, generator: torch.Generator) -> None:
 
 
 def _xavier_normal(weight: torch.Tensor, generator: torch.Generator) -> None:
+    from torch import nn
+
     nn.init.xavier_normal_(weight, generator=generator)
 
 
@@ -41,7 +49,6 @@ SCHEMES = {
 }
 
 
-@torch.no_grad()
 def initialise(network: nn.Module, scheme: str, generator: torch.Generator) -> None:
     """Draw new weights for all convolutions and linear layers, in the order of `network.modules()`.
 
@@ -56,23 +63,27 @@ def initialise(network: nn.Module, scheme: str, generator: torch.Generator) -> N
     Raises:
         UnknownNameError: no such scheme.
     """
+    import torch
+    from torch import nn
+
     if scheme not in SCHEMES:
         raise UnknownNameError("initialisation", scheme, SCHEMES)
-    for module in network.modules():
-        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
-            on_host = torch.empty(module.weight.shape, dtype=torch.float32)
-            SCHEMES[scheme](on_host, generator)
-            module.weight.copy_(on_host)
-            if module.bias is not None:
-                if scheme == "default":
-                    bound = 1 / math.sqrt(max(1, module.weight[0].numel()))
-                    module.bias.copy_(torch.empty(module.bias.shape).uniform_(-bound, bound, generator=generator))
-                else:
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
+                on_host = torch.empty(module.weight.shape, dtype=torch.float32)
+                SCHEMES[scheme](on_host, generator)
+                module.weight.copy_(on_host)
+                if module.bias is not None:
+                    if scheme == "default":
+                        bound = 1 / math.sqrt(max(1, module.weight[0].numel()))
+                        module.bias.copy_(torch.empty(module.bias.shape).uniform_(-bound, bound, generator=generator))
+                    else:
+                        module.bias.zero_()
+            elif isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)):
+                if getattr(module, "weight", None) is not None:
+                    module.weight.fill_(1.0)
+                if getattr(module, "bias", None) is not None:
                     module.bias.zero_()
-        elif isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)):
-            if getattr(module, "weight", None) is not None:
-                module.weight.fill_(1.0)
-            if getattr(module, "bias", None) is not None:
-                module.bias.zero_()
-            if isinstance(module, nn.modules.batchnorm._NormBase):
-                module.reset_running_stats()
+                if isinstance(module, nn.modules.batchnorm._NormBase):
+                    module.reset_running_stats()

@@ -34,7 +34,10 @@ def available() -> dict[str, type[Proxy]]:
                 "uninstall that package"
             ) from error
         if not (isinstance(cls, type) and issubclass(cls, Proxy)):
-            raise HarnessError(f"entry point {entry.value} is no subclass of harness.Proxy")
+            raise HarnessError(
+                f"proxy {entry.name!r} of entry point {entry.value} is no subclass of harness.Proxy: let it name the "
+                "class itself, derived from harness.Proxy, or uninstall that package"
+            )
         if cls.name in found:
             raise HarnessError(f"proxy {cls.name!r} of entry point {entry.value} is defined already: rename it")
         found[cls.name] = cls

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from harness.errors import HarnessError
 from harness.probes.base import Probe, Unscorable
 from harness.probes.features import ChannelCorrelation, StagePass
 from harness.probes.gaussian import LinearRegions, PerturbationPass, UnitPatterns
 from harness.probes.gradient import GradientPass
 from harness.probes.positive import PositivePass
 from harness.proxies.base import Proxy
-from harness.proxies.saliency import saliency_probe, signal_to_noise
+from harness.proxies.saliency import SALIENCIES, saliency_probe, signal_to_noise
 
 MELLOR = "Mellor et al., Neural Architecture Search without Training, ICML 2021"
 XIANG = "Xiang et al., AutoML 2023"
@@ -95,12 +94,12 @@ class TCet(_Codes):
     summary: ClassVar[str] = "sum over layers of SSNR term x log-determinant of the layer's kernel"
     citation: ClassVar[str] = XIANG
 
+    choices: ClassVar[Mapping[str, Collection]] = {"saliency": SALIENCIES, "codes": ("output", "relu")}
+
     saliency: str = "snip"
     codes: str = "output"
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
-        if self.codes not in ("output", "relu"):
-            raise HarnessError(f"proxy 't_cet': codes={self.codes!r} is neither 'output' nor 'relu'")
         wanted = dict(saliency_probe(self.saliency, self.init, self.batch_size, self.dtype))
         gradient = GradientPass(self.init, self.batch_size, dtype=self.dtype)
         kernels = ("layer_kernels", "layer_places") if self.codes == "output" else ("relu_kernels", "relu_places")
@@ -234,6 +233,7 @@ class Meco(Proxy):
     summary: ClassVar[str] = "least eigenvalues of the channels' correlation"
     citation: ClassVar[str] = "Jiang et al., MeCo, NeurIPS 2023"
     inputs: ClassVar[str] = "none"
+    choices: ClassVar[Mapping[str, Collection]] = {"modules": ("leaf", "all")}
 
     init: str = "kaiming_fan_in"
     resolution: int = 64
@@ -241,8 +241,6 @@ class Meco(Proxy):
     dtype: str = "float32"
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
-        if self.modules not in ("leaf", "all"):
-            raise HarnessError(f"proxy 'meco': modules={self.modules!r} is neither 'leaf' nor 'all'")
         probe = ChannelCorrelation(self.init, self.resolution, self.modules, self.dtype)
         return {probe: ("least_eigenvalues",)}
 

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from harness import specs
-from harness.probes.base import Probe
+from harness.errors import HarnessError, UnknownNameError
+from harness.probes.base import DTYPES, Probe
+from harness.probes.initialise import SCHEMES
+
+
+def at_least(least: int) -> range:
+    """The whole numbers from `least` on."""
+    return range(least, sys.maxsize)
+
+
+#: What the settings that many proxies share may be; a proxy's own `choices` come first.
+SHARED_CHOICES: Mapping[str, Collection] = {
+    "init": SCHEMES,
+    "dtype": DTYPES,
+    **dict.fromkeys(("batch_size", "repeats", "resolution", "samples", "tensors"), at_least(1)),
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +53,21 @@ class Proxy(ABC):
     cancels: ClassVar[bool] = False
     #: What has to be said wherever its figures stand, as of a definition that is not the authors'.
     caveat: ClassVar[str] = ""
+    #: What a setting may be, by its name, where not all values of its type will do: names or a range of numbers.
+    choices: ClassVar[Mapping[str, Collection]] = {}
+
+    def __post_init__(self) -> None:
+        """Raises HarnessError for a setting that is none of its choices, so that no run begins with one."""
+        choices = {**SHARED_CHOICES, **self.choices}
+        for setting in specs.settings_of(self):
+            valid = choices.get(setting.name)
+            value = getattr(self, setting.name)
+            if valid is None or value in valid:
+                continue
+            if not isinstance(valid, range):
+                raise UnknownNameError(f"{setting.name} of {self.name}", value, valid)
+            least = f"at least {valid.start}" if valid.stop == sys.maxsize else f"{valid.start} to {valid.stop - 1}"
+            raise HarnessError(f"proxy {self.name!r}: {setting.name}={value!r} must be {least}")
 
     @abstractmethod
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from harness.errors import HarnessError
 from harness.probes.base import Probe
 from harness.probes.topology import Topology
 from harness.proxies.base import Proxy
@@ -47,12 +46,11 @@ class Flops(_Count):
     summary: ClassVar[str] = "multiply-accumulates of convolutions and linear layers"
     citation: ClassVar[str] = "baseline"
     observable: ClassVar[str] = "flops"
+    choices: ClassVar[Mapping[str, Collection]] = {"count": ("macs", "all")}
 
     count: str = "macs"
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
-        if self.count not in ("macs", "all"):
-            raise HarnessError(f"proxy 'flops': count={self.count!r} is neither 'macs' nor 'all'")
         return {Topology(): ("flops", "elementwise")}
 
     def score(self, seen: Mapping[str, Any]) -> float:

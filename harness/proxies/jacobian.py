@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from harness.errors import HarnessError
 from harness.probes.base import Probe, Unscorable
 from harness.probes.gradient import GradientPass
 from harness.probes.jacobian import WeightJacobian
@@ -45,8 +44,6 @@ def fisher_eigenvalues(jacobian: np.ndarray, probabilities: np.ndarray, variant:
     Args:
         jacobian: (B, K, p). probabilities: (B, K).
     """
-    if variant not in ("paper", "repo"):
-        raise HarnessError(f"proxy 'vkdnw': variant={variant!r} is neither 'paper' nor 'repo'")
     smooth = (1 - SMOOTHING) * probabilities + SMOOTHING / probabilities.shape[1]
     root = multinomial_root(smooth)
     if variant == "paper":
@@ -83,6 +80,7 @@ class Vkdnw(Proxy):
     citation: ClassVar[str] = VKDNW
     tolerance: ClassVar[float] = 5e-3
     inputs: ClassVar[str] = "random"
+    choices: ClassVar[Mapping[str, Collection]] = {"variant": ("paper", "repo")}
 
     variant: str = "paper"
     init: str = "kaiming_fan_in"
@@ -125,12 +123,11 @@ class VkdnwDecile(Vkdnw):
 
     name: ClassVar[str] = "vkdnw_decile"
     summary: ClassVar[str] = "log of the k-th decile of the Fisher information's spectrum (a feature)"
+    choices: ClassVar[Mapping[str, Collection]] = {**Vkdnw.choices, "k": range(1, 10)}
 
     k: int = 5
 
     def score(self, seen: Mapping[str, Any]) -> float:
-        if not 1 <= self.k <= 9:
-            raise HarnessError(f"proxy 'vkdnw_decile': k={self.k} is none of 1 … 9")
         eigenvalues = fisher_eigenvalues(seen["jacobian"], seen["probabilities"], self.variant)
         return float(np.log(deciles(eigenvalues)[self.k - 1] + 1e-30))
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from harness.errors import HarnessError
 from harness.probes.base import Probe, Unscorable
 from harness.probes.gradient import GradientPass
 from harness.probes.positive import AttentionPass, LinearisedPass
 from harness.probes.weights import WeightNorms
-from harness.proxies.base import Proxy
+from harness.proxies.base import Proxy, at_least
 
 ABDELFATTAH = "Abdelfattah et al., Zero-Cost Proxies for Lightweight NAS, ICLR 2021"
 
@@ -50,11 +49,9 @@ class GradNorm(_Gradient):
     summary: ClassVar[str] = "sum of the L2 norms of the layers' gradients"
     citation: ClassVar[str] = ABDELFATTAH
 
-    norm: str = "layers"
+    choices: ClassVar[Mapping[str, Collection]] = {"norm": ("layers", "all")}
 
-    def __post_init__(self) -> None:
-        if self.norm not in ("layers", "all"):
-            raise HarnessError(f"proxy 'grad_norm': norm={self.norm!r} is neither 'layers' nor 'all'")
+    norm: str = "layers"
 
     @property
     def observables(self) -> tuple[str, ...]:
@@ -131,12 +128,11 @@ class Grasp(_Gradient):
     tolerance: ClassVar[float] = 0.5
     cancels: ClassVar[bool] = True
     observables: ClassVar[tuple[str, ...]] = ("grasp",)
+    choices: ClassVar[Mapping[str, Collection]] = {"keep": ("small", "large")}
 
     keep: str = "small"
 
     def score(self, seen: Mapping[str, Any]) -> float:
-        if self.keep not in ("small", "large"):
-            raise HarnessError(f"proxy 'grasp': keep={self.keep!r} is neither 'small' nor 'large'")
         return seen["grasp"].sum() * (1 if self.keep == "small" else -1)
 
 
@@ -153,12 +149,11 @@ class Zico(_Gradient):
     citation: ClassVar[str] = "Li et al., ZiCo, ICLR 2023"
     version: ClassVar[int] = 2  # 1 lost digits of the deviation of nearly equal gradients
     observables: ClassVar[tuple[str, ...]] = ("zico",)
+    choices: ClassVar[Mapping[str, Collection]] = {"minibatches": at_least(2)}
 
     minibatches: int = 2
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
-        if self.minibatches < 2:
-            raise HarnessError("proxy 'zico': minibatches must be at least 2, a deviation needs two values")
         return {GradientPass(self.init, self.batch_size, self.minibatches, self.dtype): self.observables}
 
     def score(self, seen: Mapping[str, Any]) -> float:
@@ -217,9 +212,7 @@ SALIENCIES = {
 
 
 def saliency_probe(saliency: str, init: str, batch_size: int, dtype: str) -> dict[Probe, tuple[str, ...]]:
-    """The pass that gives sum and deviation of a saliency per layer. Raises HarnessError: unknown saliency."""
-    if saliency not in SALIENCIES:
-        raise HarnessError(f"saliency {saliency!r} is none of {', '.join(SALIENCIES)}")
+    """The pass that gives sum and deviation of a saliency per layer."""
     probe = LinearisedPass(init) if saliency == "synflow" else GradientPass(init, batch_size, dtype=dtype)
     return {probe: SALIENCIES[saliency]}
 
@@ -242,6 +235,8 @@ class Ssnr(_Gradient):
     summary: ClassVar[str] = "sum over layers of saliency sum over saliency deviation"
     citation: ClassVar[str] = "Xiang et al., Zero-Cost Operation Scoring / T-CET, AutoML 2023"
     tolerance: ClassVar[float] = 5e-3
+
+    choices: ClassVar[Mapping[str, Collection]] = {"saliency": SALIENCIES}
 
     saliency: str = "snip"
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from harness.errors import HarnessError
 from harness.probes.base import Probe
 from harness.probes.topology import Operations
 from harness.proxies.base import Proxy
@@ -56,12 +55,11 @@ class Sed(Proxy):
     inputs: ClassVar[str] = "none"
     caveat: ClassVar[str] = "a reconstruction from the paper's propositions, not the authors' numbers"
     random: ClassVar[bool] = False
+    choices: ClassVar[Mapping[str, Collection]] = {"part": ("all", *TERMS)}
 
     part: str = "all"
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
-        if self.part != "all" and self.part not in TERMS:
-            raise HarnessError(f"proxy 'sed': part={self.part!r} is none of all, {', '.join(TERMS)}")
         return {Operations(): ("operations", "operation_counts")}
 
     def score(self, seen: Mapping[str, Any]) -> float:

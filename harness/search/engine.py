@@ -25,7 +25,7 @@ from harness.search.genes import Genotype, SearchSpace
 from harness.search.objective import Objective, best_so_far, check_combination, fitness
 from harness.seeds import stable_rng
 from harness.specs import label
-from harness.store import hive_folder, write_table, write_whole
+from harness.store import hive_folder, write_table, write_text
 
 _BUDGET = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h)?")
 _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
@@ -300,7 +300,7 @@ class Run:
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / STATE, lambda file: file.write(json.dumps(content).encode()))
+            write_text(folder / STATE, json.dumps(content))
         except OSError as error:
             raise unwritable(folder, error) from error
 
@@ -361,6 +361,20 @@ class Run:
             raise HarnessError("the budget was spent before a member was evaluated: raise budget")
         return self.state.history[int(self.incumbents()[-1])]
 
+    def scores_of_best(self) -> dict[str, float | None]:
+        """Scores of the best member by all proxies, None where it has none.
+
+        Those by proxies that did not lead the last phase are computed for it, beside the budget. Raises HarnessError.
+        """
+        place = int(self.incumbents()[-1])
+        values = self._scores[place].copy()
+        led = self.plan[self.state.phases[place]].columns
+        others = [column for column in range(len(values)) if column not in led]
+        if others:
+            values[others] = self.objective.score(self.best, others).values
+        pairs = zip(self.objective.labels, values.tolist(), strict=True)
+        return {name: None if np.isnan(value) else value for name, value in pairs}
+
     def frame(self) -> pd.DataFrame:
         """The history, a row an evaluation: `architecture`, `phase`, a column a proxy, `params`, `flops`, `seconds`,
         `best` (the place of the best so far) and `member` (whether it is in the last population)."""
@@ -410,8 +424,9 @@ def write_result(run: Run, folder: Path, key: SearchKey) -> dict[str, Any]:
     import pyarrow as pa
     import yaml
 
-    frame = run.frame()
     best = run.best
+    run.save(folder)  # what follows may fail
+    frame = run.frame()
     row = frame.iloc[int(frame["best"].iloc[-1])]
     result: dict[str, Any] = {
         **vars(key),
@@ -419,7 +434,7 @@ def write_result(run: Run, folder: Path, key: SearchKey) -> dict[str, Any]:
         "architecture": run.space.encode(best),
         "params": int(row["params"]),
         "flops": int(row["flops"]),
-        "scores": {name: None if np.isnan(row[name]) else float(row[name]) for name in run.objective.labels},
+        "scores": run.scores_of_best(),
         "evaluations": len(frame),
         "architectures": int(frame["architecture"].nunique()),
         "seconds": round(float(run.state.seconds), 3),
@@ -427,8 +442,7 @@ def write_result(run: Run, folder: Path, key: SearchKey) -> dict[str, Any]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_table(pa.Table.from_pandas(frame, preserve_index=False), folder / HISTORY)
-        text = yaml.safe_dump(result, sort_keys=False, allow_unicode=True, width=120)
-        write_whole(folder / RESULT, lambda file: file.write(text.encode()))
+        write_text(folder / RESULT, yaml.safe_dump(result, sort_keys=False, allow_unicode=True, width=120))
     except OSError as error:
         raise unwritable(folder, error) from error
     (folder / STATE).unlink(missing_ok=True)

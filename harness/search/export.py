@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.search.genes import Genotype, OpenSpace
-from harness.store import write_whole
+from harness.store import write_text
 
 YAML, MODULE = "architecture.yaml", "architecture.py"
 
@@ -43,8 +43,8 @@ def write_found(space: OpenSpace, genotype: Genotype, result: dict[str, Any], fo
     heading = f"{result['space']}: {result['params']:,} parameters, {result['flops']:,} multiply-accumulates."
     try:
         text = yaml.safe_dump(content, sort_keys=False, width=120)
-        write_whole(folder / YAML, lambda file: file.write(text.encode()))
+        write_text(folder / YAML, text)
         module = module_text(space, genotype, heading)
-        write_whole(folder / MODULE, lambda file: file.write(module.encode()))
+        write_text(folder / MODULE, module)
     except OSError as error:
         raise unwritable(folder, error) from error

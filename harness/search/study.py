@@ -18,6 +18,7 @@ from harness.search.command import complete, open_run
 from harness.search.objective import NetworkScores
 from harness.search.outcome import Interval, Outcome, TabularSearches
 from harness.search.spaces import available, get_open_space
+from harness.store import write_text
 
 #: Evaluations at which a table gives the accuracy held so far, besides the last.
 POINTS = (10, 100)
@@ -88,7 +89,7 @@ def build_study(config: Any) -> int:
     try:
         output.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            (output / name).write_text(content, encoding="utf-8")
+            write_text(output / name, content)
     except OSError as error:
         raise HarnessError(
             f"cannot write tables to {output} ({error.strerror or error}): free some space or set output=DIR"

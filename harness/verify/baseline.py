@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -27,7 +26,7 @@ from harness.measure import resamples_for
 from harness.progress import Progress
 from harness.proxies import get_proxy
 from harness.results import PAPER_INPUTS, Reader
-from harness.store import ScoreKey, ScoreStore
+from harness.store import ScoreKey, ScoreStore, write_text
 from harness.verify.scores import chosen_keys
 
 #: nDCG at 10 too: it is the first to feel an error in the discount of the ranks.
@@ -217,15 +216,11 @@ def write_baseline(config: Any) -> int:
     lines = [json.dumps(_plain(entry)) for entry in sorted(entries, key=lambda entry: entry.identity)]
     text = json.dumps(content, indent=2)[:-2] + ',\n  "correlations": [\n    ' + ",\n    ".join(lines) + "\n  ]\n}\n"
     path = Path(config.baseline)
-    temporary = path.with_name(f".{path.name}.writing")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        write_text(path, text)
     except OSError as error:
         raise HarnessError(f"cannot write {path} ({error.strerror or error}): set baseline=FILE") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     old = {} if before is None else before["correlations"]
     moved = sum(bool(_moves(old[e.identity], e, LARGEST_MOVE)) for e in entries if e.identity in old)
     new = sum(e.identity not in old for e in entries)

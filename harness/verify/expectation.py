@@ -89,7 +89,9 @@ def find_proxy(spec: str) -> Proxy:
             f"proxy {spec!r} cannot be imported ({cause}): write --proxy MODULE:CLASS, importable from here"
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, Proxy)):
-        raise HarnessError(f"{module}:{name} is no subclass of harness.Proxy")
+        raise HarnessError(
+            f"{module}:{name} is no subclass of harness.Proxy: write --proxy MODULE:CLASS with a class derived from it"
+        )
     return configure(cls, settings)
 
 

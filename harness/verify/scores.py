@@ -20,7 +20,7 @@ from harness.proxies import get_proxy
 from harness.proxies.base import Proxy
 from harness.scoring import Job, score_networks
 from harness.seeds import stable_rng
-from harness.store import Row, ScoreKey, ScoreStore
+from harness.store import Row, ScoreKey, ScoreStore, check_range
 
 #: A score that keeps its place among the stored ones may deviate by this many times its proxy's tolerance.
 SAME_PLACE = 10.0
@@ -59,6 +59,7 @@ def check_scores(config: Any) -> Iterator[Finding]:
             benchmark, proxy = load_benchmark(key.space), get_proxy(key.proxy)
             benchmark.dataset(key.dataset)
             stored = store.read(key, proxy.version)
+            check_range(stored["index"].to_numpy(), len(benchmark), store.root / key.folder)
         except HarnessError as error:
             yield Finding(subject, "FAILS", str(error))
             continue
