@@ -399,9 +399,7 @@ def _overall(rows: Sequence[Any], boards: Sequence[Board]) -> tuple[list[Cell], 
     return cells, ranked
 
 
-def _sheet(
-    table: Any, rows: Sequence[Any], boards: Sequence[Board], cells: Sequence[Cell], ranked: Ranked
-) -> Sheet:
+def _sheet(table: Any, rows: Sequence[Any], boards: Sequence[Board], cells: Sequence[Cell], ranked: Ranked) -> Sheet:
     sheet = Sheet(table.title, [table.protocol.strip(), _state(rows, boards, ranked)])
     sheet.paragraphs.append(
         "Each cell: value [95% interval]. "
@@ -442,9 +440,7 @@ def _order(item: tuple[str, list[Cell]]) -> tuple:
     return first.rank or math.inf, first.ours is None, label
 
 
-def _overall_section(
-    sheet: Sheet, rows: Mapping[str, list[Cell]], ranked: Ranked, shown: Mapping[str, str]
-) -> Section:
+def _overall_section(sheet: Sheet, rows: Mapping[str, list[Cell]], ranked: Ranked, shown: Mapping[str, str]) -> Section:
     names = [f"mean rank, {metric_name(name)}" for name in ranked.metrics]
     section = Section("Over benchmarks", ["proxy", "rank", "group", *names, "notes"])
     section.text = (

@@ -311,7 +311,7 @@ def _measured(
 def with_commands(cells: Sequence[Cell]) -> list[Cell]:
     """The cells, where scores are missing with the commands that compute them in the note.
 
-    A cell with a figure lacks scores of other seeds, or of the population on which it would be ranked.
+    A cell with a figure lacks scores of other seeds, or of more architectures.
     """
     commands = scoring_commands(pair for cell in cells for pair in cell.missing)
     done = []
@@ -322,7 +322,7 @@ def with_commands(cells: Sequence[Cell]) -> list[Cell]:
                 reason, *others = cell.note.split("; ")
             else:
                 same = {population for population, _ in cell.missing} == {cell.population}
-                reason, others = "other seeds" if same else "to be ranked", cell.note.split("; ")
+                reason, others = "other seeds" if same else "on more architectures", cell.note.split("; ")
             parts = [f"{reason}: {command}" for command in named]
             cell = replace(cell, note="; ".join(filter(None, [*parts, *others])))
         done.append(cell)
