@@ -1,4 +1,4 @@
-"""Our own table: every proxy on every benchmark, with ranks and groups that the data cannot tell apart.
+"""Our own table: what is stored of every proxy, benchmark by benchmark, with ranks and groups of what is alike.
 
 Ranks are among the proxies that are complete on one population of a dataset, so that every comparison is paired. A
 proxy that is complete on another one alone is shown with the figures that it has there, and without a rank.
