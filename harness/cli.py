@@ -13,12 +13,12 @@ from harness.errors import HarnessError, UnknownNameError
 USAGE = """\
 harness: training-free NAS proxies on NAS benchmarks, beside what the papers printed
 
-  harness score benchmark=nasbench201 dataset=cifar10 proxies=[synflow,vkdnw] population=no_dead_ops limit=20
-  harness score inputs=cifar10 inputs.path=DATA proxies=[snip,naswot] population="sample(100, seed=0)"
+  harness score benchmark=nasbench201 dataset=cifar10 "proxies=[synflow,vkdnw]" population=no_dead_ops limit=20
+  harness score inputs=cifar10 inputs.path=DATA "proxies=[snip,naswot]" population="sample(100, seed=0)"
   harness report table=vkdnw_table1
   harness report                        # every table, and what is missing from the store
-  harness search benchmark=nasbench201 algorithm=freerea proxies=[flops] budget=1000 repeats=30
-  harness search benchmark=esformer algorithm=decoupled proxies=[entropic_score,logsynflow] budget=10min
+  harness search benchmark=nasbench201 algorithm=freerea "proxies=[flops]" budget=1000 repeats=30
+  harness search benchmark=esformer algorithm=decoupled "proxies=[entropic_score,logsynflow]" budget=10min
   harness report plots dataset=cifar10  # figures of how well the stored scores rank (results/plots)
   harness report page                   # leaderboard, proxies and benchmarks as one folder to open (results/site)
   harness list proxies|benchmarks|targets|tables|algorithms|spaces
@@ -33,7 +33,7 @@ harness: training-free NAS proxies on NAS benchmarks, beside what the papers pri
   harness --version
 
 Settings are key=value (Hydra): `harness COMMAND --help` lists them, with examples. Add -m to sweep,
-as in: harness score -m proxies=[vkdnw] seed=0,1,2, or shards=8 hydra/launcher=submitit_slurm for a cluster
+as in: harness score -m "proxies=[vkdnw]" seed=0,1,2, or shards=8 hydra/launcher=submitit_slurm for a cluster
 """
 
 #: Commands that compute no score: there is nothing to go on from when they are stopped.

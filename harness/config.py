@@ -60,6 +60,7 @@ class RowConfig:
 
     `paper`, `paper_table`, `published_dataset` (as results/published.csv writes it) and `populations` stand in for
     the table's where a row sets them. `note_datasets`: the table's datasets that `note` is about; none: all.
+    `benchmarks`: the benchmarks that the row is on; none: all of the table's.
     """
 
     proxy: str
@@ -72,6 +73,7 @@ class RowConfig:
     paper_table: str | None = None
     published_dataset: str | None = None
     populations: list[str] = field(default_factory=list)
+    benchmarks: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -101,12 +103,15 @@ class TableConfig:
 
 @dataclass
 class ReportConfig:
-    """`harness report`: `table` names one table; without it all are built. `target` stands in for the tables' own."""
+    """`harness report`: `table` names one table; without it all are built. `target` stands in for the tables' own.
+
+    Without `output`, tables go to results/tables, those of a `target` to results/targets.
+    """
 
     table: TableConfig | None = None
     target: str | None = None
     store: str = "results/scores"
-    output: str = "results/tables"
+    output: str | None = None
     strict: bool = False
 
 

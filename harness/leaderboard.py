@@ -1,4 +1,7 @@
-"""Our own table: every proxy on every benchmark, with ranks and groups that the data cannot tell apart.
+"""Our own table: what is stored of every proxy, benchmark by benchmark, with ranks and groups of what is alike.
+
+Ranks are among the proxies that are complete on one population of a dataset, so that every comparison is paired. A
+proxy that is complete on another one alone is shown with the figures that it has there, and without a rank.
 
 A proxy belongs to one group with another where the difference of their Kendall's taus is not significant. The test
 is the single-step max-|t| procedure (Romano & Wolf, 2005) on paired bootstrap resamples: a difference counts where
@@ -25,10 +28,20 @@ from harness.config import RowConfig
 from harness.correlation import Sample, estimate, metric
 from harness.errors import HarnessError
 from harness.measure import Block, Measurements
-from harness.proxies import available
-from harness.results import Scores
+from harness.proxies import available, get_proxy
+from harness.results import PAPER_INPUTS, Scores
 from harness.sheet import Section, Sheet
-from harness.tables import Cell, find_block, interval_text, metric_name, not_computed, with_commands
+from harness.store import ScoreKey
+from harness.tables import (
+    Cell,
+    find_block,
+    interval_text,
+    legend,
+    marked,
+    metric_name,
+    not_computed,
+    with_commands,
+)
 
 COLUMNS = (
     *(name for name in tables.COLUMNS if name not in ("seeds", "seed_std", "published", "delta", "agrees")),
@@ -39,7 +52,11 @@ COLUMNS = (
 #: By this metric the proxies are ranked and grouped.
 MAIN = "kendall"
 #: Which mini-batches a proxy's scores are taken from: its paper's, and noise where those are not stored.
-SOURCES = ("paper", "random")
+SOURCES = (PAPER_INPUTS, "random")
+#: Populations above this are not asked for: a sample of the table's is.
+WORKABLE = 50_000
+#: Beginning of the note of a row that cannot have a figure.
+NOT_APPLICABLE = "not applicable"
 
 
 def entries(table: Any) -> list[str]:
@@ -75,6 +92,9 @@ class Board:
     metrics: Sequence[str] = ()
     samples: Mapping[str, Sample] = ()
     cells: Sequence[Cell] = ()
+    #: Labels of rows with figures on another population, and of rows that cannot have any.
+    elsewhere: Sequence[str] = ()
+    inapplicable: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -164,7 +184,7 @@ def build_leaderboard(table: Any, measurements: Measurements) -> tuple[list[Cell
     boards = [_board(table, rows, entry, measurements) for entry in entries(table)]
     overall, ranked = _overall(rows, boards)
     cells = with_commands([*overall, *(cell for board in boards for cell in board.cells)])
-    return cells, _sheet(table, boards, cells, ranked)
+    return cells, _sheet(table, rows, boards, cells, ranked)
 
 
 def _label(row: Any) -> str:
@@ -178,40 +198,73 @@ def _board(table: Any, rows: Sequence[Any], entry: str, measurements: Measuremen
     if block is None:
         return board
     populations = populations_of(table, block)
-    found: dict[str, dict[str, tuple[str, Scores]]] = {name: {} for name in populations}
+    board.inapplicable = [_label(row) for row in rows if inapplicable(row.proxy, block.benchmark.space)]
+    found: dict[str, dict[str, _Found]] = {name: {} for name in populations}
     lacking: dict[str, dict[str, Scores]] = {name: {} for name in populations}
     for population in populations:
         for row in rows:
-            for source in SOURCES if row.inputs == "paper" else (row.inputs,):
+            if _label(row) in board.inapplicable:
+                continue
+            for source in SOURCES if row.inputs == PAPER_INPUTS else (row.inputs,):
                 scores = block.scores(row.proxy, population, source, table.seeds[0])
                 if not scores.missing:
-                    found[population][_label(row)] = source, scores
+                    found[population][_label(row)] = _Found(population, source, scores)
                     break
                 lacking[population].setdefault(_label(row), scores)
     board.population = choose_population({name: set(complete) for name, complete in found.items()})
     if not board.population:
         board.reason = "no scores of any population"
-    population = board.population or populations[-1]
-    n = len(block.population(population))
+    n = {name: len(block.population(name)) for name in populations}
+    population = board.population or next((name for name in populations if n[name] <= WORKABLE), populations[-1])
     whole = population == populations[0]
     board.metrics = [
         name
-        for name in (m if m != "ndcg" else f"ndcg_{gain_places(n)}" for m in table.metrics)
+        for name in (m if m != "ndcg" else f"ndcg_{gain_places(n[population])}" for m in table.metrics)
         if block.admits(name) and (whole or not name.startswith("ndcg"))
     ]
     complete = found[population] if board.population else {}
-    columns = {label: block.column(population, scores) for label, (_, scores) in complete.items()}
-    measured = block.measure(columns.values(), board.metrics, table.resamples)
-    board.samples = {label: measured[column.digest] for label, column in columns.items()}
-    board.cells = _cells(board, rows, complete, lacking[population], population)
+    others: dict[str, _Found] = {}
+    for name in populations if board.population else ():
+        for label, one in found[name].items():
+            if label not in complete:
+                others.setdefault(label, one)
+    board.elsewhere = list(others)
+    columns = {label: block.column(one.population, one.scores) for label, one in {**complete, **others}.items()}
+    measured = block.measure((columns[label] for label in complete), board.metrics, table.resamples)
+    board.samples = {label: measured[columns[label].digest] for label in complete}
+    # nDCG at the cut-off of this population means another thing on another one.
+    shared = [name for name in board.metrics if not name.startswith("ndcg")]
+    measured = block.measure((columns[label] for label in others), shared, table.resamples)
+    samples = board.samples | {label: measured[columns[label].digest] for label in others}
+    ask = next((name for name in populations if n[name] <= min(n[population], WORKABLE)), population)
+    missing = {label: tuple((ask, key) for key in scores.missing) for label, scores in lacking[ask].items()}
+    board.cells = _cells(board, rows, complete | others, samples, missing, population)
     return board
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Scores that are complete on a population, and the kind of mini-batches that they are of."""
+
+    population: str
+    source: str
+    scores: Scores
+
+
+def inapplicable(spec: str, space: Any) -> str:
+    """What a proxy requires that the networks of a space do not have; "" where there is nothing."""
+    if spec in AGGREGATES or "(" in spec:
+        return ""
+    required = get_proxy(spec).requires
+    return "" if required in ("", *space.parts) else required
 
 
 def _cells(
     board: Board,
     rows: Sequence[Any],
-    complete: Mapping[str, tuple[str, Scores]],
-    lacking: Mapping[str, Scores],
+    found: Mapping[str, _Found],
+    samples: Mapping[str, Sample],
+    missing: Mapping[str, tuple[tuple[str, ScoreKey], ...]],
     population: str,
 ) -> list[Cell]:
     labels = list(board.samples)
@@ -222,32 +275,47 @@ def _cells(
     cells = []
     for row in rows:
         label = _label(row)
-        source = complete[label][0] if label in complete else row.inputs
+        source = found[label].source if label in found else row.inputs
         inputs = board.block.inputs(row.proxy, source)
         empty = Cell(
             proxy=label, dataset=board.dataset, metric="all", n=0, ours=None, ci_low=math.nan, ci_high=math.nan,
             published=None, note=row.note, benchmark=board.benchmark, population=population, inputs=inputs,
         )  # fmt: skip
-        if label not in complete:
-            missing = tuple((population, key) for key in lacking[label].missing)
-            cells.append(not_computed(empty, missing=missing))
+        if label in board.inapplicable:
+            reason = f"{NOT_APPLICABLE}: no {inapplicable(row.proxy, board.block.benchmark.space)} in this space"
+            cells.append(replace(empty, note="; ".join(filter(None, [reason, row.note]))))
             continue
-        sample = board.samples[label]
+        if label not in found:
+            cells.append(not_computed(empty, missing=missing.get(label, ())))
+            continue
+        one, sample = found[label], samples[label]
         notes = [row.note, f"{sample.n_failed} without a score, ranked last" if sample.n_failed else ""]
-        if source != "paper" and source != row.inputs and inputs != board.block.inputs(row.proxy, row.inputs):
+        if source != PAPER_INPUTS and source != row.inputs and inputs != board.block.inputs(row.proxy, row.inputs):
             notes.append("on noise: scores on images are not stored")
-        done = replace(empty, n=sample.n, seeds=1, note="; ".join(filter(None, notes)))
-        place = labels.index(label)
+        if label in board.elsewhere:
+            notes.insert(0, f"not ranked: {one.population}, {sample.n:,} architectures")
+        done = replace(
+            empty,
+            n=sample.n,
+            seeds=1,
+            population=one.population,
+            note="; ".join(filter(None, notes)),
+            missing=missing.get(label, ()) if label in board.elsewhere else (),
+        )
         for name in board.metrics:
-            one = estimate(sample.values[name], sample.resampled[name])
+            if name not in sample.values:
+                continue
+            value = estimate(sample.values[name], sample.resampled[name])
+            ranked = label in board.samples
             cells.append(
                 replace(
-                    done, metric=name, ours=one.value, ci_low=one.low, ci_high=one.high,
-                    resamples=sample.resampled[name].size, rank=float(ranks[name][place]),
-                    group=groups[label] if name == MAIN else "",
+                    done, metric=name, ours=value.value, ci_low=value.low, ci_high=value.high,
+                    resamples=sample.resampled[name].size,
+                    rank=float(ranks[name][labels.index(label)]) if ranked else None,
+                    group=groups[label] if ranked and name == MAIN else "",
                 )
             )  # fmt: skip
-        cells.append(replace(done, metric="seconds", ours=complete[label][1].seconds))
+        cells.append(replace(done, metric="seconds", ours=one.scores.seconds))
     return cells
 
 
@@ -279,8 +347,13 @@ def _general(name: str) -> str:
 
 
 def _overall(rows: Sequence[Any], boards: Sequence[Board]) -> tuple[list[Cell], Ranked]:
-    """Mean rank over the boards with at least half of the rows, of the rows that are on all of these."""
-    counting = [board for board in boards if board.samples and 2 * len(board.samples) >= len(rows)]
+    """Mean rank over the boards with at least half of the rows, of the rows that are on all of these.
+
+    No cells where fewer than two boards have as many: the ranks of one are in its own section.
+    """
+    counting = [
+        board for board in boards if board.samples and 2 * len(board.samples) >= len(rows) - len(board.inapplicable)
+    ]
     labels = [_label(row) for row in rows if counting and all(_label(row) in board.samples for board in counting)]
     shared = [
         name
@@ -288,7 +361,7 @@ def _overall(rows: Sequence[Any], boards: Sequence[Board]) -> tuple[list[Cell], 
         if all(name in map(_general, board.metrics) for board in counting)
     ]
     ranked = Ranked([board.name for board in counting], shared, len(labels))
-    if not labels:
+    if not labels or len(counting) < 2:
         return [], ranked
     means: dict[str, np.ndarray] = {}
     resampled: dict[str, np.ndarray] = {}
@@ -326,38 +399,63 @@ def _overall(rows: Sequence[Any], boards: Sequence[Board]) -> tuple[list[Cell], 
     return cells, ranked
 
 
-def _sheet(table: Any, boards: Sequence[Board], cells: Sequence[Cell], ranked: Ranked) -> Sheet:
-    sheet = Sheet(
-        table.title,
-        [table.protocol.strip(), "Each cell: value [95% interval]. " + interval_text(table.resamples)],
+def _sheet(table: Any, rows: Sequence[Any], boards: Sequence[Board], cells: Sequence[Cell], ranked: Ranked) -> Sheet:
+    sheet = Sheet(table.title, [table.protocol.strip(), _state(rows, boards, ranked)])
+    sheet.paragraphs.append(
+        "Each cell: value [95% interval]. "
+        + " ".join(filter(None, [interval_text(table.resamples, [cell.n for cell in cells]), legend(rows)]))
     )
-    rows: dict[tuple[str, str], dict[str, list[Cell]]] = {}
+    found: dict[tuple[str, str], dict[str, list[Cell]]] = {}
     for cell in cells:
-        rows.setdefault((cell.benchmark, cell.dataset), {}).setdefault(cell.proxy, []).append(cell)
-    sheet.sections.append(_overall_section(sheet, rows.get(("all", "all"), {}), ranked))
+        found.setdefault((cell.benchmark, cell.dataset), {}).setdefault(cell.proxy, []).append(cell)
+    shown = {_label(row): marked(_label(row), row.proxy) for row in rows}
+    if ("all", "all") in found:
+        sheet.sections.append(_overall_section(sheet, found["all", "all"], ranked, shown))
     for board in boards:
-        sheet.sections.append(_board_section(sheet, board, rows.get((board.benchmark, board.dataset), {})))
+        sheet.sections.append(_board_section(sheet, board, found.get((board.benchmark, board.dataset), {}), shown))
     return sheet
 
 
-def _overall_section(sheet: Sheet, rows: Mapping[str, list[Cell]], ranked: Ranked) -> Section:
+def _state(rows: Sequence[Any], boards: Sequence[Board], ranked: Ranked) -> str:
+    """How much of the table there is."""
+    known = [board for board in boards if board.block is not None]
+    total = sum(len(rows) - len(board.inapplicable) for board in known)
+    on_board, elsewhere = sum(len(board.samples) for board in known), sum(len(board.elsewhere) for board in known)
+    text = (
+        f"Computed: {on_board + elsewhere} of {total} pairs of a proxy and a dataset to which it applies, "
+        f"{elsewhere} of them on another population than their dataset's ranking."
+    )
+    if len(ranked.boards) < 2:
+        with_half = " and ".join(ranked.boards) or "none"
+        text += (
+            " Mean ranks over benchmarks are given where at least two datasets rank half of all proxies on one "
+            f"population each; so far: {with_half}."
+        )
+    return text
+
+
+def _order(item: tuple[str, list[Cell]]) -> tuple:
+    """Ranked rows by rank, then those of another population, then those without figures."""
+    label, (first, *_) = item
+    return first.rank or math.inf, first.ours is None, label
+
+
+def _overall_section(sheet: Sheet, rows: Mapping[str, list[Cell]], ranked: Ranked, shown: Mapping[str, str]) -> Section:
     names = [f"mean rank, {metric_name(name)}" for name in ranked.metrics]
     section = Section("Over benchmarks", ["proxy", "rank", "group", *names, "notes"])
-    if not ranked.n_rows:
-        section.text = "No dataset has scores of at least half of the proxies yet."
-        return section
     section.text = (
         f"Mean of the ranks among the {ranked.n_rows} proxies that are on every dataset that has at least half of "
         f"all proxies: {', '.join(ranked.boards)}."
     )
-    for label, row in sorted(rows.items(), key=lambda item: (item[1][0].rank or math.inf, item[0])):
-        section.rows.append(_row(sheet, label, row, len(ranked.metrics)))
+    metrics = [f"rank by {name}" for name in ranked.metrics]
+    for label, row in sorted(rows.items(), key=_order):
+        section.rows.append(_row(sheet, shown[label], row, metrics))
     return section
 
 
-def _board_section(sheet: Sheet, board: Board, rows: Mapping[str, list[Cell]]) -> Section:
+def _board_section(sheet: Sheet, board: Board, rows: Mapping[str, list[Cell]], shown: Mapping[str, str]) -> Section:
     names = [metric_name(name) for name in board.metrics]
-    header = ["proxy", "rank", "group", *names, "seconds per architecture", "inputs", "notes"]
+    header = ["proxy", "rank", "group", "n", *names, "seconds, at most", "inputs", "notes"]
     section = Section(f"{board.benchmark}, {board.dataset}", header)
     if not board.population:
         notes = [note for row in rows.values() for cell in row for note in cell.note.split("; ")]
@@ -365,21 +463,28 @@ def _board_section(sheet: Sheet, board: Board, rows: Mapping[str, list[Cell]]) -
         section.text = " ".join([f"Not computed: {board.reason}.", *commands])
         return section
     n = len(board.block.population(board.population))
-    section.text = f"Population {board.population}, {n:,} architectures."
-    for label, row in sorted(rows.items(), key=lambda item: (item[1][0].rank or math.inf, item[0])):
-        section.rows.append(_row(sheet, label, row, len(names) + 1, row[0].inputs))
+    section.text = f"Ranks are over population {board.population}, {n:,} architectures."
+    for label, row in sorted(rows.items(), key=_order):
+        counted = [f"{row[0].n:,}" if row[0].n else ""]
+        section.rows.append(_row(sheet, shown[label], row, [*board.metrics, "seconds"], counted, [row[0].inputs]))
     return section
 
 
-def _row(sheet: Sheet, label: str, row: Sequence[Cell], width: int, *more: str) -> list[str]:
-    """One line: rank and group by the first figure, `width` figures, more, and the marks of the notes."""
+def _row(
+    sheet: Sheet,
+    name: str,
+    row: Sequence[Cell],
+    metrics: Sequence[str],
+    before: Sequence[str] = (),
+    after: Sequence[str] = (),
+) -> list[str]:
+    """One line: rank and group by the first figure, what stands before the figures and after, marks of the notes."""
     marks = " ".join(sheet.mark(n) for n in dict.fromkeys(n for cell in row for n in cell.note.split("; ") if n))
     first = row[0]
-    if first.ours is None:
-        shown = ["–", "–", *["not computed"] * width]
-    else:
-        shown = [f"{first.rank:g}", first.group or "–", *map(_shown, row)]
-    return [label, *shown, *more, marks]
+    figures = {cell.metric: _shown(cell) for cell in row if cell.ours is not None}
+    blank = "–" if figures else NOT_APPLICABLE if first.note.startswith(NOT_APPLICABLE) else "not computed"
+    rank = "–" if first.rank is None else f"{first.rank:g}"
+    return [name, rank, first.group or "–", *before, *(figures.get(one, blank) for one in metrics), *after, marks]
 
 
 def _shown(cell: Cell) -> str:

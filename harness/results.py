@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from harness.aggregates import Aggregate, find_aggregate
 from harness.benchmark import Benchmark
+from harness.config import choices
 from harness.learned import LEARNED, Forest, remembered, training_subset
+from harness.probes.base import Probe
 from harness.proxies import get_proxy
 from harness.proxies.base import Proxy
 from harness.store import ScoreKey, ScoreStore, check_range
@@ -26,7 +28,8 @@ class Scores(NamedTuple):
     """Scores (n,) over a population, NaN where an architecture has none.
 
     `missing`: how many networks of which partition are not in the store. `seconds`: median time of the passes
-    read. `members`: boolean (n,) of the architectures that a correlation may use: a learned ranking leaves out
+    read, with all that was asked of them in the run that stored the score: an upper bound of what it takes alone.
+    `members`: boolean (n,) of the architectures that a correlation may use: a learned ranking leaves out
     those that it was trained on.
     """
 
@@ -37,12 +40,40 @@ class Scores(NamedTuple):
 
 
 def inputs_of(proxy: Proxy, inputs: str, dataset: str) -> str:
-    """The store's `inputs` for a proxy: `none` if it reads no mini-batch, its paper's kind for `paper`."""
+    """The store's `inputs` for a proxy: `none` if it reads no mini-batch, its paper's kind for `paper`.
+
+    Where images of the dataset have no source (`conf/inputs`), noise stands in for them.
+    """
     if proxy.inputs == "none":
         return "none"
     if inputs == PAPER_INPUTS:
-        return dataset if proxy.inputs == "images" else "random"
+        return dataset if proxy.inputs == "images" and dataset in _sources() else "random"
     return inputs
+
+
+@cache
+def _sources() -> frozenset[str]:
+    """Names of the sources of mini-batches."""
+    return frozenset(choices("inputs"))
+
+
+@cache
+def _passes(spec: str) -> frozenset[Probe]:
+    """The passes that a proxy, an aggregate or a learned ranking reads."""
+    aggregate = LEARNED.get(spec) or find_aggregate(spec)
+    if aggregate is None:
+        return frozenset(get_proxy(spec).needs())
+    return frozenset().union(*map(_passes, aggregate.members))
+
+
+def _seconds_of(members: Mapping[str, Scores]) -> float:
+    """What distinct passes of several proxies took: a member that reads none but those of the others adds nothing."""
+    total, counted = 0.0, frozenset()
+    for name, found in sorted(members.items(), key=lambda one: (len(_passes(one[0])), one[1].seconds), reverse=True):
+        if not _passes(name) <= counted:
+            total += found.seconds
+            counted |= _passes(name)
+    return total
 
 
 class Reader:
@@ -81,23 +112,23 @@ class Reader:
         return ScoreKey(self.benchmark.scores_of, dataset, source, proxy.label, seed if proxy.random else 0)
 
     def _aggregate(self, aggregate: Aggregate, dataset: str, population: np.ndarray, inputs: str, seed: int) -> Scores:
-        members = [self.scores(name, dataset, population, inputs, seed) for name in aggregate.members]
-        missing = {key: count for member in members for key, count in member.missing.items()}
+        members = {name: self.scores(name, dataset, population, inputs, seed) for name in aggregate.members}
+        missing = {key: count for member in members.values() for key, count in member.missing.items()}
         values = np.full(len(population), np.nan)
         if not missing:
-            values = aggregate.combine(np.stack([member.values for member in members]))
-        return Scores(values, missing, sum(member.seconds for member in members), np.ones(len(values), bool))
+            values = aggregate.combine(np.stack([members[name].values for name in aggregate.members]))
+        return Scores(values, missing, _seconds_of(members), np.ones(len(values), bool))
 
     def _learned(self, spec: str, dataset: str, population: np.ndarray, inputs: str, seed: int) -> Scores:
         model = LEARNED[spec]
-        parts = [self.scores(name, dataset, population, inputs, seed) for name in model.members]
-        missing = {key: count for part in parts for key, count in part.missing.items()}
+        parts = {name: self.scores(name, dataset, population, inputs, seed) for name in model.members}
+        missing = {key: count for part in parts.values() for key, count in part.missing.items()}
         values = np.full(len(population), np.nan)
         if len(population) <= model.train:
             return Scores(values, {}, 0.0, np.zeros(len(values), bool))
         train = training_subset(self.benchmark, population, model.train, seed)
         if not missing:
-            columns = [part.values[:, None] for part in parts]
+            columns = [parts[name].values[:, None] for name in model.members]
             if model.graf:
                 architectures = [self.benchmark.architectures[i] for i in population]
                 columns.append(self.benchmark.space.graph_features(architectures))
@@ -109,7 +140,7 @@ class Reader:
                 (Forest.VERSION, features, accuracies, train, seed),
                 lambda: Forest().rank(features, accuracies, train, seed),
             )
-        return Scores(values, missing, sum(part.seconds for part in parts), ~train)
+        return Scores(values, missing, _seconds_of(parts), ~train)
 
     def _proxy(self, proxy: Proxy, dataset: str, population: np.ndarray, inputs: str, seed: int) -> Scores:
         key = self._key(proxy, dataset, inputs, seed)

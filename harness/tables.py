@@ -12,12 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from harness.aggregates import find_aggregate
 from harness.benchmark import list_benchmarks
 from harness.config import TableConfig, choices, compose_config
 from harness.correlation import Sample, estimate
 from harness.errors import HarnessError, UnknownNameError
-from harness.measure import BUDGET, FEWEST, Block, Measurements, explain, mean_over_seeds, resamples_for, split_dataset
+from harness.learned import LEARNED
+from harness.measure import Block, Measurements, explain, mean_over_seeds, resamples_for, split_dataset
 from harness.paths import published_csv
+from harness.proxies import get_proxy
 from harness.results import Scores, scoring_commands
 from harness.sheet import WRITERS, Section, Sheet
 from harness.store import ScoreKey, ScoreStore, write_text
@@ -45,7 +48,21 @@ COLUMNS = (
 #: A published figure agrees when it lies in our interval widened by this much: papers round and average seeds.
 SLACK = 0.02
 
+#: Stands beside the name of a proxy whose definition here is not the authors' (`Proxy.caveat`).
+MARK = "†"
+#: Stands beside a published figure that was not checked against the paper.
+UNVERIFIED = "?"
+
 METRIC_NAMES = {"kendall": "Kendall tau", "spearman": "Spearman rho", "top_1%": "top-1% precision"}
+
+
+class Published(float):
+    """A published figure, with the digits that its paper prints and whether it was checked against the paper."""
+
+    def __new__(cls, text: str, note: str = "") -> Published:
+        self = super().__new__(cls, text)
+        self.text, self.unverified = text.strip(), note.startswith("unverified")
+        return self
 
 
 @dataclass(frozen=True)
@@ -64,7 +81,7 @@ class Cell:
     ours: float | None
     ci_low: float
     ci_high: float
-    published: float | None
+    published: Published | float | None
     note: str
     missing: tuple[tuple[str, ScoreKey], ...] = ()
     benchmark: str = ""
@@ -99,13 +116,15 @@ def load_table(name: str) -> TableConfig:
     return compose_config("report", [f"table={name}"]).table
 
 
-def read_published() -> dict[tuple[str, str, str, str, str], float]:
+def read_published() -> dict[tuple[str, str, str, str, str], Published]:
     """Printed figures by (paper, table, dataset, the paper's name of the proxy, metric)."""
     path = published_csv()
     try:
         with open(path, newline="", encoding="utf-8") as file:
             return {
-                (row["paper"], row["table"], row["dataset"], row["proxy"], row["metric"]): float(row["value"])
+                (row["paper"], row["table"], row["dataset"], row["proxy"], row["metric"]): Published(
+                    row["value"], row.get("notes") or ""
+                )
                 for row in csv.DictReader(file)
             }
     except (OSError, KeyError, ValueError) as error:
@@ -201,9 +220,10 @@ def _block_cells(
     benchmark, dataset = split_dataset(table, entry)
     block, reason = find_block(table, entry, measurements)
     cells = []
-    choices_made = [_choose(table, row, block) if block else _Choice("", ()) for row in table.rows]
-    samples = _measured(table, block, metrics, choices_made) if block else [[] for _ in table.rows]
-    for row, choice, of_seeds in zip(table.rows, choices_made, samples, strict=True):
+    rows = [row for row in table.rows if not row.benchmarks or benchmark in row.benchmarks]
+    choices_made = [_choose(table, row, block) if block else _Choice("", ()) for row in rows]
+    samples = _measured(table, block, metrics, rows, choices_made) if block else [[] for _ in rows]
+    for row, choice, of_seeds in zip(rows, choices_made, samples, strict=True):
         paper, place = row.paper or table.paper, row.paper_table or table.paper_table
         for metric in metrics:
             theirs = row.published_dataset or dataset, row.published or row.proxy
@@ -266,12 +286,14 @@ def _computed(cell: Cell, metric: str, of_seeds: Sequence[Sample], choice: _Choi
     )
 
 
-def _measured(table: Any, block: Block, metrics: Sequence[str], choices_made: Sequence[_Choice]) -> list[list[Sample]]:
+def _measured(
+    table: Any, block: Block, metrics: Sequence[str], rows: Sequence[Any], choices_made: Sequence[_Choice]
+) -> list[list[Sample]]:
     """The samples of each row, one a seed. nDCG is left out on all populations but the row's first."""
     columns = [[block.column(choice.population, scores) for scores in choice.scores] for choice in choices_made]
     whole = [
         choice.population in {(row.populations or table.populations)[0]}
-        for row, choice in zip(table.rows, choices_made, strict=True)
+        for row, choice in zip(rows, choices_made, strict=True)
     ]
     admitted = [metric for metric in metrics if block.admits(metric)]
     found: list[list[Sample]] = [[] for _ in columns]
@@ -287,13 +309,20 @@ def _measured(table: Any, block: Block, metrics: Sequence[str], choices_made: Se
 
 
 def with_commands(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells, where scores are missing with the commands that compute them in the note."""
+    """The cells, where scores are missing with the commands that compute them in the note.
+
+    A cell with a figure lacks scores of other seeds, or of more architectures.
+    """
     commands = scoring_commands(pair for cell in cells for pair in cell.missing)
     done = []
     for cell in cells:
         if cell.missing:
             named = [f"`{command}`" for command in dict.fromkeys(commands[pair] for pair in cell.missing)]
-            reason, *others = cell.note.split("; ") if cell.ours is None else ["other seeds", *cell.note.split("; ")]
+            if cell.ours is None:
+                reason, *others = cell.note.split("; ")
+            else:
+                same = {population for population, _ in cell.missing} == {cell.population}
+                reason, others = "other seeds" if same else "on more architectures", cell.note.split("; ")
             parts = [f"{reason}: {command}" for command in named]
             cell = replace(cell, note="; ".join(filter(None, [*parts, *others])))
         done.append(cell)
@@ -316,7 +345,7 @@ def to_csv(cells: Sequence[Cell], columns: Sequence[str] = COLUMNS) -> str:
             "ci_high": _number(cell.ci_high),
             "seeds": cell.seeds or "",
             "seed_std": _number(cell.seed_std),
-            "published": _number(cell.published, 3),
+            "published": "" if cell.published is None else getattr(cell.published, "text", f"{cell.published:g}"),
             "delta": _number(cell.delta),
             "agrees": {None: "", True: "yes", False: "no"}[cell.agrees],
             "resamples": cell.resamples or "",
@@ -331,27 +360,69 @@ def metric_name(metric: str) -> str:
     return METRIC_NAMES.get(metric, metric.replace("ndcg_", "nDCG_").replace("regret_", "regret of the best of "))
 
 
-def interval_text(most: int) -> str:
-    """How the intervals of a table are made."""
-    return (
-        f"Intervals: percentile bootstrap over the architectures, {most:,} resamples, and above "
-        f"{BUDGET // most:,} architectures as many as {BUDGET:,} / n, but {FEWEST} at least (9,445 cells: "
-        f"{resamples_for(9445, most)}); the CSV has the number of each figure."
-    )
+def interval_text(most: int, sizes: Iterable[int]) -> str:
+    """How the intervals of a table over populations of these sizes are made."""
+    counts = {n: resamples_for(n, most) for n in sorted(set(sizes) - {0})}
+    if len(set(counts.values())) <= 1:
+        count = min(counts.values(), default=most)
+        return f"Intervals: percentile bootstrap over the architectures, {count:,} resamples."
+    fewer = ", ".join(f"{count:,} at n = {n:,}" for n, count in counts.items() if count < most)
+    return f"Intervals: percentile bootstrap over the architectures, {most:,} resamples; {fewer}."
+
+
+def caveat(spec: str) -> str:
+    """What has to be said of a proxy, or of a member of an aggregate, wherever its figures stand; "" for most."""
+    aggregate = LEARNED.get(spec) or find_aggregate(spec)
+    if aggregate is None:
+        return get_proxy(spec).caveat
+    return next(filter(None, map(caveat, aggregate.members)), "")
+
+
+def marked(label: str, spec: str) -> str:
+    """A row's name as it is shown: with a mark where its proxy has a caveat."""
+    return f"{label} {MARK}" if caveat(spec) else label
+
+
+def legend(rows: Sequence[Any]) -> str:
+    """What the mark in the first column means, where a row has it."""
+    said = dict.fromkeys(filter(None, (caveat(row.proxy) for row in rows)))
+    return f"{MARK}: {'; '.join(said)}." if said else ""
+
+
+def seeds_text(table: Any, cells: Sequence[Cell]) -> str:
+    """Which of the seeds asked for a table of several is over; "" for a table of one."""
+    asked = len(table.seeds)
+    if asked < 2:
+        return ""
+    means = {cell.proxy for cell in cells if cell.seeds > 1}
+    alone = {cell.proxy for cell in cells if cell.seeds == 1 and cell.missing}
+    text = f"{asked} seeds are asked for ({', '.join(map(str, table.seeds))})"
+    if not means:
+        return f"{text}, 1 is stored: every figure is that of seed {table.seeds[0]}." if alone else f"{text}."
+    text += f": mean and standard deviation (±) over all of them for {len(means)} rows"
+    if alone:
+        text += f", seed {table.seeds[0]} alone for {len(alone)} rows of which not all are stored"
+    return f"{text}. A row without ± that does not say so draws nothing."
 
 
 def to_sheet(table: Any, cells: Sequence[Cell]) -> Sheet:
     """A paper's table: one section a dataset, ours with its interval beside the published figure."""
-    several = len(table.seeds) > 1
-    sheet = Sheet(
-        table.title,
-        [
-            table.protocol.strip(),
-            f"Each cell: ours {'± standard deviation over seeds ' if several else ''}[95% interval] / published; "
-            f"**bold** where the published figure lies outside our interval widened by {SLACK}. `–`: the paper "
-            "prints none. " + interval_text(table.resamples),
-        ],
-    )
+    several = any(cell.seed_std is not None for cell in cells)
+    published = [cell.published for cell in cells if cell.published is not None]
+    parts = [
+        f"Each cell: ours {'± standard deviation over seeds ' if several else ''}[95% interval] / published. "
+        f"**Bold**: the published figure lies outside our interval widened by {SLACK}; at a small n that interval is "
+        "wide, and not bold means that the two cannot be told apart at this n. `–`: the paper prints none.",
+        f"`{UNVERIFIED}`: a figure that was not checked against the paper."
+        if any(getattr(figure, "unverified", False) for figure in published)
+        else "",
+        legend(table.rows),
+        interval_text(table.resamples, [cell.n for cell in cells]),
+        "The CSV has n, population and number of resamples of each figure.",
+    ]
+    sheet = Sheet(table.title, [table.protocol.strip(), seeds_text(table, cells), " ".join(filter(None, parts))])
+    sheet.paragraphs = list(filter(None, sheet.paragraphs))
+    shown = {row.label or row.proxy: marked(row.label or row.proxy, row.proxy) for row in table.rows}
     benchmarks = {split_dataset(table, entry)[0] for entry in table.datasets}
     metrics = list(dict.fromkeys(cell.metric for cell in cells))
     for entry in table.datasets:
@@ -365,13 +436,23 @@ def to_sheet(table: Any, cells: Sequence[Cell]) -> Sheet:
         for proxy, row in rows.items():
             notes = dict.fromkeys(note for cell in row for note in cell.note.split("; ") if note)
             marks = " ".join(sheet.mark(note) for note in notes)
-            section.rows.append([proxy, str(row[0].n or ""), row[0].inputs, *map(_shown, row), marks])
+            section.rows.append([shown[proxy], str(row[0].n or ""), row[0].inputs, *map(_shown, row), marks])
         sheet.sections.append(section)
     return sheet
 
 
+def _printed(cell: Cell) -> str:
+    """The published figure with its paper's digits, of which three after the point are enough beside ours."""
+    if cell.published is None:
+        return "–"
+    text = getattr(cell.published, "text", f"{cell.published:g}")
+    if len(text.partition(".")[2]) > 3:
+        text = f"{cell.published:.3f}"
+    return text + (UNVERIFIED if getattr(cell.published, "unverified", False) else "")
+
+
 def _shown(cell: Cell) -> str:
-    printed = _number(cell.published, 3) or "–"
+    printed = _printed(cell)
     if cell.ours is None:
         return f"not computed / {printed}"
     if math.isnan(cell.ours):
@@ -403,7 +484,7 @@ def build_tables(config: Any) -> int:
     tables = [config.table] if config.table is not None else [load_table(name) for name in choices("table")]
     if config.target is not None:
         tables = _retargeted(tables, config.target, measurements)
-    output = Path(config.output)
+    output = Path(config.output or ("results/tables" if config.target is None else "results/targets"))
     lacking = 0
     for table in tables:
         cells, sheet, columns = build_table(table, measurements)

@@ -78,7 +78,9 @@ def check(command: str, needs: str, folder: Path, monkeypatch) -> None:
     """Run a command in `folder`, or read it where it needs something."""
     subprocess.run(["bash", "-n", "-c", command], check=True, timeout=60)
     words = [word.replace("/tmp/", f"{folder}/") for word in words_of(command)]
-    if words[0] == "make":
+    if words[0] == "export":
+        monkeypatch.setenv(*words[1].split("=", 1))
+    elif words[0] == "make":
         subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, check=True, timeout=60, capture_output=True)
     elif words[0] == "pip":
         extras = re.findall(r"\[([\w,-]+)\]", command)

@@ -7,6 +7,7 @@ import html.parser
 import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +19,10 @@ import pytest
 import harness
 from harness import cli, tables
 from harness.benchmark import load_benchmark
-from harness.config import compose_config
+from harness.config import choices, compose_config, quoted
 from harness.correlation import correlate, sample_many
 from harness.leaderboard import (
+    WORKABLE,
     build_leaderboard,
     choose_population,
     entries,
@@ -30,6 +32,7 @@ from harness.leaderboard import (
     rows_of,
 )
 from harness.measure import BUDGET, FEWEST, Measurements, mean_over_seeds, resamples_for
+from harness.proxies import get_proxy
 from harness.results import scoring_commands
 from harness.sheet import Section, Sheet, to_html, to_latex, to_markdown
 from harness.store import Row, ScoreKey, ScoreStore
@@ -40,10 +43,18 @@ BENCHMARK = load_benchmark("nasbench201")
 SAMPLE = "no_dead_ops.sample(60, seed=5)"
 
 
-def append(root: Path, proxy: str, values: Any, inputs: str = "none", seed: int = 0, seconds: float = 0.25) -> None:
-    """Scores of `values` (index -> score) on CIFAR-10."""
-    rows = [Row(i, score, seconds, "ok", 1) for i, score in values.items()]
-    ScoreStore(root).append(ScoreKey("nasbench201", "cifar10", inputs, proxy, seed), rows)
+def append(
+    root: Path,
+    proxy: str,
+    values: Any,
+    inputs: str = "none",
+    seed: int = 0,
+    seconds: float = 0.25,
+    dataset: str = "cifar10",
+) -> None:
+    """Scores of `values` (index -> score)."""
+    rows = [Row(i, score, seconds, "ok", get_proxy(proxy).version) for i, score in values.items()]
+    ScoreStore(root).append(ScoreKey("nasbench201", dataset, inputs, proxy, seed), rows)
 
 
 def noisy(noise: float, seed: int = 0, population: str = SAMPLE) -> dict[int, float]:
@@ -103,8 +114,11 @@ def test_the_family_of_comparisons_errs_rarely():
 
 def test_figures_ranks_and_costs(tmp_path):
     for place, (name, noise) in enumerate((("synflow", 0.1), ("zen", 5.0), ("meco", 500.0))):
-        append(tmp_path, name, noisy(noise, place), seconds=0.5 * (place + 1))
-    cells, sheet = build_leaderboard(board_config("zen", "synflow", "meco", "logsynflow"), measurements(tmp_path))
+        for dataset in ("cifar10", "cifar100"):
+            append(tmp_path, name, noisy(noise, place), seconds=0.5 * (place + 1), dataset=dataset)
+    table = board_config("zen", "synflow", "meco", "logsynflow", datasets="[nasbench201/cifar10, nasbench201/cifar100]")
+    every, sheet = build_leaderboard(table, measurements(tmp_path))
+    cells = [cell for cell in every if cell.dataset != "cifar100"]
     found = {(cell.benchmark, cell.proxy, cell.metric): cell for cell in cells}
     members = BENCHMARK.population(SAMPLE)
     accuracies = BENCHMARK.accuracies("cifar10").to_numpy()[members]
@@ -124,9 +138,9 @@ def test_figures_ranks_and_costs(tmp_path):
     lacking = found["nasbench201", "logsynflow", "all"]
     assert lacking.ours is None
     assert '`harness score benchmark=nasbench201 dataset=cifar10 "proxies=[logsynflow]"' in lacking.note
-    assert found["all", "logsynflow", "rank"].note == "not computed: not on nasbench201/cifar10"
+    assert found["all", "logsynflow", "rank"].note == "not computed: not on nasbench201/cifar10, nasbench201/cifar100"
     text = to_markdown(sheet)
-    assert [line.split(" | ")[0] for line in text.splitlines() if re.match(r"\| (syn|zen|mec|log)", line)] == 2 * [
+    assert [line.split(" | ")[0] for line in text.splitlines() if re.match(r"\| (syn|zen|mec|log)", line)] == 3 * [
         "| synflow", "| zen", "| meco", "| logsynflow",
     ]  # fmt: skip
 
@@ -136,7 +150,7 @@ def measurements(root: Path) -> Measurements:
 
 
 def test_one_population_a_dataset(tmp_path):
-    """That over which at least half are complete: the other proxy is not computed, though it has a sample's scores."""
+    """Ranks are over that on which at least half are complete; the other proxy shows its sample and has no rank."""
     small = "no_dead_ops.sample(30, seed=1)"
     assert choose_population({"all": {"a"}, "sample": {"a", "b", "c"}}) == "sample"
     assert choose_population({"all": {"a", "b"}, "sample": {"a", "b", "c"}}) == "all"
@@ -145,11 +159,89 @@ def test_one_population_a_dataset(tmp_path):
         append(tmp_path, name, noisy(1.0) | noisy(1.0, population=small))
     append(tmp_path, "meco", noisy(1.0, population=small))
     table = board_config("synflow", "zen", "meco", populations=f"['{SAMPLE}', '{small}', nowhere]")
-    cells, _ = build_leaderboard(table, measurements(tmp_path))
-    assert {cell.population for cell in cells if cell.benchmark == "nasbench201"} == {SAMPLE}
-    assert {cell.proxy: cell.n for cell in cells if cell.metric in ("kendall", "all")} == {
-        "synflow": 60, "zen": 60, "meco": 0,
+    cells, sheet = build_leaderboard(table, measurements(tmp_path))
+    found = {cell.proxy: cell for cell in cells if cell.metric == "kendall"}
+    assert {name: (cell.population, cell.n) for name, cell in found.items()} == {
+        "synflow": (SAMPLE, 60), "zen": (SAMPLE, 60), "meco": (small, 30),
     }  # fmt: skip
+    assert (found["meco"].rank, found["meco"].group) == (None, "")
+    assert (found["synflow"].rank, found["zen"].rank) == (1.5, 1.5)
+    members = BENCHMARK.population(small)
+    scores = noisy(1.0, population=small)
+    expected = correlate(
+        [scores[int(i)] for i in BENCHMARK.representatives[members]],
+        BENCHMARK.accuracies("cifar10").to_numpy()[members], ["kendall"], resamples=200,
+    )["kendall"]  # fmt: skip
+    assert (found["meco"].ours, found["meco"].ci_low) == (expected.value, expected.low)
+    assert f"not ranked: {small}, 30 architectures" in found["meco"].note
+    assert f'on more architectures: `harness score benchmark=nasbench201 dataset=cifar10 "proxies=[meco]" seed=0 '\
+        f'"population={SAMPLE}"`' in found["meco"].note  # fmt: skip
+    assert "ndcg_6" not in {cell.metric for cell in cells if cell.proxy == "meco"}
+    (line,) = [line for line in to_markdown(sheet).splitlines() if line.startswith("| meco")]
+    assert [cell.strip() for cell in line.split("|")][2:5] == ["–", "–", "30"]
+    assert "3 of 3 pairs of a proxy and a dataset to which it applies, 1 of them on another" in to_markdown(sheet)
+
+
+def test_no_mean_rank_over_one_dataset(tmp_path):
+    append(tmp_path, "synflow", noisy(1.0))
+    cells, sheet = build_leaderboard(board_config("synflow"), measurements(tmp_path))
+    assert "all" not in {cell.benchmark for cell in cells}
+    assert [section.heading for section in sheet.sections] == ["nasbench201, cifar10"]
+    assert "so far: nasbench201/cifar10." in to_markdown(sheet)
+
+
+def test_what_cannot_have_a_score_is_not_asked_for(tmp_path):
+    append(tmp_path, "synflow", noisy(1.0))
+    cells, sheet = build_leaderboard(board_config("synflow", "dss"), measurements(tmp_path))
+    (cell,) = [cell for cell in cells if cell.proxy == "dss"]
+    assert (cell.ours, cell.missing) == (None, ())
+    assert cell.note == "not applicable: no attention in this space"
+    text = to_markdown(sheet)
+    assert "| dss | – | – |  | not applicable |" in text
+    assert "1 of 1 pairs" in text
+
+
+def test_every_command_can_be_given(tmp_path):
+    """From an empty store: inputs that there are, for proxies that apply, and no more networks than can be scored."""
+    rows = "table.rows=[{proxy: sed}, {proxy: snip}, {proxy: az_nas}, {proxy: dss}, {proxy: vkdnw_agg}]"
+    names = "nasbench101/cifar10, transnas101_micro/class_scene, accel_nasbench/imagenet, nasbench201/cifar100"
+    table = compose_config("report", ["table=leaderboard", rows, f"table.datasets=[{names}]"]).table
+    cells, sheet = build_leaderboard(table, measurements(tmp_path))
+    commands = {command for cell in cells for command in re.findall("`harness (score [^`]*)`", cell.note)}
+    assert len(commands) > 4
+    for command in commands:
+        arguments = shlex.split(command)[1:]
+        config = compose_config("score", [quoted(argument) for argument in arguments])
+        assert config.inputs.name in choices("inputs")
+        assert "dss" not in config.proxies
+        assert len(load_benchmark(config.benchmark).population(config.population)) <= WORKABLE
+    assert "dataset=class_scene" in to_markdown(sheet)
+    assert "inputs=class_scene" not in to_markdown(sheet)
+
+
+def test_the_mark_of_a_reconstruction(tmp_path):
+    append(tmp_path, "sed", noisy(1.0))
+    cells, sheet = build_leaderboard(board_config("sed"), measurements(tmp_path))
+    assert {cell.proxy for cell in cells} == {"sed"}
+    text = to_markdown(sheet)
+    assert "| sed † | 1 |" in text
+    assert "†: a reconstruction" in text
+    assert r"sed \dag{}" in to_latex(sheet)
+    assert tables.marked("x", "log_rank_sum(flops, sed)") == "x †"
+    assert tables.marked("x", "vkdnw_agg") == "x"
+
+
+def test_a_pass_that_members_share_counts_once(tmp_path):
+    """az_nas reads one pass of stages for three of its members; te_nas reads two passes."""
+    for name, seconds in (("az_expressivity", 0.4), ("az_progressivity", 0.5), ("az_trainability", 0.3)):
+        append(tmp_path, name, noisy(1.0), inputs="random", seconds=seconds)
+    append(tmp_path, "flops", noisy(1.0), seconds=0.01)
+    append(tmp_path, "ntk", noisy(1.0), inputs="cifar10", seconds=0.25)
+    append(tmp_path, "nregions", noisy(1.0), seconds=0.125)
+    reader = measurements(tmp_path).reader("nasbench201")
+    members = BENCHMARK.population(SAMPLE)
+    assert reader.scores("az_nas", "cifar10", members).seconds == pytest.approx(0.51)
+    assert reader.scores("te_nas", "cifar10", members).seconds == pytest.approx(0.375)
 
 
 def test_noise_stands_in_for_images_and_says_so(tmp_path):
@@ -231,6 +323,13 @@ def test_never_a_mean_over_the_seeds_that_are_there(tmp_path):
     assert [key.seed for _, key in many.missing] == [1]
     assert "seed 0 alone" in many.note
     assert "seed=1" in many.note
+    table = seeded(seeds="[0, 1, 2]", metrics="[kendall]", resamples=50)
+    text = to_markdown(build_table(table, measurements(tmp_path))[1])
+    assert "3 seeds are asked for (0, 1, 2), 1 is stored: every figure is that of seed 0." in text
+    assert "±" not in text
+    append(tmp_path, "zen", noisy(5.0, 1), seed=1)
+    text = to_markdown(build_table(table, measurements(tmp_path))[1])
+    assert "mean and standard deviation (±) over all of them for 1 rows." in text
 
 
 # Commands, resamples, formats -------------------------------------------------------------------------------
@@ -302,6 +401,19 @@ def test_tables_of_a_target_have_names_of_their_own(tmp_path):
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "vkdnw_table1--test_12ep.csv").read_text())))
     assert {row["published"] for row in rows} == {""}
     assert rows[0]["ours"] != "not computed"
+
+
+def test_tables_of_a_target_stay_out_of_the_committed_folder(tmp_path, monkeypatch):
+    """Those in results/tables are compared byte for byte; results/targets is ignored by git."""
+    monkeypatch.chdir(tmp_path)
+    append(tmp_path / "scores", "flops", noisy(1.0))
+    settings = [f"table.populations=['{SAMPLE}']", "table.rows=[{proxy: flops}]", "table.datasets=[cifar10]"]
+    for more in ([], ["target=test_12ep"]):
+        assert cli.main(["report", "table=vkdnw_table1", *settings, "table.resamples=9", "store=scores", *more]) == 0
+    results = tmp_path / "results"
+    assert {path.parent.name for path in results.rglob("*.md") if "--" not in path.name} == {"tables"}
+    assert {path.parent.name for path in results.rglob("*--test_12ep.*")} == {"targets"}
+    assert "results/targets/" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
 
 
 def test_a_target_that_no_table_has(tmp_path, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -615,11 +616,33 @@ def test_a_study_on_a_benchmark(scores, tmp_path, capsys):
     assert lines["note"][1] == "a note; not computed"
     assert "missing: harness score benchmark=nasbench201" in out.err
     assert "| nothing | logsynflow |  | not computed / – |" in out.out
+    assert [line for line in out.out.splitlines() if line.startswith("## ")] == ["## nasbench201, cifar10: no_dead_ops"]
     assert out.out.strip() == (tmp_path / "trial.md").read_text().strip()
     points = pd.read_csv(tmp_path / "trial_trajectory.csv")
     assert points["evaluations"].tolist() == [1, 2, 5, 10, 20, 50, 60]
     assert points["accuracy"].iloc[-1] == first["accuracy"]
     assert points["seconds"].is_monotonic_increasing
+
+
+def test_searches_of_different_populations_do_not_share_a_section(scores, tmp_path, capsys):
+    """A row whose scores are stored for a sample alone stands apart from those over all cells."""
+    from harness.search.command import search
+
+    sample = "no_dead_ops.sample(50, seed=0)"
+    copied = tmp_path / "scores"
+    shutil.copytree(scores, copied)
+    benchmark = load_benchmark("nasbench201")
+    members = {int(i) for i in benchmark.representatives[benchmark.population(sample)]}
+    rows = [Row(i, float(i % 11), 0.1, "ok", 1) for i in members]
+    ScoreStore(copied).append(ScoreKey("nasbench201", "cifar10", "none", "logsynflow", 0), rows)
+    config = _study(str(copied), tmp_path)
+    config.study.cases[0].populations.append(sample)
+    assert search(config) == 0
+    sections = capsys.readouterr().out.split("\n## ")[1:]
+    assert [section.splitlines()[0].partition(": ")[2] for section in sections] == ["no_dead_ops", sample]
+    assert ["| nothing |" in section for section in sections] == [False, True]
+    assert ["| evolution |" in section for section in sections] == [True, False]
+    assert all("| oracle |" in section for section in sections)
 
 
 def test_a_study_on_an_open_space_uses_what_was_found(tmp_path, capsys):

@@ -53,6 +53,8 @@ class Proxy(ABC):
     cancels: ClassVar[bool] = False
     #: What has to be said wherever its figures stand, as of a definition that is not the authors'.
     caveat: ClassVar[str] = ""
+    #: What a network has to have for the proxy to have a value, as `attention`; `Space.parts` says what a space's have.
+    requires: ClassVar[str] = ""
     #: What a setting may be, by its name, where not all values of its type will do: names or a range of numbers.
     choices: ClassVar[Mapping[str, Collection]] = {}
 

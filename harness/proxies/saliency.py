@@ -262,6 +262,7 @@ class Dss(Proxy):
     name: ClassVar[str] = "dss"
     summary: ClassVar[str] = "synaptic diversity of attention + synaptic saliency of the MLPs"
     citation: ClassVar[str] = "Zhou et al., Training-free Transformer Architecture Search, CVPR 2022"
+    requires: ClassVar[str] = "attention"
     inputs: ClassVar[str] = "none"
 
     init: str = "xavier"

@@ -23,6 +23,7 @@ from harness.benchmark import list_benchmarks, load_benchmark
 from harness.config import TableConfig, choices
 from harness.correlation import Estimate, correlate_many, ndcg
 from harness.errors import HarnessError
+from harness.leaderboard import inapplicable
 from harness.proxies import available, get_proxy
 from harness.results import PAPER_INPUTS, Reader, Scores, inputs_of, scoring_commands
 from harness.store import ScoreKey, ScoreStore
@@ -175,8 +176,9 @@ class Board:
         return list(dict.fromkeys(scoring_commands((population, key) for key in keys).values()))
 
     def defaults(self) -> list[Entry]:
-        """Every known proxy with its default settings on its paper's mini-batches, and every aggregate."""
-        proxies = [Entry(name, inputs_of(get_proxy(name), PAPER_INPUTS, self.dataset)) for name in available()]
+        """Every proxy that applies to the space, with its defaults on its paper's mini-batches, and every aggregate."""
+        names = [name for name in available() if not inapplicable(name, self.benchmark.space)]
+        proxies = [Entry(name, inputs_of(get_proxy(name), PAPER_INPUTS, self.dataset)) for name in names]
         return proxies + [Entry(name, PAPER_INPUTS) for name in AGGREGATES]
 
 
@@ -294,8 +296,8 @@ def leaderboard_rows(board: Board, metrics: Sequence[str], estimates: Estimates)
     """One dictionary an entry, population and metric, for the page's leaderboard.
 
     Keys: benchmark, dataset, population, proxy, inputs, metric, value, low, high, n, failed (of n, ranked last),
-    seconds (an architecture), published (what a paper prints of these architectures, or None), source (that
-    paper and table). nDCG at a fixed cut-off means another thing on a sample, so it is given for whole
+    seconds (an architecture, as `Scores.seconds`), published (what a paper prints of these architectures, or None),
+    source (that paper and table). nDCG at a fixed cut-off means another thing on a sample, so it is given for whole
     populations only.
     """
     by_population: dict[str, dict[Entry, Series]] = {}

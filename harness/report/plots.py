@@ -220,7 +220,7 @@ def cost(where: str, points: Mapping[str, tuple[float, Estimate]], chosen: Metri
     )  # fmt: skip
     axes.set_xscale("log")
     axes.margins(x=0.12)
-    axes.set_xlabel("seconds an architecture, were the proxy computed alone (median)")
+    axes.set_xlabel("seconds an architecture of the passes that it reads, shared or not (median, an upper bound)")
     axes.set_ylabel(metric_range(chosen))
     axes.legend(loc="lower left")
     _title(figure, f"{metric_title(chosen.name)} against cost, 95% intervals", where)

@@ -216,12 +216,23 @@ def _tabular_table(config: Any) -> tuple[str, dict[str, str]]:
     lines, points, missing = tabular_lines(config)
     out = [f"# {study.title}", "", study.protocol.strip(), ""]
     notes: dict[str, int] = {}
-    blocks: dict[tuple[str, str], list[Line]] = {}
-    for line in lines:
-        blocks.setdefault((line.benchmark, line.dataset), []).append(line)
-    for (benchmark, dataset), block in blocks.items():
+    # Figures over different populations are no comparison: a section each, in the order in which the case lists them.
+    blocks: dict[tuple[str, str, str], list[Line]] = {}
+    for case in study.cases:
+        for dataset in case.datasets:
+            for population in case.populations:
+                asked = population if population != case.populations[0] else ""
+                block = [
+                    line
+                    for line in lines
+                    if (line.benchmark, line.dataset) == (case.benchmark, dataset)
+                    and line.population in (population, asked)
+                ]
+                if block:
+                    blocks[case.benchmark, dataset, population] = block
+    for (benchmark, dataset, population), block in blocks.items():
         out += [
-            f"## {benchmark}, {dataset}",
+            f"## {benchmark}, {dataset}: {population}",
             "",
             "| search | led by | n | accuracy / published | regret | after 10 | after 100 | distinct | seconds "
             "| notes |",
@@ -250,9 +261,8 @@ def _tabular_table(config: Any) -> tuple[str, dict[str, str]]:
                 marks,
             ]
             out.append(f"| {' | '.join(cells)} |")
-        for n, population, oracle in sorted({(a.n, a.population, a.oracle) for a in block if a.n}):
-            case = next(case for case in study.cases if case.benchmark == benchmark)
-            searches = _searches(case.benchmark, dataset, population, config)
+        for n, oracle in sorted({(a.n, a.oracle) for a in block if a.n}):
+            searches = _searches(benchmark, dataset, population, config)
             mean = float(np.nanmean(searches.accuracies))
             out.append(f"| a random member | | {n:,} | {mean:.2f} / – | {oracle - mean:.2f} | | | | | |")
             out.append(f"| oracle | accuracy | {n:,} | {oracle:.2f} / – | 0.00 | | | | | |")

@@ -41,6 +41,8 @@ class Space(ABC):
     populations: tuple[str, ...] = ("all", "unique")
     #: Whether no two members of a benchmark share a `network_key`, so that none needs to be computed to know.
     distinct: bool = False
+    #: What the networks have besides convolutions, as `attention`: what a proxy may require.
+    parts: frozenset[str] = frozenset()
 
     def configure(self, network: Mapping[str, Any]) -> Space:
         """The space with the network of one benchmark: `network` is what its card says under that name.

@@ -303,7 +303,7 @@
         found.push({ id: "published", title: "published", up: metric.lower, value: published, cell: (row) => html("td", { title: row.metrics[metric.name]?.[4], class: published(row) === null ? "none" : null }, published(row) === null ? "–" : fixed(published(row))) });
         found.push({ id: "delta", title: "ours − published", up: false, value: delta, cell: (row) => html("td", { class: delta(row) === null ? "none" : null }, delta(row) === null ? "–" : signed(delta(row))) });
       }
-      found.push({ id: "seconds", title: "seconds", up: true, value: (row) => row.seconds, cell: (row) => html("td", {}, row.seconds === null ? "–" : short(row.seconds)) });
+      found.push({ id: "seconds", title: "seconds, at most", up: true, value: (row) => row.seconds, cell: (row) => html("td", {}, row.seconds === null ? "–" : short(row.seconds)) });
       return found;
     }
     function span(metric) {
@@ -388,7 +388,7 @@
         scatter(figure, points, {
           x: scale(points.map((point) => point.x), { log: true }),
           y: scale(ends),
-          xLabel: "seconds an architecture",
+          xLabel: "seconds an architecture, at most",
           yLabel: metric.title,
           named: true,
           label: `${metric.title} against cost, ${points.length} proxies`,
