@@ -182,6 +182,8 @@ def build_leaderboard(table: Any, measurements: Measurements) -> tuple[list[Cell
     """Figures and sheet of the leaderboard."""
     rows = rows_of(table)
     boards = [_board(table, rows, entry, measurements) for entry in entries(table)]
+    if not table.datasets:  # first what compares most proxies
+        boards.sort(key=lambda board: -len(board.samples))
     overall, ranked = _overall(rows, boards)
     cells = with_commands([*overall, *(cell for board in boards for cell in board.cells)])
     return cells, _sheet(table, rows, boards, cells, ranked)

@@ -148,7 +148,7 @@ def test_global_generators_neither_change_nor_matter(together, tmp_path):
 def undisturbed(tmp_path_factory) -> Path:
     """24 architectures scored in this process, in one go."""
     root = tmp_path_factory.mktemp("undisturbed") / "scores"
-    summary = run(job(root, population="sample(24, seed=0)"), progress=False)
+    summary = run(job(root, population="sample(60, seed=0)"), progress=False)
     assert summary.stored_now == summary.asked > 40
     return root
 
@@ -164,13 +164,14 @@ def test_order_does_not_matter(undisturbed):
 
 def test_chunks_and_resuming_do_not_matter(undisturbed, tmp_path):
     """Other chunks, and a part of the run resumed with one more proxy than before."""
-    settings = {"population": "sample(24, seed=0)"}
+    settings = {"population": "sample(60, seed=0)"}
     run(job(tmp_path / "a", proxies=(SYNFLOW,), limit=5, chunk=3, **settings), progress=False)
     summary = run(job(tmp_path / "a", limit=12, chunk=1, **settings), progress=False)
     assert summary.stored_before == 5
     run(job(tmp_path / "b", limit=12, chunk=100, **settings), progress=False)
     expected, found = stored(undisturbed), stored(tmp_path / "a")
-    assert len(found) == 24
+    members = BENCHMARK.population(settings["population"])[:12]
+    assert len(found) == 2 * len(set(BENCHMARK.representatives[members]))
     assert stored(tmp_path / "b") == found
     assert found == {key: expected[key] for key in found}
 
@@ -696,7 +697,7 @@ class Command:
         self.root = root
         self.errors = root.parent / "stderr"
         self.arguments = [
-            *("score", f"dataset={SMALL}", f"proxies=[{SNIP},{SYNFLOW}]", "population=sample(24, seed=0)"),
+            *("score", f"dataset={SMALL}", f"proxies=[{SNIP},{SYNFLOW}]", "population=sample(60, seed=0)"),
             *(f"store={root}", "device=cpu", "chunk=1", "flush_seconds=0.1", "workers=2", *settings),
         ]
         code = "import sys; from harness.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -763,7 +764,7 @@ def test_killed_run_goes_on_where_it_was(command, undisturbed):
     expected = stored(undisturbed)
     check_that_rows_were_kept(running.root, undisturbed)
 
-    summary = run(job(running.root, population="sample(24, seed=0)"), progress=False)
+    summary = run(job(running.root, population="sample(60, seed=0)"), progress=False)
     assert summary.stored_before == len(finished) == rows
     assert summary.stored_now == len(expected) - len(finished)
     assert number_of_rows(running.root) == len(expected)  # each index once
@@ -795,7 +796,7 @@ def run_disturbed(root: Path, rows: int, disturb: Callable[[], None], workers: i
     try:
         return cli.main(
             [
-                *("score", f"dataset={SMALL}", f"proxies=[{SNIP},{SYNFLOW}]", "population=sample(24, seed=0)"),
+                *("score", f"dataset={SMALL}", f"proxies=[{SNIP},{SYNFLOW}]", "population=sample(60, seed=0)"),
                 *(f"store={root}", "device=cpu", "chunk=1", "flush_seconds=0.1", f"workers={workers}"),
             ]
         )
@@ -826,7 +827,7 @@ def test_a_stopped_run_stores_what_is_finished(tmp_path, capsys, undisturbed, nu
             os.kill(os.getpid(), number)
 
     try:
-        code = run_disturbed(tmp_path, 16, stop, workers)
+        code = run_disturbed(tmp_path, 4, stop, workers)
     finally:
         signal.signal(number, handler)
     assert code == 130
@@ -836,7 +837,7 @@ def test_a_stopped_run_stores_what_is_finished(tmp_path, capsys, undisturbed, nu
 
 
 def test_a_worker_that_dies_ends_the_run_with_its_rows_kept(tmp_path, capsys, undisturbed):
-    code = run_disturbed(tmp_path, 16, lambda: os.kill(active_children()[0].pid, signal.SIGKILL))
+    code = run_disturbed(tmp_path, 4, lambda: os.kill(active_children()[0].pid, signal.SIGKILL))
     assert code == 2
     (line,) = messages(capsys)
     assert line.startswith("harness: a worker process died")
