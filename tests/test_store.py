@@ -420,7 +420,8 @@ def test_crash_before_the_old_parts_are_gone_gives_no_duplicates(store, monkeypa
     assert values(store.read(KEY)) == before
 
 
-def test_a_reader_beside_a_compaction_sees_every_row(store, monkeypatch):
+@pytest.mark.parametrize("beside", ["read", "compact"])
+def test_a_compaction_beside_another_reader_loses_nothing(store, monkeypatch, beside):
     for index in range(3):
         store.append(KEY, [ok(index)])
     read_table, calls = pq.read_table, 0
@@ -428,33 +429,16 @@ def test_a_reader_beside_a_compaction_sees_every_row(store, monkeypatch):
     def compacted_meanwhile(path, **options):
         nonlocal calls
         calls += 1
-        if calls == 2:  # the reader has listed three parts and read one
+        if calls == 2:  # the other has listed three parts and read one
             monkeypatch.setattr(pq, "read_table", read_table)
             store.compact(KEY)
         return read_table(path, **options)
 
     monkeypatch.setattr(pq, "read_table", compacted_meanwhile)
-    assert store.read(KEY)["index"].tolist() == [0, 1, 2]
-    assert calls == 2
-
-
-def test_two_that_compact_the_same_parts_lose_nothing(store, monkeypatch):
-    for index in range(3):
-        store.append(KEY, [ok(index)])
-    read_table, calls = pq.read_table, 0
-
-    def compacted_meanwhile(path, **options):
-        nonlocal calls
-        calls += 1
-        if calls == 2:  # one has listed three parts and read the first
-            monkeypatch.setattr(pq, "read_table", read_table)
-            store.compact(KEY)
-        return read_table(path, **options)
-
-    monkeypatch.setattr(pq, "read_table", compacted_meanwhile)
-    store.compact(KEY)
+    getattr(store, beside)(KEY)
     assert calls == 2
     assert store.read(KEY)["index"].tolist() == [0, 1, 2]
+    assert len(files(store)) == 1
 
 
 def test_two_that_write_the_same_file_do_not_share_a_temporary_one(tmp_path):
