@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -483,11 +483,12 @@ def run(job: Job, progress: bool = True) -> Summary:
         writing = _Writer(store, targets, writer, job.flush_seconds)
         bar = Progress(len(networks), enabled=progress)
         try:
-            for rows, finished in score_networks(job, networks):
-                for label, row in rows:
-                    writing.add(label, row)
-                    summary.add(label, [row])
-                bar.advance(finished)
+            with closing(score_networks(job, networks)) as scored:
+                for rows, finished in scored:
+                    for label, row in rows:
+                        writing.add(label, row)
+                        summary.add(label, [row])
+                    bar.advance(finished)
         finally:
             writing.flush()
             bar.close()
@@ -536,6 +537,7 @@ def score_networks(job: Job, networks: dict[int, list[str]]) -> Iterator[tuple[l
 
     context = multiprocessing.get_context("spawn")
     waiting = iter(chunks)
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(job,)) as pool:
         running: dict[Future, int] = {}
         try:
@@ -550,8 +552,12 @@ def score_networks(job: Job, networks: dict[int, list[str]]) -> Iterator[tuple[l
                 "a worker process died (out of memory, or killed): finished scores are stored; run the same "
                 "command again to go on, with workers=1 if memory is short"
             ) from error
-        finally:
+        except BaseException:
+            # What the workers have begun nobody would store, and a network may take minutes.
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()
+            raise
 
 
 def _collect(running: dict[Future, int]) -> Iterator[tuple[list[tuple[str, Row]], int]]:

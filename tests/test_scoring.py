@@ -821,8 +821,10 @@ def check_that_rows_were_kept(root: Path, undisturbed: Path) -> None:
 def test_a_stopped_run_stores_what_is_finished(tmp_path, capsys, undisturbed, number, workers):
     """Ctrl-C, and what a scheduler sends."""
     handler = signal.getsignal(number)
+    running = []
 
     def stop() -> None:
+        running.extend(active_children())
         if signal.getsignal(number) != signal.SIG_DFL:  # which would end the tests
             os.kill(os.getpid(), number)
 
@@ -834,6 +836,7 @@ def test_a_stopped_run_stores_what_is_finished(tmp_path, capsys, undisturbed, nu
     assert messages(capsys) == ["harness: stopped; finished scores are stored, the same command goes on from there"]
     check_that_rows_were_kept(tmp_path, undisturbed)
     wait_for(lambda: not active_children(), 60, "the workers to end")
+    assert {process.exitcode for process in running} <= {-signal.SIGKILL}  # none was waited for to finish its chunk
 
 
 def test_a_worker_that_dies_ends_the_run_with_its_rows_kept(tmp_path, capsys, undisturbed):
