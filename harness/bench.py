@@ -125,14 +125,12 @@ def sharing_ratios(cells: int, seed: int) -> dict[str, float]:
 
 def _whole_pass(scorer: Any, index: int) -> float:
     """Processor time to build a network and to run one forward and backward of 64 images, in torch's own layout."""
-    import torch
     import torch.nn.functional as F
 
     images, labels = (tensor.contiguous() for tensor in scorer.batch(0, 64))
     started = time.process_time()
     network = scorer.benchmark.space.build(scorer.benchmark.architectures[index], scorer.dataset.classes)
-    with torch.enable_grad():
-        F.cross_entropy(network(images), labels).backward()
+    F.cross_entropy(network(images), labels).backward()
     return time.process_time() - started
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,8 @@ from harness.config import RowConfig
 from harness.correlation import Sample, estimate, metric
 from harness.errors import HarnessError
 from harness.measure import Block, Measurements
-from harness.proxies import available, get_proxy
-from harness.results import PAPER_INPUTS, Scores
+from harness.proxies import available
+from harness.results import PAPER_INPUTS, Scores, proxies_of
 from harness.sheet import Section, Sheet
 from harness.store import ScoreKey
 from harness.tables import (
@@ -92,9 +92,10 @@ class Board:
     metrics: Sequence[str] = ()
     samples: Mapping[str, Sample] = ()
     cells: Sequence[Cell] = ()
-    #: Labels of rows with figures on another population, and of rows that cannot have any.
+    #: Labels of rows with figures on another population.
     elsewhere: Sequence[str] = ()
-    inapplicable: Sequence[str] = ()
+    #: What rows that cannot have figures require, by their labels.
+    inapplicable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -200,7 +201,8 @@ def _board(table: Any, rows: Sequence[Any], entry: str, measurements: Measuremen
     if block is None:
         return board
     populations = populations_of(table, block)
-    board.inapplicable = [_label(row) for row in rows if inapplicable(row.proxy, block.benchmark.space)]
+    required = {_label(row): inapplicable(row.proxy, block.benchmark.space) for row in rows}
+    board.inapplicable = {label: what for label, what in required.items() if what}
     found: dict[str, dict[str, _Found]] = {name: {} for name in populations}
     lacking: dict[str, dict[str, Scores]] = {name: {} for name in populations}
     for population in populations:
@@ -255,10 +257,7 @@ class _Found:
 
 def inapplicable(spec: str, space: Any) -> str:
     """What a proxy requires that the networks of a space do not have; "" where there is nothing."""
-    if spec in AGGREGATES or "(" in spec:
-        return ""
-    required = get_proxy(spec).requires
-    return "" if required in ("", *space.parts) else required
+    return next((proxy.requires for proxy in proxies_of(spec) if proxy.requires not in ("", *space.parts)), "")
 
 
 def _cells(
@@ -284,7 +283,7 @@ def _cells(
             published=None, note=row.note, benchmark=board.benchmark, population=population, inputs=inputs,
         )  # fmt: skip
         if label in board.inapplicable:
-            reason = f"{NOT_APPLICABLE}: no {inapplicable(row.proxy, board.block.benchmark.space)} in this space"
+            reason = f"{NOT_APPLICABLE}: no {board.inapplicable[label]} in this space"
             cells.append(replace(empty, note="; ".join(filter(None, [reason, row.note]))))
             continue
         if label not in found:

@@ -57,13 +57,18 @@ def _sources() -> frozenset[str]:
     return frozenset(choices("inputs"))
 
 
+def proxies_of(spec: str) -> tuple[Proxy, ...]:
+    """The proxies whose scores a proxy, an aggregate or a learned ranking is made of. Raises UnknownNameError."""
+    aggregate = LEARNED.get(spec) or find_aggregate(spec)
+    if aggregate is None:
+        return (get_proxy(spec),)
+    return tuple(proxy for member in aggregate.members for proxy in proxies_of(member))
+
+
 @cache
 def _passes(spec: str) -> frozenset[Probe]:
     """The passes that a proxy, an aggregate or a learned ranking reads."""
-    aggregate = LEARNED.get(spec) or find_aggregate(spec)
-    if aggregate is None:
-        return frozenset(get_proxy(spec).needs())
-    return frozenset().union(*map(_passes, aggregate.members))
+    return frozenset(probe for proxy in proxies_of(spec) for probe in proxy.needs())
 
 
 def _seconds_of(members: Mapping[str, Scores]) -> float:
@@ -102,10 +107,7 @@ class Reader:
 
     def keys(self, spec: str, dataset: str, inputs: str = PAPER_INPUTS, seed: int = 0) -> tuple[ScoreKey, ...]:
         """The partitions that the scores of the proxy, aggregate or learned ranking `spec` are read from."""
-        aggregate = LEARNED.get(spec) or find_aggregate(spec)
-        if aggregate is None:
-            return (self._key(get_proxy(spec), dataset, inputs, seed),)
-        return tuple(key for member in aggregate.members for key in self.keys(member, dataset, inputs, seed))
+        return tuple(self._key(proxy, dataset, inputs, seed) for proxy in proxies_of(spec))
 
     def _key(self, proxy: Proxy, dataset: str, inputs: str, seed: int) -> ScoreKey:
         source = inputs_of(proxy, inputs, dataset)

@@ -12,16 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.aggregates import find_aggregate
 from harness.benchmark import list_benchmarks
 from harness.config import TableConfig, choices, compose_config
 from harness.correlation import Sample, estimate
 from harness.errors import HarnessError, UnknownNameError
-from harness.learned import LEARNED
 from harness.measure import Block, Measurements, explain, mean_over_seeds, resamples_for, split_dataset
 from harness.paths import published_csv
-from harness.proxies import get_proxy
-from harness.results import Scores, scoring_commands
+from harness.results import Scores, proxies_of, scoring_commands
 from harness.sheet import WRITERS, Section, Sheet
 from harness.store import ScoreKey, ScoreStore, write_text
 
@@ -81,7 +78,7 @@ class Cell:
     ours: float | None
     ci_low: float
     ci_high: float
-    published: Published | float | None
+    published: Published | None
     note: str
     missing: tuple[tuple[str, ScoreKey], ...] = ()
     benchmark: str = ""
@@ -345,7 +342,7 @@ def to_csv(cells: Sequence[Cell], columns: Sequence[str] = COLUMNS) -> str:
             "ci_high": _number(cell.ci_high),
             "seeds": cell.seeds or "",
             "seed_std": _number(cell.seed_std),
-            "published": "" if cell.published is None else getattr(cell.published, "text", f"{cell.published:g}"),
+            "published": "" if cell.published is None else cell.published.text,
             "delta": _number(cell.delta),
             "agrees": {None: "", True: "yes", False: "no"}[cell.agrees],
             "resamples": cell.resamples or "",
@@ -372,10 +369,7 @@ def interval_text(most: int, sizes: Iterable[int]) -> str:
 
 def caveat(spec: str) -> str:
     """What has to be said of a proxy, or of a member of an aggregate, wherever its figures stand; "" for most."""
-    aggregate = LEARNED.get(spec) or find_aggregate(spec)
-    if aggregate is None:
-        return get_proxy(spec).caveat
-    return next(filter(None, map(caveat, aggregate.members)), "")
+    return next((proxy.caveat for proxy in proxies_of(spec) if proxy.caveat), "")
 
 
 def marked(label: str, spec: str) -> str:
@@ -414,7 +408,7 @@ def to_sheet(table: Any, cells: Sequence[Cell]) -> Sheet:
         f"**Bold**: the published figure lies outside our interval widened by {SLACK}; at a small n that interval is "
         "wide, and not bold means that the two cannot be told apart at this n. `–`: the paper prints none.",
         f"`{UNVERIFIED}`: a figure that was not checked against the paper."
-        if any(getattr(figure, "unverified", False) for figure in published)
+        if any(figure.unverified for figure in published)
         else "",
         legend(table.rows),
         interval_text(table.resamples, [cell.n for cell in cells]),
@@ -445,10 +439,10 @@ def _printed(cell: Cell) -> str:
     """The published figure with its paper's digits, of which three after the point are enough beside ours."""
     if cell.published is None:
         return "–"
-    text = getattr(cell.published, "text", f"{cell.published:g}")
+    text = cell.published.text
     if len(text.partition(".")[2]) > 3:
         text = f"{cell.published:.3f}"
-    return text + (UNVERIFIED if getattr(cell.published, "unverified", False) else "")
+    return text + (UNVERIFIED if cell.published.unverified else "")
 
 
 def _shown(cell: Cell) -> str:

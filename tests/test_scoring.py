@@ -458,17 +458,13 @@ class Precisions(Probe):
 
 
 @dataclass(frozen=True)
-class Full(Proxy):
+class Full(Reads):
     name: ClassVar[str] = "full"
-    inputs: ClassVar[str] = "none"
 
     what: str = "full"
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
         return {Precisions(): (self.what,)}
-
-    def score(self, seen: Mapping[str, Any]) -> float:
-        return seen[self.what]
 
 
 @pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch before 2.9 has other settings")

@@ -220,17 +220,14 @@ def _tabular_table(config: Any) -> tuple[str, dict[str, str]]:
     blocks: dict[tuple[str, str, str], list[Line]] = {}
     for case in study.cases:
         for dataset in case.datasets:
-            for population in case.populations:
-                asked = population if population != case.populations[0] else ""
-                block = [
-                    line
-                    for line in lines
-                    if (line.benchmark, line.dataset) == (case.benchmark, dataset)
-                    and line.population in (population, asked)
-                ]
-                if block:
-                    blocks[case.benchmark, dataset, population] = block
+            blocks |= {(case.benchmark, dataset, population): [] for population in case.populations}
+    for line in lines:
+        # What no population has all scores of stands under the first one.
+        first = next(p for benchmark, dataset, p in blocks if (benchmark, dataset) == (line.benchmark, line.dataset))
+        blocks[line.benchmark, line.dataset, line.population or first].append(line)
     for (benchmark, dataset, population), block in blocks.items():
+        if not block:
+            continue
         out += [
             f"## {benchmark}, {dataset}: {population}",
             "",
