@@ -462,6 +462,8 @@ def test_figures_do_not_depend_on_what_was_asked_before(tmp_path):
 
 
 def test_a_cell_without_a_figure_is_never_blank():
-    cell = tables.not_computed(Cell("a", "cifar10", "kendall", 0, None, 0.0, 0.0, 0.5, "why not"), "needs more")
+    cell = tables.not_computed(
+        Cell("a", "cifar10", "kendall", 0, None, 0.0, 0.0, tables.Published("0.5"), "why not"), "needs more"
+    )
     assert cell.note == "not computed: needs more; why not"
     assert tables.to_csv([cell]).splitlines()[1].split(",")[6] == "not computed"

@@ -523,6 +523,7 @@ def test_browser_opens_a_proxy_and_shows_architectures(site, page):
     page.goto(f"file://{site}/index.html")
     page.get_by_role("region", name="Leaderboard").get_by_role("link", name="snip").click()
     assert page.locator("h1").inner_text() == "snip"
+    page.locator("[data-scatter] circle").first.wait_for()  # the figures come in a script of their own
     page.get_by_label("Mark the best-scored").select_option("10")
     assert page.locator("[data-scatter] circle").count() == 297, "three have no score"
     assert page.locator("[data-scatter] circle.mark").count() == 10

@@ -360,11 +360,11 @@ def test_scores_that_are_all_equal_have_no_correlation(tmp_path):
     ("published", "expected"),
     [
         (None, None),
-        (0.5, True),
-        (0.381, True),
-        (0.379, False),
-        (0.619, True),
-        (0.621, False),
+        (Published("0.5"), True),
+        (Published("0.381"), True),
+        (Published("0.379"), False),
+        (Published("0.619"), True),
+        (Published("0.621"), False),
     ],
 )
 def test_agreement(published, expected):
