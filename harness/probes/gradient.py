@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from harness.probes.base import (
     hooked,
     weight_layers,
 )
+from harness.probes.hessian import hessian_gradient, twice_differentiable
 
 #: Units whose codes a processor works on at once: those of 64 images stay in its cache.
 CACHED_UNITS = 2048
@@ -67,7 +68,7 @@ class GradientPass(Probe):
         watch = _Watch(network, layers, wanted)
         found: dict[str, Any] = {}
 
-        with hooked(watch.hooks):
+        with hooked(watch.hooks), twice_differentiable(network) if "grasp" in wanted else nullcontext():
             logits = finite_logits(network, images)
         found.update(watch.kernels())
         loss = F.cross_entropy(logits, labels)
@@ -81,7 +82,13 @@ class GradientPass(Probe):
         by_id = {id(target): grad for target, grad in zip(targets, raw, strict=True)}
         graph_grads = [by_id.get(id(weight)) for weight in weights]
         if "grasp" in wanted:
-            found["grasp"] = _grasp(weights, graph_grads)
+            products = hessian_gradient(weights, graph_grads)
+            found["grasp"] = _to_host(
+                [
+                    torch.zeros(()) if h is None else -(w.detach() * h).sum(dtype=torch.float64)
+                    for w, h in zip(weights, products, strict=True)
+                ]
+            )
         if "all_gradient_norm" in wanted:
             present = [grad.detach().flatten() for grad in raw if grad is not None]
             found["all_gradient_norm"] = float(torch.cat(present).double().norm())
@@ -269,17 +276,3 @@ def _correlation(rows: Any) -> Any:
     covariance = rows @ rows.T
     deviation = covariance.diagonal().sqrt()
     return (covariance / deviation[:, None] / deviation[None, :]).clamp(-1, 1)
-
-
-def _grasp(weights: list, grads: list) -> Any:
-    """Per layer the sum of -w * (H g), by a backward through the inner product of g with itself held fixed."""
-    import torch
-
-    product = sum((g.detach() * g).sum() for g in grads if g is not None)
-    hessian_gradient = gradients(product, weights)
-    return _to_host(
-        [
-            torch.zeros(()) if h is None else -(w.detach() * h).sum(dtype=torch.float64)
-            for w, h in zip(weights, hessian_gradient, strict=True)
-        ]
-    )
