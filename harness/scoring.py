@@ -19,7 +19,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -37,6 +37,7 @@ from harness.store import Row, ScoreKey, ScoreStore
 if TYPE_CHECKING:
     import pandas as pd
     import torch
+    from torch import nn
 
 
 #: Processes that share a GPU unless `workers` says otherwise; each holds a context of some hundred MB.
@@ -251,14 +252,19 @@ class Scorer:
             )
         return self._batches[number, size]
 
-    def subject(self, index: int, thin: bool = False) -> Subject:
-        """The network of an architecture, seeded by its `network_key`: equal for all that share the key."""
+    def subject(self, index: int, build: Callable[[str, int], nn.Module | None] | None = None) -> Subject | None:
+        """The network of an architecture, seeded by its `network_key`: equal for all that share the key.
+
+        `build` makes another network of it than the benchmark's; None where it makes none.
+        """
         import torch
 
         architecture = self.benchmark.architectures[index]
         space = self.benchmark.space
         with torch.random.fork_rng(devices=[]):
-            network = space.build(architecture, self.dataset.classes, thin=thin)
+            network = (build or space.build)(architecture, self.dataset.classes)
+        if network is None:
+            return None
         network.to(self.device, memory_format=torch.channels_last)
         return Subject(
             network,
@@ -268,7 +274,8 @@ class Scorer:
             self.dataset.classes,
             self.device,
             stages=network.stages,
-            thin=None if thin else lambda: self.subject(index, thin=True),
+            thin=lambda: self.subject(index, partial(space.build, thin=True)),
+            cell=lambda: self.subject(index, space.build_cell),
         )
 
     def score(self, index: int, labels: Sequence[str]) -> list[tuple[str, Row]]:

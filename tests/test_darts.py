@@ -12,9 +12,11 @@ from torch import nn
 
 from harness.benchmark import Benchmark, load_benchmark
 from harness.errors import HarnessError
-from harness.probes.base import Subject
+from harness.probes.base import Subject, hooked
 from harness.probes.gaussian import LinearRegions
 from harness.probes.topology import Topology
+from harness.proxies import get_proxy
+from harness.scoring import Job, Scorer, score_subject
 from harness.seeds import stable_seed
 from harness.spaces import get_space
 from harness.spaces.base import Operation
@@ -823,3 +825,33 @@ def test_thin_network(space):
     assert network.cells[0].preprocess1[1].out_channels == (1 if space.stem == "cifar" else 2)
     subject = Subject(network, None, 0, (3, 32, 32), 10, torch.device("cpu"))
     assert 1 <= LinearRegions(samples=50).run(subject, frozenset({"regions"}))["regions"] <= 50
+
+
+def test_swap_in_one_cell_that_reads_the_images():
+    """Counted over one reduction cell of six channels; another normal cell changes nothing, a full network does."""
+    scorer = Scorer(Job("darts_swap1000", "cifar10", ("swap",), device="cpu"))
+    subject = scorer.subject(3)
+    cell = subject.cell()
+    assert [type(m) for m in cell.network.children() if list(m.parameters())] == [nn.ModuleList, nn.Linear]
+    (only,) = cell.network.cells
+    assert only.reduction
+    assert only.preprocess0[1].weight.shape == only.preprocess1[1].weight.shape == (6, 3, 1, 1)
+
+    label = "swap:cell=True:repeats=1:batch_size=4"
+    met = set()
+
+    def keep(module, args, output):
+        met.update(map(tuple, (output > 0).reshape(len(output), -1).T.tolist()))
+
+    cell.initialise("gaussian")
+    with torch.no_grad(), hooked([(m, keep) for m in cell.network.modules() if isinstance(m, nn.ReLU)]):
+        cell.network(cell.images(4)[0])
+    (result,) = score_subject(subject, [get_proxy(label)]).values()
+    assert result.score == len(met)
+
+
+def test_a_space_without_a_network_of_one_cell_says_so():
+    scorer = Scorer(Job("nasbench201", "cifar10", ("swap",), device="cpu"))
+    (result,) = score_subject(scorer.subject(0), [get_proxy("swap:cell=True")]).values()
+    assert result.score is None
+    assert "no network of one cell" in result.status

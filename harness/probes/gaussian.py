@@ -75,11 +75,13 @@ class UnitPatterns(Probe):
     """Forwards of image batches with N(0, 1) weights; observable `distinct_patterns` (repeats,).
 
     A unit's pattern is the sign of its ReLU output over the images; counted are the distinct patterns of all
-    units of four-dimensional ReLU outputs. A new initialisation and a new mini-batch a repeat.
+    units of four-dimensional ReLU outputs. A new initialisation and a new mini-batch a repeat. `cell` takes the
+    space's network of one cell.
     """
 
     batch_size: int = 16
     repeats: int = 4
+    cell: bool = False
     dtype: str = "float32"
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
@@ -88,6 +90,10 @@ class UnitPatterns(Probe):
 
         if self.batch_size > 24:
             raise Unscorable("a pattern over more than 24 images has no exact float32 code: lower the batch size")
+        if self.cell:
+            subject = subject.cell() if subject.cell else None
+            if subject is None:
+                raise Unscorable("there is no network of one cell here: leave out cell=True")
         network = subject.network
         met = torch.zeros(2**self.batch_size, dtype=torch.bool, device=subject.device)
 

@@ -202,7 +202,9 @@ class NRegions(Proxy):
 class Swap(Proxy):
     """SWAP: number of distinct patterns that units show over a mini-batch (cardinality over units, not images).
 
-    N(0, 1) weights, 16 images. The authors' script averages 32 repeats, this one 4 (`repeats`).
+    N(0, 1) weights, 16 images. The authors' script averages 32 repeats, this one 4 (`repeats`). Their script for
+    DARTS counts in one cell that reads the images (`cell`; pym1024/SWAP, `correlation.py`): in a whole network nearly
+    all 2^16 patterns occur.
     """
 
     name: ClassVar[str] = "swap"
@@ -212,10 +214,11 @@ class Swap(Proxy):
 
     batch_size: int = 16
     repeats: int = 4
+    cell: bool = False
     dtype: str = "float32"
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
-        return {UnitPatterns(self.batch_size, self.repeats, self.dtype): ("distinct_patterns",)}
+        return {UnitPatterns(self.batch_size, self.repeats, self.cell, self.dtype): ("distinct_patterns",)}
 
     def score(self, seen: Mapping[str, Any]) -> float:
         return seen["distinct_patterns"].mean()

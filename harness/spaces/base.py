@@ -109,6 +109,13 @@ class Space(ABC):
         The `stages` property of the network lists the submodules whose outputs AZ-NAS reads, in order.
         """
 
+    def build_cell(self, architecture: str, num_classes: int) -> nn.Module | None:
+        """One cell that reads the images themselves, in which SWAP's authors count patterns; None where there is none.
+
+        Stages as those of `build`.
+        """
+        return None
+
     def graph_features(self, architectures: Sequence[str]) -> np.ndarray:
         """GRAF's features (n, f) of the cells' graphs. Raises HarnessError where the space defines none."""
         raise HarnessError(f"space {self.name} defines no graph features: leave out the rankings learned on them")

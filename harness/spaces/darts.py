@@ -526,6 +526,12 @@ class Darts(Space):
             return Network(genotype, num_classes, 1 if self.stem == "cifar" else 2, 3, self.stem)
         return Network(genotype, num_classes, genotype.channels, genotype.layers, self.stem)
 
+    def build_cell(self, architecture: str, num_classes: int) -> nn.Module:
+        """One reduction cell of six channels without a stem, as in SWAP's `correlation.py` (one layer, C=3)."""
+        from harness.spaces.darts_network import Network
+
+        return Network(self._decode(architecture), num_classes, 3, 1, stem=None)
+
 
 #: What two convolutions of half the outputs each, on even and on odd pixels, have more than one has.
 _TWO_HALVES = {"trainable_layers": 1, "parameter_tensors": 1}

@@ -130,16 +130,24 @@ class Cell(nn.Module):
 
 
 class Network(nn.Module):
-    """Image batch (B, 3, H, W) to logits (B, num_classes)."""
+    """Image batch (B, 3, H, W) to logits (B, num_classes); without a stem the cells read the images."""
 
     def __init__(
-        self, genotype: darts.Genotype, num_classes: int, channels: int = 16, layers: int = 8, stem: str = "cifar"
+        self,
+        genotype: darts.Genotype,
+        num_classes: int,
+        channels: int = 16,
+        layers: int = 8,
+        stem: str | None = "cifar",
     ):
         super().__init__()
-        if stem == "cifar":
+        self.stem1 = None
+        if stem is None:
+            width = 3
+            self.stem = nn.Identity()
+        elif stem == "cifar":
             width = darts.STEM_MULTIPLIER * channels
             self.stem = nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
-            self.stem1 = None
         else:
             width = channels
             self.stem = nn.Sequential(
