@@ -136,18 +136,17 @@ def _image_norm() -> Any:
             normal = x - x.mean(dim=(2, 3), keepdim=True)
             inverse = (normal.square().mean(dim=(2, 3), keepdim=True) + eps).rsqrt()
             normal.mul_(inverse)
-            scale = inverse if weight is None else inverse * weight[:, None, None]
-            ctx.save_for_backward(normal, scale)
-            if weight is None:
-                return normal.clone()
-            return torch.addcmul(bias[:, None, None], normal, weight[:, None, None])
+            plain = weight is None or (bool((weight == 1).all()) and not bool(bias.any()))  # as at initialisation
+            ctx.save_for_backward(normal, inverse if plain else inverse * weight[:, None, None])
+            return normal if plain else torch.addcmul(bias[:, None, None], normal, weight[:, None, None])
 
         @staticmethod
         def backward(ctx, grad):
             normal, scale = ctx.saved_tensors
             along = (grad * normal).mean(dim=(2, 3), keepdim=True)
-            inward = (grad - grad.mean(dim=(2, 3), keepdim=True)).sub_(normal * along)
-            return inward.mul_(scale), None, None, None
+            offset = grad.mean(dim=(2, 3), keepdim=True) * -scale
+            inward = torch.addcmul(offset, normal, along * -scale, out=torch.empty_like(normal))  # in its layout
+            return inward.addcmul_(grad, scale), None, None, None
 
     return ImageNorm
 
@@ -208,7 +207,10 @@ class TangentKernel(Probe):
         logits = finite_logits(network, images)
         rows = []
         for i in range(len(images)):
-            grads = gradients(logits[i].sum(), weights, retain_graph=i + 1 < len(images))
-            rows.append(torch.cat([g.flatten() for g in grads if g is not None]))
-        stacked = torch.stack(rows).double()
-        return {"tangent_kernel": (stacked @ stacked.T).cpu().numpy()}
+            rows.append(gradients(logits[i].sum(), weights, retain_graph=i + 1 < len(images)))
+        kernel = torch.zeros(len(images), len(images), dtype=torch.float64, device=subject.device)
+        for grads in zip(*rows, strict=True):  # of one weight tensor: in the cache, where all of them would not be
+            if grads[0] is not None:
+                stacked = torch.stack([grad.flatten() for grad in grads]).double()
+                kernel.addmm_(stacked, stacked.T)
+        return {"tangent_kernel": kernel.cpu().numpy()}
