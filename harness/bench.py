@@ -225,11 +225,6 @@ def correlation_seconds(proxies: int = 30, n: int = 9445) -> float:
     return round(time.perf_counter() - started, 2)
 
 
-def _shown(figures: dict[str, Any]) -> dict[str, Any]:
-    print(json.dumps(figures), flush=True)
-    return figures
-
-
 def main() -> None:
     """Measure and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -238,6 +233,8 @@ def main() -> None:
     parser.add_argument("--growth-cells", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("results/bench.json"))
+    parts = ("cost", "sharing", "workers", "peak_memory", "memory_growth", "correlation", "topology", "load")
+    parser.add_argument("--only", nargs="+", choices=parts, help="measure these; the others stay as the file has them")
     options = parser.parse_args()
     import torch
 
@@ -245,23 +242,30 @@ def main() -> None:
     from harness.benchmark import list_benchmarks, load_benchmark
     from harness.rates import load_costs, topology_rates
 
-    figures = {
-        "protocol": f"NAS-Bench-201, {options.cells} random cells (seed {options.seed}), batch 64, one thread, medians",
+    cells, seed = options.cells, options.seed
+    measures = {
+        "cost": lambda: cost_ratios(cells, seed),
+        "sharing": lambda: {"at_once_over_separate_passes": sharing_ratios(cells, seed)},
+        "workers": lambda: {"two_workers_over_one": worker_speedup(cells, seed)},
+        "peak_memory": lambda: {"peak_memory": memory_ratios(options.memory_cells, seed)},
+        "memory_growth": lambda: {"memory_growth": memory_growth(options.growth_cells)},
+        "correlation": lambda: {"correlation_30_proxies_9445_seconds": correlation_seconds()},
+        "topology": lambda: {"topology_architectures_a_second": topology_rates()},
+        "load": lambda: {"load": load_costs([n for n in list_benchmarks() if load_benchmark(n).has_accuracies])},
+    }
+    held = options.only and options.output.is_file()
+    figures = json.loads(options.output.read_text(encoding="utf-8")) if held else {}
+    figures |= {
+        "protocol": f"NAS-Bench-201, {cells} random cells (seed {seed}), batch 64, one thread, medians",
         "torch": torch.__version__,
         "machine": platform.machine(),
-        **_shown(cost_ratios(options.cells, options.seed)),
-        "at_once_over_separate_passes": sharing_ratios(options.cells, options.seed),
-        "two_workers_over_one": worker_speedup(options.cells, options.seed),
-        "peak_memory": memory_ratios(options.memory_cells, options.seed),
-        "memory_growth": memory_growth(options.growth_cells),
-        "correlation_30_proxies_9445_seconds": correlation_seconds(),
-        "topology_architectures_a_second": topology_rates(),
-        "load": load_costs([name for name in list_benchmarks() if load_benchmark(name).has_accuracies]),
     }
-    text = json.dumps(figures, indent=2)
-    print(text)
+    for part in options.only or parts:
+        found = measures[part]()
+        print(json.dumps(found), flush=True)
+        figures |= found
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(text + "\n", encoding="utf-8")
+    options.output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
