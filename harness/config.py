@@ -80,9 +80,9 @@ class RowConfig:
 class TableConfig:
     """A paper's table: which protocol, which rows; or, with `kind: leaderboard`, our own of every proxy.
 
-    A dataset is one of `benchmark`'s, or `BENCHMARK/DATASET`. A figure is the mean over `seeds` where scores of all
-    of them are stored, else that of the first. `resamples` are the most that an interval takes
-    (`harness.measure.resamples_for`).
+    A dataset is one of `benchmark`'s, or `BENCHMARK/DATASET`; `targets` has those that stand in for `target` on some of
+    them. A figure is the mean over `seeds` where scores of all of them are stored, else that of the first. `resamples`
+    are the most that an interval takes (`harness.measure.resamples_for`).
     """
 
     name: str = ""
@@ -93,6 +93,7 @@ class TableConfig:
     benchmark: str = ""
     datasets: list[str] = field(default_factory=list)
     target: str | None = None
+    targets: dict[str, str] = field(default_factory=dict)
     populations: list[str] = field(default_factory=lambda: ["all"])
     metrics: list[str] = field(default_factory=lambda: ["kendall", "spearman"])
     seeds: list[int] = field(default_factory=lambda: [0])

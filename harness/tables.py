@@ -134,7 +134,7 @@ def retarget(table: Any, target: str) -> Any:
     The papers' figures are of accuracies: none is set beside another target.
     """
     table = table.copy()
-    table.target = target
+    table.target, table.targets = target, {}
     table.name = f"{table.name}--{re.sub(r'[^A-Za-z0-9.@_=-]', '_', target)}"
     table.title = f"{table.title}, target {target}"
     table.paper = ""
@@ -172,7 +172,7 @@ def find_block(table: Any, entry: str, measurements: Measurements) -> tuple[Bloc
     if benchmark not in list_benchmarks():
         return None, f"this installation has no benchmark {benchmark}"
     try:
-        return measurements.block(benchmark, dataset, table.target), ""
+        return measurements.block(benchmark, dataset, table.targets.get(entry, table.target)), ""
     except UnknownNameError:
         raise
     except HarnessError as error:
@@ -422,6 +422,8 @@ def to_sheet(table: Any, cells: Sequence[Cell]) -> Sheet:
     for entry in table.datasets:
         benchmark, dataset = split_dataset(table, entry)
         heading = dataset if len(benchmarks) == 1 else f"{benchmark}, {dataset}"
+        if entry in table.targets:
+            heading += f", target {table.targets[entry]}"
         section = Section(heading, ["proxy", "n", "inputs", *map(metric_name, metrics), "notes"])
         rows: dict[str, list[Cell]] = {}
         for cell in cells:
