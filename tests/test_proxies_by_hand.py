@@ -759,29 +759,33 @@ def test_t_cet(case, codes, saliency):
     assert case.score("t_cet", codes=codes, saliency=saliency) == near(expected)
 
 
-def shannon(tape: Tape, eps: float) -> float:
-    """Sum over activations of the mean of -a ln(a + eps), a the share of the largest channel at the place."""
+def shannon(tape: Tape, eps: float, over: str = "channels") -> float:
+    """Sum over activations of the mean of -a ln(a + eps), a the share of the largest one (of an image) over `over`."""
     total = 0.0
     for calls in tape.gave("relu").values():
         for values in calls:
-            top = values.max(axis=1, keepdims=True)
+            axes = {"channels": (1,), "positions": (2, 3)[: values.ndim - 2], "layer": (1, 2, 3)[: values.ndim - 1]}
+            top = values.max(axis=axes[over], keepdims=True) if axes[over] else values
             share = np.where(top > 0, values / np.where(top > 0, top, 1), 0)
             total += -(share * np.log(share + eps)).mean()
     return total
 
 
-def entropic(case: Case, batch_size: int, eps: float) -> tuple[float, float]:
+def entropic(
+    case: Case, batch_size: int, eps: float, over: str = "channels", signed: bool = False
+) -> tuple[float, float]:
     """Score of the harness and by hand."""
     with inputs_of(case.subject.network) as noise:
-        score = case.score("entropic_score", batch_size=batch_size, dtype=None, eps=eps)
+        settings = {"batch_size": batch_size, "eps": eps, "over": over, "signed": signed}
+        score = case.score("entropic_score", dtype=None, **settings)
     assert len(noise) == 3
     assert all(x.shape == (batch_size, *case.subject.shape) for x in noise)
     assert all(0.3 < np.abs(x).max() <= 0.5 and x.min() < 0 < x.max() for x in noise)
     assert not np.array_equal(noise[0], noise[1])
     each = []
     for repeat, x in enumerate(noise):
-        weights = {key: np.abs(w) for key, w in case.weights(repeat).items()}
-        each.append(shannon(forward(case.name, weights, x, "off"), eps))
+        weights = {key: w if signed else np.abs(w) for key, w in case.weights(repeat).items()}
+        each.append(shannon(forward(case.name, weights, x, "off"), eps, over))
     return score, sum(each) / 3
 
 
@@ -789,6 +793,14 @@ def entropic(case: Case, batch_size: int, eps: float) -> tuple[float, float]:
 @pytest.mark.parametrize(("batch_size", "eps"), [(1, 1e-8), (2, 1e-3)])
 def test_entropic_score(case, batch_size, eps):
     score, expected = entropic(case, batch_size, eps)
+    assert score == near(expected)
+
+
+@by_hand("entropic_score")
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("over", ["positions", "layer"])
+def test_other_readings_of_the_entropic_score(case, over, signed):
+    score, expected = entropic(case, 2, 1e-8, over, signed)
     assert score == near(expected)
 
 

@@ -79,14 +79,17 @@ class PositivePass(Probe):
     """Forward of uniform noise in [-0.5, 0.5] with |weights|, no normalisation, every activation a ReLU.
 
     Observable `entropies` (repeats, N): per activation layer the mean over its elements of -a ln(a + eps),
-    a the activation divided by its maximum over the channels at its place (0 where the maximum is 0).
-    float64; a new initialisation and a new image a repeat.
+    a the activation divided by its maximum (0 where that is 0): over the channels at its place, over the positions
+    of its channel or over an image's whole layer (`over`). `signed`: the weights as they are drawn. float64; a new
+    initialisation and a new image a repeat.
     """
 
     init: str = "kaiming_fan_in"
     batch_size: int = 1
     repeats: int = 3
     eps: float = 1e-8
+    over: str = "channels"
+    signed: bool = False
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import numpy as np
@@ -97,15 +100,20 @@ class PositivePass(Probe):
         collected: list = []
 
         def hook(module, args, output):
-            dim = 1 if output.ndim in (2, 4) else output.ndim - 1
-            top = output.amax(dim=dim, keepdim=True)
+            channels = 1 if output.ndim in (2, 4) else output.ndim - 1
+            positions = [dim for dim in range(1, output.ndim) if dim != channels]
+            dims = {"channels": [channels], "positions": positions, "layer": [channels, *positions]}[self.over]
+            top = output.amax(dim=dims, keepdim=True) if dims else output
             share = torch.where(top > 0, output / top, torch.zeros_like(output))
             collected.append(-(share * (share + self.eps).log()).mean())
 
         rows = []
         hooks = [(module, hook) for module in modules.values()]
         for repeat in range(self.repeats):
-            _make_positive(subject, self.init, repeat)
+            if self.signed:
+                subject.initialise(self.init, repeat, "float64")
+            else:
+                _make_positive(subject, self.init, repeat)
             noise = torch.empty(self.batch_size, *subject.shape, dtype=torch.float64)
             noise.uniform_(-0.5, 0.5, generator=subject.generator("uniform noise", repeat))
             collected.clear()

@@ -125,21 +125,26 @@ class EntropicScore(Proxy):
 
     |weights|, normalisation removed, every activation a ReLU, uniform noise in [-0.5, 0.5]; a is the
     activation over its maximum along the channels at its place. Mean of three initialisations and images.
-    The paper leaves open the batch size (1 here), eps (1e-8) and the initialisation; all are settings.
+    The paper leaves open the batch size (1 here), eps (1e-8) and the initialisation; all are settings. So are two
+    other readings of it: `over=positions` (the maximum of each channel's map), `over=layer`, and `signed` weights.
     """
 
     name: ClassVar[str] = "entropic_score"
     summary: ClassVar[str] = "entropy of the activations of a positive network"
     citation: ClassVar[str] = "Cavagnero et al., Entropic Score, 2023 (arXiv 2310.04179)"
     inputs: ClassVar[str] = "none"
+    choices: ClassVar[Mapping[str, Collection]] = {"over": ("channels", "positions", "layer")}
 
     init: str = "kaiming_fan_in"
     batch_size: int = 1
     repeats: int = 3
     eps: float = 1e-8
+    over: str = "channels"
+    signed: bool = False
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
-        return {PositivePass(self.init, self.batch_size, self.repeats, self.eps): ("entropies",)}
+        probe = PositivePass(self.init, self.batch_size, self.repeats, self.eps, self.over, self.signed)
+        return {probe: ("entropies",)}
 
     def score(self, seen: Mapping[str, Any]) -> float:
         return seen["entropies"].sum(axis=1).mean()
