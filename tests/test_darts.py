@@ -828,7 +828,7 @@ def test_thin_network(space):
 
 
 def test_swap_in_one_cell_that_reads_the_images():
-    """Counted over one reduction cell of six channels; another normal cell changes nothing, a full network does."""
+    """Distinct patterns over one reduction cell of six channels on the images themselves, without a stem."""
     scorer = Scorer(Job("darts_swap1000", "cifar10", ("swap",), device="cpu"))
     subject = scorer.subject(3)
     cell = subject.cell()

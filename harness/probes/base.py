@@ -193,6 +193,11 @@ class OncePerTensor:
         return known[2]
 
 
+def pads_with_zeros(convolution: nn.Module) -> bool:
+    """Whether the padding is zeros by number, so that `padding` has one for each spatial dimension."""
+    return convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
+
+
 def by_channel(values: torch.Tensor) -> torch.Tensor:
     """The channels of maps (B, C, H, W) as columns (B * H * W, C): no copy of channels_last maps."""
     return values.permute(0, 2, 3, 1).flatten(0, 2)

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from functools import cache, partial
 from typing import Any
 
-from harness.probes.base import gradients, replaced_forward
+from harness.probes.base import gradients, pads_with_zeros, replaced_forward
 
 
 def hessian_gradient(weights: list, grads: list) -> list:
@@ -36,7 +36,7 @@ def twice_differentiable(network: Any) -> ExitStack:
 
 
 def _convolution(layer: Any, x: Any) -> Any:
-    if x.ndim != 4 or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+    if x.ndim != 4 or not pads_with_zeros(layer):
         return type(layer).forward(layer, x)
     geometry = (layer.stride, layer.padding, layer.dilation, False, (0, 0), layer.groups)
     return _functions()[0].apply(x, layer.weight, layer.bias, geometry)

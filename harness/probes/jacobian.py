@@ -9,7 +9,7 @@ from functools import partial
 from operator import mul
 from typing import Any
 
-from harness.probes.base import Probe, Subject, Unscorable, finite_logits, hooked, replaced_forward
+from harness.probes.base import Probe, Subject, Unscorable, finite_logits, hooked, pads_with_zeros, replaced_forward
 
 #: Images of one part of a mini-batch on a CPU.
 CPU_IMAGES = 32
@@ -126,7 +126,7 @@ def _has_closed_form(module: Any) -> bool:
     from torch import nn
 
     if isinstance(module, nn.Conv2d):
-        return module.padding_mode == "zeros" and not isinstance(module.padding, str)
+        return pads_with_zeros(module)
     return isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d, nn.Linear))
 
 

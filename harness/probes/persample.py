@@ -13,6 +13,7 @@ from harness.probes.base import (
     finite_logits,
     gradients,
     hooked,
+    pads_with_zeros,
     replaced_forward,
     weight_layers,
 )
@@ -161,7 +162,7 @@ def _per_image_gradients(module: Any, x: Any, grad: Any) -> list:
     if isinstance(module, nn.Linear):
         rows, seen = grad.reshape(count, -1, grad.shape[-1]), x.reshape(count, -1, x.shape[-1])
         return [torch.bmm(rows.transpose(1, 2), seen)]
-    if not isinstance(module, nn.Conv2d) or isinstance(module.padding, str) or module.padding_mode != "zeros":
+    if not isinstance(module, nn.Conv2d) or not pads_with_zeros(module):
         raise Unscorable(f"no single-image gradient for a {type(module).__name__} of this kind")
     (kh, kw), (ph, pw), (dh, dw) = module.kernel_size, module.padding, module.dilation
     if module.groups == 1 and module.stride == (1, 1):
