@@ -306,6 +306,23 @@ def test_the_first_population_that_is_complete(tmp_path):
     assert ndcg.ours is not None
 
 
+def test_a_target_of_one_dataset(tmp_path):
+    """`targets` stands in for `target` on the datasets that it names, and the heading says so; `target=` on all."""
+    table = config_of(["synflow"], [SAMPLE], ["kendall"])
+    table.datasets = ["cifar10"]
+    column = "test_200ep_seed888"
+    members = representatives(SAMPLE)
+    accuracies = BENCHMARK.accuracies("cifar10", column).to_numpy()
+    append(tmp_path, "synflow", {int(i): float(accuracies[i]) for i in members})
+    measurements = Measurements(ScoreStore(tmp_path))
+    (other,) = table_cells(table, measurements)
+    table.targets = {"cifar10": column}
+    cells = table_cells(table, measurements)
+    assert other.ours < cells[0].ours
+    assert f"## cifar10, target {column}" in to_markdown(tables.to_sheet(table, cells))
+    assert table_cells(tables.retarget(table, "test_200ep"), measurements)[0].ours == other.ours
+
+
 def test_failed_scores_are_counted(tmp_path):
     table = config_of(["synflow"], [SAMPLE], ["kendall"])
     members = BENCHMARK.population(SAMPLE)
