@@ -139,7 +139,8 @@ def _image_norm() -> Any:
             normal.mul_(inverse)
             plain = weight is None or (bool((weight == 1).all()) and not bool(bias.any()))  # as at initialisation
             ctx.save_for_backward(normal, inverse if plain else inverse * weight[:, None, None])
-            return normal if plain else torch.addcmul(bias[:, None, None], normal, weight[:, None, None])
+            # A copy: the network may go on in place (`x += shortcut`), and the backward reads what is kept.
+            return normal.clone() if plain else torch.addcmul(bias[:, None, None], normal, weight[:, None, None])
 
         @staticmethod
         def backward(ctx, grad):
