@@ -26,13 +26,13 @@ from harness.cli import main
 from harness.config import compose_config
 from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.errors import HarnessError
-from harness.findings import Finding
 from harness.probes import positive
 from harness.proxies import available
 from harness.rankings.results import Reader
 from harness.verify import CHECKS, GUARD
 from harness.verify.baseline import LARGEST_MOVE, correlations, digest, guarded_benchmarks, read_baseline
 from harness.verify.expectation import Expectation, find_proxy, parse_expectation
+from harness.verify.findings import Finding
 
 ROOT = Path(harness.__file__).resolve().parents[1]
 COMMITTED = f"store={ROOT / 'results' / 'scores'}"
