@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from harness import correlation
 from harness.correlation import (
     METRICS,
     Estimate,
+    bootstrap,
     bootstrap_weights,
     correlate,
     correlate_many,
@@ -450,7 +450,7 @@ def test_a_chunk_of_a_large_space_stays_below_100_megabytes():
 def test_intervals_do_not_depend_on_the_chunk(monkeypatch):
     scores, accuracies = table(150, "score and accuracy")
     before = correlate(scores, accuracies, ALL_METRICS, resamples=30)
-    monkeypatch.setattr(correlation, "_CHUNK_COLUMNS", 7)
+    monkeypatch.setattr(bootstrap, "_CHUNK_COLUMNS", 7)
     after = correlate(scores, accuracies, ALL_METRICS, resamples=30)
     for name in ALL_METRICS:
         assert after[name].low == pytest.approx(before[name].low, rel=1e-12)
