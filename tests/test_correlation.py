@@ -27,6 +27,7 @@ from harness.correlation import (
     spearman_rho,
     top_precision,
 )
+from harness.errors import HarnessError
 
 ALL_METRICS = ("kendall", "spearman", "ndcg_1000", "ndcg_7", "top_1%", "top_20%", "regret_10", "regret_3")
 
@@ -111,8 +112,9 @@ def test_ndcg_refuses_accuracies_that_are_not_percentages(accuracies):
     ],
 )
 def test_options_out_of_range_are_refused(call, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         call()
+    assert isinstance(caught.value, HarnessError), "the command line prints it as one line"
 
 
 def test_series_are_aligned_by_index():

@@ -15,7 +15,8 @@ Conventions shared by the whole package:
 * a NaN or infinite score is a *failed* one: its row stays in the population, ranked below every finite score
   and tied with the other failed rows;
 * accuracies are finite; nDCG needs them in percent, in [0, 100];
-* a correlation with a constant vector is undefined, and reported as NaN.
+* a correlation with a constant vector is undefined, and reported as NaN;
+* what cannot be measured is refused with an InputError, a ValueError that names cause and remedy.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ def correlate(
         Values and intervals. Resamples in which a metric is undefined are left out of its interval.
 
     Raises:
-        ValueError: lengths or indices differ, fewer than 2 rows, not one-dimensional, an accuracy is not
+        InputError: lengths or indices differ, fewer than 2 rows, not one-dimensional, an accuracy is not
             finite (or for nDCG not in percent), a metric is unknown, or an option is out of range.
     """
     return correlate_many({"scores": scores}, accuracies, metrics, resamples, confidence, seed)["scores"]
@@ -159,7 +160,7 @@ def correlate_many(
         The correlation of each proxy, in the order of `scores`.
 
     Raises:
-        ValueError: as `correlate`; the message names the proxy at fault.
+        InputError: as `correlate`; the message names the proxy at fault.
     """
     check_bootstrap(resamples, confidence, seed)
     return {
@@ -192,7 +193,7 @@ def sample_many(
         belongs to the same resample, so that any function of several proxies' values has its own distribution.
 
     Raises:
-        ValueError: as `correlate`; the message names the proxy at fault.
+        InputError: as `correlate`; the message names the proxy at fault.
     """
     check_bootstrap(resamples, 0.95, seed)
     chosen = [metric(name) for name in ((metrics,) if isinstance(metrics, str) else metrics)]
@@ -239,7 +240,7 @@ def paired_difference(
         The metric of a minus the metric of b. Resamples in which either is undefined are left out.
 
     Raises:
-        ValueError: as `correlate`.
+        InputError: as `correlate`.
     """
     check_bootstrap(resamples, confidence, seed)
     chosen = parse_metric(metric)

@@ -12,6 +12,7 @@ import numpy as np
 from harness.correlation.inputs import positive
 from harness.correlation.metrics import Metric
 from harness.correlation.weighted.ties import Outcomes
+from harness.errors import InputError
 
 # Columns of a chunk: few enough for a chunk at n of about 10^4 to stay in cache, and not a power of two,
 # whose row stride would map a column to a few cache sets. The byte limit takes over for large n.
@@ -38,10 +39,10 @@ def bootstrap_weights(n: int, resamples: int, seed: int, chunk: int | None = Non
         (n, c) float64 counts with c <= chunk; each column sums to n.
 
     Raises:
-        ValueError: an argument is out of range.
+        InputError: an argument is out of range.
     """
     if n < 1 or resamples < 0:
-        raise ValueError(f"n must be at least 1 and resamples at least 0, got {n} and {resamples}")
+        raise InputError(f"n must be at least 1 and resamples at least 0, got {n} and {resamples}")
     if chunk is None:
         chunk = max(1, min(_CHUNK_COLUMNS, _CHUNK_BYTES // (8 * n)))
     return _draw(n, resamples, seed, positive(chunk, "chunk"))
@@ -121,8 +122,8 @@ def estimate(value: float, resampled: np.ndarray, confidence: float = 0.95) -> E
 
 def check_bootstrap(resamples: int, confidence: float, seed: int) -> None:
     if resamples < 0:
-        raise ValueError(f"resamples must be at least 0, got {resamples}")
+        raise InputError(f"resamples must be at least 0, got {resamples}")
     if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence must be in (0, 1), got {confidence!r}")
+        raise InputError(f"confidence must be in (0, 1), got {confidence!r}")
     if seed < 0:
-        raise ValueError(f"seed must be at least 0, got {seed}")
+        raise InputError(f"seed must be at least 0, got {seed}")

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from harness.errors import InputError
+
 
 def _vector(values: Any, label: str) -> np.ndarray:
     """Return `values` as a one-dimensional numeric array; missing entries of object arrays become NaN."""
@@ -18,9 +20,9 @@ def _vector(values: Any, label: str) -> np.ndarray:
         else:
             array = array.astype(np.float64)
     if array.ndim != 1:
-        raise ValueError(f"{label} must be one-dimensional, got shape {array.shape}")
+        raise InputError(f"{label} must be one-dimensional, got shape {array.shape}")
     if array.size and array.dtype.kind not in "biuf":
-        raise ValueError(f"{label} must be real numbers, got dtype {array.dtype}")
+        raise InputError(f"{label} must be real numbers, got dtype {array.dtype}")
     return array
 
 
@@ -30,11 +32,11 @@ def _aligned(scores: Any, accuracies: Any, label: str) -> Any:
         return scores
     for values, name in ((scores, label), (accuracies, "accuracies")):
         if not values.index.is_unique:
-            raise ValueError(f"{name}: {int(values.index.duplicated().sum())} duplicate index entries")
+            raise InputError(f"{name}: {int(values.index.duplicated().sum())} duplicate index entries")
     unscored = len(accuracies.index.difference(scores.index))
     unknown = len(scores.index.difference(accuracies.index))
     if unscored or unknown:
-        raise ValueError(
+        raise InputError(
             f"{label} and accuracies have different indices: "
             f"{unscored} missing from {label}, {unknown} missing from accuracies"
         )
@@ -42,21 +44,21 @@ def _aligned(scores: Any, accuracies: Any, label: str) -> Any:
 
 
 def check_accuracies(accuracies: Any) -> np.ndarray:
-    """Return accuracies as (n,) float64, n >= 2, all finite; raise ValueError otherwise."""
+    """Return accuracies as (n,) float64, n >= 2, all finite; raise InputError otherwise."""
     array = _vector(accuracies, "accuracies").astype(np.float64)
     if array.size < 2:
-        raise ValueError(f"at least 2 rows are needed, got {array.size}")
+        raise InputError(f"at least 2 rows are needed, got {array.size}")
     bad = int(np.count_nonzero(~np.isfinite(array)))
     if bad:
-        raise ValueError(f"{bad} of {array.size} accuracies are not finite")
+        raise InputError(f"{bad} of {array.size} accuracies are not finite")
     return array
 
 
 def check_scores(scores: Any, accuracies: Any, label: str = "scores") -> np.ndarray:
-    """Return scores as an (n,) array in the row order of `accuracies`; raise ValueError on a mismatch."""
+    """Return scores as an (n,) array in the row order of `accuracies`; raise InputError on a mismatch."""
     array = _vector(_aligned(scores, accuracies, label), label)
     if array.size != len(accuracies):
-        raise ValueError(f"{label} has {array.size} rows, accuracies has {len(accuracies)}")
+        raise InputError(f"{label} has {array.size} rows, accuracies has {len(accuracies)}")
     return array
 
 
@@ -78,16 +80,16 @@ def positive(value: Any, label: str) -> int:
     try:
         number = operator.index(value)
     except TypeError:
-        raise ValueError(f"{label} must be a whole number, got {value!r}") from None
+        raise InputError(f"{label} must be a whole number, got {value!r}") from None
     if number < 1:
-        raise ValueError(f"{label} must be at least 1, got {number}")
+        raise InputError(f"{label} must be at least 1, got {number}")
     return number
 
 
 def check_fraction(value: float) -> float:
     """Return `value` if it lies in (0, 1]."""
     if not 0.0 < value <= 1.0:
-        raise ValueError(f"fraction must be in (0, 1], got {value!r}")
+        raise InputError(f"fraction must be in (0, 1], got {value!r}")
     return float(value)
 
 
@@ -102,7 +104,7 @@ def rank_scores(scores: Any) -> np.ndarray:
         failed, the failed rows are exactly those of rank 0.
 
     Raises:
-        ValueError: `scores` is not one-dimensional or not made of real numbers.
+        InputError: `scores` is not one-dimensional or not made of real numbers.
     """
     values = _vector(scores, "scores")
     finite = np.isfinite(values)

@@ -18,6 +18,7 @@ from harness.correlation.weighted.regret import weighted_regret
 from harness.correlation.weighted.spearman import weighted_spearman
 from harness.correlation.weighted.ties import Outcomes, Weighted
 from harness.correlation.weighted.top_precision import weighted_top_precision
+from harness.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def parse_metric(name: str) -> Metric:
                 (0.0, 1.0),
                 "higher",
             )
-        raise ValueError(f"metric {name!r}: the percentage must be in (0, 100]")
+        raise InputError(f"metric {name!r}: the percentage must be in (0, 100]")
     if found := re.fullmatch(r"regret_([1-9][0-9]*)", name):
         top = int(found[1])
         return Metric(
@@ -112,7 +113,7 @@ def parse_metric(name: str) -> Metric:
         )
     near = difflib.get_close_matches(name.lower(), _DEFAULT_NAMES, n=1, cutoff=0.5)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ValueError(f"unknown metric {name!r}{hint}; valid names: {_NAME_LIST}")
+    raise InputError(f"unknown metric {name!r}{hint}; valid names: {_NAME_LIST}")
 
 
 METRICS: Mapping[str, Metric] = MappingProxyType({name: parse_metric(name) for name in _DEFAULT_NAMES})
@@ -130,6 +131,6 @@ def metric(name: str) -> Metric:
         The metric; the same object for the same name.
 
     Raises:
-        ValueError: no metric has this name; the message lists the names and the closest one.
+        InputError: no metric has this name; the message lists the names and the closest one.
     """
     return parse_metric(name)

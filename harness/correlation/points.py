@@ -32,7 +32,7 @@ def kendall_tau(scores: Any, accuracies: Any) -> float:
         tau-b in [-1, 1]; NaN if the scores or the accuracies are constant.
 
     Raises:
-        ValueError: lengths or indices differ, fewer than 2 rows, not one-dimensional, or an accuracy is not
+        InputError: lengths or indices differ, fewer than 2 rows, not one-dimensional, or an accuracy is not
             finite.
     """
     ranks, values = canonical_pair(scores, accuracies)
@@ -52,7 +52,7 @@ def spearman_rho(scores: Any, accuracies: Any) -> float:
         rho in [-1, 1]; NaN if the scores or the accuracies are constant.
 
     Raises:
-        ValueError: as `kendall_tau`.
+        InputError: as `kendall_tau`.
     """
     ranks, values = canonical_pair(scores, accuracies)
     if _constant(ranks) or _constant(values):
@@ -77,7 +77,7 @@ def ndcg(scores: Any, accuracies: Any, p: int = 1000) -> float:
         nDCG_P in [0, 1], also for constant scores; NaN if every accuracy is 0.
 
     Raises:
-        ValueError: as `kendall_tau`; `p` is not a whole number of at least 1; or an accuracy is outside
+        InputError: as `kendall_tau`; `p` is not a whole number of at least 1; or an accuracy is outside
             [0, 100].
     """
     return _at_unit_weights(partial(weighted_ndcg, p=positive(p, "p")), scores, accuracies)
@@ -100,7 +100,7 @@ def top_precision(scores: Any, accuracies: Any, fraction: float = 0.01) -> float
         Precision in [0, 1]; its expectation for random scores is k / n.
 
     Raises:
-        ValueError: as `kendall_tau`, or `fraction` is outside (0, 1].
+        InputError: as `kendall_tau`, or `fraction` is outside (0, 1].
     """
     return _at_unit_weights(partial(weighted_top_precision, fraction=check_fraction(fraction)), scores, accuracies)
 
@@ -120,7 +120,7 @@ def regret(scores: Any, accuracies: Any, top: int = 10) -> float:
         Regret >= 0 in the unit of the accuracies (percentage points for accuracies in percent).
 
     Raises:
-        ValueError: as `kendall_tau`, or `top` is not a whole number of at least 1.
+        InputError: as `kendall_tau`, or `top` is not a whole number of at least 1.
     """
     return _at_unit_weights(partial(weighted_regret, top=positive(top, "top")), scores, accuracies)
 

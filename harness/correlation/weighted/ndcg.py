@@ -6,13 +6,14 @@ import numpy as np
 
 from harness.correlation.weighted.heads import Ranking
 from harness.correlation.weighted.ties import Outcomes, Weighted, ratio
+from harness.errors import InputError
 
 
 def weighted_ndcg(ranks: np.ndarray, accuracies: np.ndarray, outcomes: Outcomes, p: int) -> Weighted:
     """Plan nDCG at `p` for resamples of (n,) score ranks and (n,) accuracies in percent."""
     outside = int(np.count_nonzero((accuracies < 0.0) | (accuracies > 100.0)))
     if outside:
-        raise ValueError(f"nDCG needs accuracies in percent: {outside} are outside [0, 100]")
+        raise InputError(f"nDCG needs accuracies in percent: {outside} are outside [0, 100]")
     places = min(p, accuracies.size)
     gains = np.exp2(accuracies) - 1.0
     # total_discount[c] is the sum of 1 / log2(1 + rank) over the first c ranks, which start at 1.
