@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from harness import correlation
 from harness.correlation import (
     METRICS,
     Estimate,
+    bootstrap,
     bootstrap_weights,
     correlate,
     correlate_many,
@@ -27,6 +27,7 @@ from harness.correlation import (
     spearman_rho,
     top_precision,
 )
+from harness.errors import HarnessError
 
 ALL_METRICS = ("kendall", "spearman", "ndcg_1000", "ndcg_7", "top_1%", "top_20%", "regret_10", "regret_3")
 
@@ -111,8 +112,9 @@ def test_ndcg_refuses_accuracies_that_are_not_percentages(accuracies):
     ],
 )
 def test_options_out_of_range_are_refused(call, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         call()
+    assert isinstance(caught.value, HarnessError), "the command line prints it as one line"
 
 
 def test_series_are_aligned_by_index():
@@ -450,7 +452,7 @@ def test_a_chunk_of_a_large_space_stays_below_100_megabytes():
 def test_intervals_do_not_depend_on_the_chunk(monkeypatch):
     scores, accuracies = table(150, "score and accuracy")
     before = correlate(scores, accuracies, ALL_METRICS, resamples=30)
-    monkeypatch.setattr(correlation, "_CHUNK_COLUMNS", 7)
+    monkeypatch.setattr(bootstrap, "_CHUNK_COLUMNS", 7)
     after = correlate(scores, accuracies, ALL_METRICS, resamples=30)
     for name in ALL_METRICS:
         assert after[name].low == pytest.approx(before[name].low, rel=1e-12)
