@@ -137,6 +137,51 @@ def test_missing_values_of_nullable_series_are_failed():
     assert rank_scores(pd.Series([1.5, None, 0.5], dtype="Float64")).tolist() == [2, 0, 1]
 
 
+MASKED = np.ma.masked_array([5.0, 999.0, 4.0, -7.0, 1.0], mask=[0, 1, 0, 1, 0])
+UNMASKED = [5.0, np.nan, 4.0, np.nan, 1.0]
+
+
+def test_masked_scores_are_failed():
+    accuracies = [70.0, 60.0, 65.0, 75.0, 50.0]
+    assert rank_scores(MASKED).tolist() == [3, 0, 2, 0, 1]
+    for name in ALL_METRICS:
+        assert metric(name).point(MASKED, accuracies) == metric(name).point(UNMASKED, accuracies)
+        weights = next(bootstrap_weights(5, 4, 0))
+        np.testing.assert_array_equal(
+            metric(name).weighted(MASKED, accuracies)(weights), metric(name).weighted(UNMASKED, accuracies)(weights)
+        )
+    assert correlate(MASKED, accuracies, resamples=9) == correlate(UNMASKED, accuracies, resamples=9)
+    assert correlate(MASKED, accuracies, resamples=0).n_failed == 2
+    assert paired_difference(MASKED, accuracies, accuracies, resamples=9) == paired_difference(
+        UNMASKED, accuracies, accuracies, resamples=9
+    )
+    together = correlate_many({"a": MASKED, "b": np.ma.masked_array(accuracies)}, accuracies, resamples=9)
+    assert together["a"] == correlate(UNMASKED, accuracies, resamples=9)
+    assert together["b"].n_failed == 0, "a mask that hides nothing"
+
+
+def test_masked_integers_stay_distinct():
+    values = np.array([2**60, 2**60 + 1, 2**61])
+    assert rank_scores(np.ma.masked_array(values, mask=[0, 0, 1])).tolist() == [1, 2, 0]
+
+
+def test_masked_infinities_and_nan_below_the_mask_count_once():
+    scores = np.ma.masked_invalid([3.0, np.nan, np.inf, 2.0])
+    scores[3] = np.ma.masked
+    assert rank_scores(scores).tolist() == [1, 0, 0, 0]
+    assert correlate(scores, [4.0, 3.0, 2.0, 1.0], "kendall", resamples=0).n_failed == 3
+
+
+@pytest.mark.parametrize("function", [kendall_tau, spearman_rho, ndcg, top_precision, regret, correlate])
+def test_masked_accuracies_are_refused(function):
+    with pytest.raises(ValueError, match="2 of 5 accuracies are masked: leave out these rows, of the scores too"):
+        function([1, 2, 3, 4, 5], MASKED)
+    with pytest.raises(ValueError, match="accuracies are masked"):
+        paired_difference([1, 2, 3, 4, 5], [2, 1, 3, 4, 5], MASKED)
+    kept = ~MASKED.mask
+    function(np.arange(5)[kept], MASKED[kept])
+
+
 # Point values ---------------------------------------------------------------------------------------------
 
 
