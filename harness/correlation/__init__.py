@@ -14,7 +14,8 @@ Conventions shared by the whole package:
 * a higher score predicts a higher accuracy;
 * a NaN, infinite or masked score is a *failed* one: its row stays in the population, ranked below every finite
   score and tied with the other failed rows;
-* accuracies are finite, none is masked; nDCG needs them in percent, in [0, 100];
+* accuracies are finite, none is masked; nDCG needs them in percent, in [0, 100] and not all
+  in [0, 1], as fractions are;
 * a correlation with a constant vector is undefined, and reported as NaN;
 * what cannot be measured is refused with an InputError, a ValueError that names cause and remedy.
 """

@@ -70,15 +70,15 @@ def ndcg(scores: Any, accuracies: Any, p: int = 1000) -> float:
 
     Args:
         scores: (n,) scores, n >= 2; non-finite and masked ones are ranked last.
-        accuracies: (n,) accuracies in percent, in [0, 100].
+        accuracies: (n,) accuracies in percent, in [0, 100]. Different ones of at most 1 are taken for fractions.
         p: places that count, at least 1; cut to n.
 
     Returns:
         nDCG_P in [0, 1], also for constant scores; NaN if every accuracy is 0.
 
     Raises:
-        InputError: as `kendall_tau`; `p` is not a whole number of at least 1; or an accuracy is outside
-            [0, 100].
+        InputError: as `kendall_tau`; `p` is not a whole number of at least 1; an accuracy is outside
+            [0, 100]; or the accuracies are fractions.
     """
     return _at_unit_weights(partial(weighted_ndcg, p=positive(p, "p")), scores, accuracies)
 
