@@ -12,9 +12,10 @@ proxies are paired.
 Conventions shared by the whole package:
 
 * a higher score predicts a higher accuracy;
-* a NaN or infinite score is a *failed* one: its row stays in the population, ranked below every finite score
-  and tied with the other failed rows;
-* accuracies are finite; nDCG needs them in percent, in [0, 100];
+* a NaN, infinite or masked score is a *failed* one: its row stays in the population, ranked below every finite
+  score and tied with the other failed rows;
+* accuracies are finite, none is masked; nDCG needs them in percent, in [0, 100] and not all
+  in [0, 1], as fractions are;
 * a correlation with a constant vector is undefined, and reported as NaN;
 * what cannot be measured is refused with an InputError, a ValueError that names cause and remedy.
 """
@@ -62,7 +63,7 @@ class Correlation:
 
     Attributes:
         n: rows, failed ones included.
-        n_failed: rows whose score is not finite.
+        n_failed: rows whose score is masked or not finite.
         estimates: estimate by canonical metric name.
         confidence: coverage that the intervals aim at, in (0, 1).
         resamples: number of bootstrap resamples.
@@ -89,7 +90,7 @@ class Sample:
 
     Attributes:
         n: rows, failed ones included.
-        n_failed: rows whose score is not finite.
+        n_failed: rows whose score is masked or not finite.
         values: value on the data by canonical metric name; NaN where undefined.
         resampled: (R,) values on the resamples by canonical metric name; NaN where undefined.
     """
@@ -118,9 +119,10 @@ def correlate(
     resamples lack: their intervals are wide, need not be centred on the value, and may miss their coverage.
 
     Args:
-        scores: (n,) scores, n >= 2, higher is better; non-finite ones are failed and ranked last.
-        accuracies: (n,) finite accuracies; in percent, in [0, 100], for nDCG. If both this and `scores`
-            are pandas Series they are aligned by index; otherwise rows correspond by position.
+        scores: (n,) scores, n >= 2, higher is better; non-finite and masked ones are failed and
+            ranked last.
+        accuracies: (n,) finite accuracies, none of them masked; in percent, in [0, 100], for nDCG. If both this
+            and `scores` are pandas Series they are aligned by index; otherwise rows correspond by position.
         metrics: names that `metric` takes.
         resamples: bootstrap resamples; 0 for no intervals.
         confidence: coverage of the intervals, in (0, 1).
@@ -130,8 +132,8 @@ def correlate(
         Values and intervals. Resamples in which a metric is undefined are left out of its interval.
 
     Raises:
-        InputError: lengths or indices differ, fewer than 2 rows, not one-dimensional, an accuracy is not
-            finite (or for nDCG not in percent), a metric is unknown, or an option is out of range.
+        InputError: lengths or indices differ, fewer than 2 rows, not one-dimensional, an accuracy is masked
+            or not finite (or for nDCG not in percent), a metric is unknown, or an option is out of range.
     """
     return correlate_many({"scores": scores}, accuracies, metrics, resamples, confidence, seed)["scores"]
 

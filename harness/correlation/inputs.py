@@ -11,8 +11,8 @@ import numpy as np
 from harness.errors import InputError
 
 
-def _vector(values: Any, label: str) -> np.ndarray:
-    """Return `values` as a one-dimensional numeric array; missing entries of object arrays become NaN."""
+def _numbers(values: Any, label: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return `values` as an (n,) numeric array, and which (n,) of them a mask hides; missing objects become NaN."""
     array = np.asarray(values)
     if array.dtype.kind == "O":
         if hasattr(values, "to_numpy"):
@@ -23,7 +23,21 @@ def _vector(values: Any, label: str) -> np.ndarray:
         raise InputError(f"{label} must be one-dimensional, got shape {array.shape}")
     if array.size and array.dtype.kind not in "biuf":
         raise InputError(f"{label} must be real numbers, got dtype {array.dtype}")
-    return array
+    # np.asarray hands out what lies below the mask.
+    masked = isinstance(values, np.ma.MaskedArray)
+    return array, np.ma.getmaskarray(values) if masked else np.zeros(array.size, dtype=bool)
+
+
+def _score_array(scores: Any, label: str) -> np.ndarray:
+    """Return scores as an (n,) numeric array in which all failed ones are NaN or infinite."""
+    array, missing = _numbers(scores, label)
+    if not missing.any():
+        return array
+    found = np.full(array.size, math.nan, dtype=np.result_type(array, np.float64))
+    kept = array[~missing]
+    # Floats run large integers together; their ranks have the same order and stay apart.
+    found[~missing] = np.unique(kept, return_inverse=True)[1] if array.dtype.kind in "iu" else kept
+    return found
 
 
 def _aligned(scores: Any, accuracies: Any, label: str) -> Any:
@@ -44,19 +58,21 @@ def _aligned(scores: Any, accuracies: Any, label: str) -> Any:
 
 
 def check_accuracies(accuracies: Any) -> np.ndarray:
-    """Return accuracies as (n,) float64, n >= 2, all finite; raise InputError otherwise."""
-    array = _vector(accuracies, "accuracies").astype(np.float64)
+    """Return accuracies as (n,) float64, n >= 2, all there and finite; raise InputError otherwise."""
+    array, missing = _numbers(accuracies, "accuracies")
+    array = array.astype(np.float64)
     if array.size < 2:
         raise InputError(f"at least 2 rows are needed, got {array.size}")
-    bad = int(np.count_nonzero(~np.isfinite(array)))
-    if bad:
-        raise InputError(f"{bad} of {array.size} accuracies are not finite")
+    for bad, what in ((missing, "masked"), (~np.isfinite(array), "not finite")):
+        if bad.any():
+            share = f"{np.count_nonzero(bad)} of {array.size}"
+            raise InputError(f"{share} accuracies are {what}: leave out these rows, of the scores too")
     return array
 
 
 def check_scores(scores: Any, accuracies: Any, label: str = "scores") -> np.ndarray:
     """Return scores as an (n,) array in the row order of `accuracies`; raise InputError on a mismatch."""
-    array = _vector(_aligned(scores, accuracies, label), label)
+    array = _score_array(_aligned(scores, accuracies, label), label)
     if array.size != len(accuracies):
         raise InputError(f"{label} has {array.size} rows, accuracies has {len(accuracies)}")
     return array
@@ -97,7 +113,7 @@ def rank_scores(scores: Any) -> np.ndarray:
     """Rank scores densely, failed ones below all others.
 
     Args:
-        scores: (n,) real numbers, higher is better; NaN and infinities mark failed rows.
+        scores: (n,) real numbers, higher is better; NaN, infinities and masked entries are failed rows.
 
     Returns:
         (n,) int64 dense ranks: 0 is the worst, equal scores share a rank, no rank is skipped. If any row
@@ -106,7 +122,7 @@ def rank_scores(scores: Any) -> np.ndarray:
     Raises:
         InputError: `scores` is not one-dimensional or not made of real numbers.
     """
-    values = _vector(scores, "scores")
+    values = _score_array(scores, "scores")
     finite = np.isfinite(values)
     ranks = np.zeros(values.size, dtype=np.int64)
     _, inverse = np.unique(values[finite], return_inverse=True)

@@ -25,15 +25,15 @@ def kendall_tau(scores: Any, accuracies: Any) -> float:
     `scipy.stats.kendalltau`).
 
     Args:
-        scores: (n,) scores, n >= 2; non-finite ones are ranked last.
+        scores: (n,) scores, n >= 2; non-finite and masked ones are ranked last.
         accuracies: (n,) finite accuracies, any unit.
 
     Returns:
         tau-b in [-1, 1]; NaN if the scores or the accuracies are constant.
 
     Raises:
-        InputError: lengths or indices differ, fewer than 2 rows, not one-dimensional, or an accuracy is not
-            finite.
+        InputError: lengths or indices differ, fewer than 2 rows, not one-dimensional, or an accuracy is masked
+            or not finite.
     """
     ranks, values = canonical_pair(scores, accuracies)
     if _constant(ranks) or _constant(values):
@@ -45,7 +45,7 @@ def spearman_rho(scores: Any, accuracies: Any) -> float:
     """Spearman's rho: Pearson's correlation of the average ranks (as in `scipy.stats.spearmanr`).
 
     Args:
-        scores: (n,) scores, n >= 2; non-finite ones are ranked last.
+        scores: (n,) scores, n >= 2; non-finite and masked ones are ranked last.
         accuracies: (n,) finite accuracies, any unit.
 
     Returns:
@@ -69,16 +69,16 @@ def ndcg(scores: Any, accuracies: Any, p: int = 1000) -> float:
     has the mean gain of the group at each place, also in the group that straddles P.
 
     Args:
-        scores: (n,) scores, n >= 2; non-finite ones are ranked last.
-        accuracies: (n,) accuracies in percent, in [0, 100].
+        scores: (n,) scores, n >= 2; non-finite and masked ones are ranked last.
+        accuracies: (n,) accuracies in percent, in [0, 100]. Different ones of at most 1 are taken for fractions.
         p: places that count, at least 1; cut to n.
 
     Returns:
         nDCG_P in [0, 1], also for constant scores; NaN if every accuracy is 0.
 
     Raises:
-        InputError: as `kendall_tau`; `p` is not a whole number of at least 1; or an accuracy is outside
-            [0, 100].
+        InputError: as `kendall_tau`; `p` is not a whole number of at least 1; an accuracy is outside
+            [0, 100]; or the accuracies are fractions.
     """
     return _at_unit_weights(partial(weighted_ndcg, p=positive(p, "p")), scores, accuracies)
 
@@ -92,7 +92,7 @@ def top_precision(scores: Any, accuracies: Any, fraction: float = 0.01) -> float
     stays below 1.
 
     Args:
-        scores: (n,) scores, n >= 2; non-finite ones are ranked last.
+        scores: (n,) scores, n >= 2; non-finite and masked ones are ranked last.
         accuracies: (n,) finite accuracies, any unit.
         fraction: share of the population, in (0, 1].
 
@@ -112,7 +112,7 @@ def regret(scores: Any, accuracies: Any, top: int = 10) -> float:
     scores straddles the last place, the value is the exact expectation over the random order of that group.
 
     Args:
-        scores: (n,) scores, n >= 2; non-finite ones are ranked last.
+        scores: (n,) scores, n >= 2; non-finite and masked ones are ranked last.
         accuracies: (n,) finite accuracies.
         top: number of rows trained, at least 1; cut to n. The cost grows with it.
 
