@@ -8,9 +8,22 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from harness.spaces import darts
-from harness.spaces.darts import AVG_POOL, FACTORISED, INPUTS, KERNELS, MAX_POOLS, NONE, SEPARABLE, SKIP
-from harness.spaces.nasbench201_network import ReLUConvBN
+from harness.spaces.darts.cell import (
+    AVG_POOL,
+    CONCAT,
+    FACTORISED,
+    INPUTS,
+    KERNELS,
+    MAX_POOLS,
+    NONE,
+    SEPARABLE,
+    SKIP,
+    STEM_MULTIPLIER,
+    Genotype,
+    reductions,
+)
+from harness.spaces.darts.cell import Cell as Choice
+from harness.spaces.nasbench201.network import ReLUConvBN
 
 
 class FactorizedReduce(nn.Module):
@@ -92,12 +105,12 @@ class Cell(nn.Module):
 
     def __init__(
         self,
-        cell: darts.Cell,
+        cell: Choice,
         reads: tuple[int, int],
         channels: int,
         reduction: bool,
         reduction_before: bool,
-        concat: Sequence[int] = darts.CONCAT,
+        concat: Sequence[int] = CONCAT,
     ):
         super().__init__()
         self.reduction, self.concat, self._nodes = reduction, concat, len(cell) // 2
@@ -134,7 +147,7 @@ class Network(nn.Module):
 
     def __init__(
         self,
-        genotype: darts.Genotype,
+        genotype: Genotype,
         num_classes: int,
         channels: int = 16,
         layers: int = 8,
@@ -146,7 +159,7 @@ class Network(nn.Module):
             width = 3
             self.stem = nn.Identity()
         elif stem == "cifar":
-            width = darts.STEM_MULTIPLIER * channels
+            width = STEM_MULTIPLIER * channels
             self.stem = nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
         else:
             width = channels
@@ -162,7 +175,7 @@ class Network(nn.Module):
             )
         self.cells = nn.ModuleList()
         reads, before = (width, width), self.stem1 is not None
-        for reduction in darts.reductions(layers):
+        for reduction in reductions(layers):
             channels *= 2 if reduction else 1
             cell, concat = genotype.cells[reduction]
             self.cells.append(Cell(cell, reads, channels, reduction, before, concat))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from harness.spaces.macro import BLOCKS, CHANNELS, HEAD, IDENTITY, layers_at
+from harness.spaces.macro.cell import BLOCKS, CHANNELS, HEAD, IDENTITY, layers_at
 
 
 class ConvBN(nn.Sequential):

@@ -1,53 +1,21 @@
-"""NAS-Bench-Macro (Su et al., CVPR 2021): which block each of eight layers is.
-
-An architecture is a string of eight digits: 0 the identity, 1 an inverted residual block of expansion 3 and kernel
-3, 2 one of expansion 6 and kernel 5. The layers form three stages (2, 3 and 3 layers); the first layer of a stage
-halves the maps and doubles the channels, where 0 is a 1x1 convolution of stride 2 with BatchNorm.
-"""
+"""NAS-Bench-Macro: strings, identity and counts."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness.errors import HarnessError
 from harness.spaces.base import Operation, Space
+from harness.spaces.macro.cell import BLOCKS, CHANNELS, HEAD, IDENTITY, STAGES, Layer, layers_at
 
 if TYPE_CHECKING:
     from torch import nn
 
-STAGES = (2, 3, 3)
-CHANNELS = 32  # of the stem
-HEAD = 1280
-#: Expansion and kernel of the inverted residual blocks.
-BLOCKS = {"1": (3, 3), "2": (6, 5)}
-IDENTITY = "0"
-
 _FORM = re.compile(f"[0-2]{{{sum(STAGES)}}}")
-
-
-class Layer(NamedTuple):
-    """Where one of the eight layers stands: its channels and the sides of its maps, before and after."""
-
-    first: bool  # of its stage
-    inputs: int
-    outputs: int
-    side: int
-    side_out: int
-
-
-def layers_at(resolution: int, channels: int = CHANNELS) -> list[Layer]:
-    """The eight layers behind a stem of `channels` at `resolution`."""
-    found, side = [], resolution
-    for length in STAGES:
-        halved = (side + 1) // 2
-        found.append(Layer(True, channels, 2 * channels, side, halved))
-        channels, side = 2 * channels, halved
-        found.extend([Layer(False, channels, channels, side, side)] * (length - 1))
-    return found
 
 
 def without_identities(architecture: str) -> str:
@@ -132,7 +100,7 @@ class Macro(Space):
 
     def build(self, architecture: str, num_classes: int, thin: bool = False) -> nn.Module:
         """The benchmark's network; `thin`: the same layers behind a stem of one channel, the head as much thinner."""
-        from harness.spaces.macro_network import Network
+        from harness.spaces.macro.network import Network
 
         architecture = self.parse(architecture)
         return Network(architecture, num_classes, 1, HEAD // CHANNELS) if thin else Network(architecture, num_classes)

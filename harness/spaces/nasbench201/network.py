@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import nn
 
-from harness.spaces.nasbench201 import CELLS_PER_STAGE, CHANNELS, CONV1, CONV3, EDGES, NONE, POOL
+from harness.spaces.nasbench201.cell import CELLS_PER_STAGE, CHANNELS, CONV1, CONV3, EDGES, NONE, POOL
 
 
 class ReLUConvBN(nn.Sequential):

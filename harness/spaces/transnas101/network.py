@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from harness.spaces.darts_network import FactorizedReduce
-from harness.spaces.nasbench201 import EDGES, NONE, SKIP
-from harness.spaces.nasbench201_network import ReLUConvBN
-from harness.spaces.transnas101 import BASE, BLOCKS_PER_MODULE, KERNELS, doubles, halves
+from harness.spaces.darts.network import FactorizedReduce
+from harness.spaces.nasbench201.cell import EDGES, NONE, SKIP
+from harness.spaces.nasbench201.network import ReLUConvBN
+from harness.spaces.transnas101.cell import BASE, BLOCKS_PER_MODULE, KERNELS, doubles, halves
 
 
 class Cell(nn.Module):

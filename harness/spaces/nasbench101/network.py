@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from harness.spaces.nasbench101 import (
+from harness.spaces.nasbench101.cell import (
     CELLS_PER_STACK,
     CHANNELS,
     CONV1,

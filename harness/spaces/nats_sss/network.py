@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from harness.spaces.nasbench201_network import Reduction, ReLUConvBN, Stack
-from harness.spaces.nats_sss import REDUCTIONS
+from harness.spaces.nasbench201.network import Reduction, ReLUConvBN, Stack
+from harness.spaces.nats_sss.cell import REDUCTIONS
 
 
 class Cell(nn.Module):

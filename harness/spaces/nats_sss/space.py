@@ -1,36 +1,19 @@
-"""NATS-Bench's size space (Dong et al., TPAMI 2021): how many channels each of five blocks has.
-
-An architecture is written `C0:C1:C2:C3:C4`, each of 8, 16, ..., 64 channels; 32,768 in all, numbered as NATS-Bench
-does, the last position changing fastest. Blocks 0, 2 and 4 are the same NAS-Bench-201 cell, `CELL`; blocks 1 and
-3 are its residual blocks of stride 2; stem and end are those of NAS-Bench-201, at C0 and C4 channels. A cell
-that changes the number of channels does so in its edges from node 0, whose skip is then a 1x1 convolution with
-BatchNorm (and no ReLU). Source: D-X-Y/AutoDL-Projects, `shape_infers/InferTinyCellNet.py` (MIT).
-"""
+"""NATS-Bench's size space: members, identity and counts."""
 
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from harness.errors import HarnessError
 from harness.spaces.base import Operation, Space
-from harness.spaces.nasbench201 import stage_sides
+from harness.spaces.nasbench201.cell import stage_sides
+from harness.spaces.nats_sss.cell import CHOICES, FROM_INPUT, INSIDE, POSITIONS, REDUCTIONS, decode
 
 if TYPE_CHECKING:
     from torch import nn
-
-CHOICES = tuple(range(8, 65, 8))
-POSITIONS = 5
-REDUCTIONS = (1, 3)
-#: The cell of every network, as each record of the official archive names it under `genotype`.
-CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
-FROM_INPUT, INSIDE = 2, 3  # its 3x3 convolutions of node 0, and of its other nodes
-
-_FORM = re.compile(":".join([r"([1-9][0-9]?)"] * POSITIONS), re.ASCII)
 
 
 class Block(NamedTuple):
@@ -49,18 +32,6 @@ def blocks_at(resolution: int) -> list[Block]:
         Block(position in REDUCTIONS, sides[stage - (position in REDUCTIONS)], sides[stage])
         for position, stage in enumerate(stages)
     ]
-
-
-def decode(architecture: str) -> tuple[int, ...]:
-    """The five numbers of channels. Raises HarnessError if malformed."""
-    match = _FORM.fullmatch(architecture)
-    channels = tuple(map(int, match.groups())) if match else ()
-    if not channels or not set(channels) <= set(CHOICES):
-        raise HarnessError(
-            f"{architecture!r} is not an architecture of NATS-Bench's size space: write it as five numbers of "
-            f"channels such as 8:16:24:32:40, each one of {', '.join(map(str, CHOICES))}"
-        )
-    return channels
 
 
 class NatsSss(Space):
@@ -148,7 +119,7 @@ class NatsSss(Space):
         One channel throughout would be one network for all. But for 8:8:8:8:8, these tell nearly all of TE-NAS's
         3,000 images apart, so that its linear regions rank little in this space.
         """
-        from harness.spaces.nats_sss_network import Network
+        from harness.spaces.nats_sss.network import Network
 
         channels = decode(architecture)
         return Network([width // CHOICES[0] for width in channels] if thin else channels, num_classes)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from harness.spaces.accel_nasbench import CHANNELS, HEAD, SQUEEZE, STEM, STRIDES, Block
-from harness.spaces.macro_network import ConvBN
+from harness.spaces.accel_nasbench.cell import CHANNELS, HEAD, SQUEEZE, STEM, STRIDES, Block
+from harness.spaces.macro.network import ConvBN
 
 
 class SqueezeExcitation(nn.Module):

@@ -1,56 +1,28 @@
-"""Accel-NASBench (Ahmad et al., DAC 2024): MnasNet's space of seven blocks in EfficientNet-B0's frame.
-
-A block is one to three layers (the sixth up to four) of inverted residuals that share an expansion (1, 4 or 6), a
-kernel (3 or 5) and whether they squeeze and excite. An architecture is written as its seven blocks, such as
-`e6k3l1-e4k5l2se-e6k3l3-e6k5l3-e6k5l2se-e1k3l2-e1k3l2`; the four lists of the benchmark's own interface,
-`[[6, 4, ...], [3, 5, ...], [1, 2, ...], [False, True, ...]]` (expansions, kernels, layers, squeeze-excite), are read
-as well.
-
-Channels, strides, stem and head are those of the release's training code: stem of 32 channels and stride 2, blocks of
-16, 24, 40, 80, 112, 192 and 320, head of 1,280. The layers of expansion 1 have no expanding convolution; a
-squeeze-excite layer squeezes to a quarter of the layer's input channels, not of the expanded ones. Of every row the
-parameters and the multiply-accumulates that the benchmark stores follow from this (the latter with what its counter
-adds for normalisation and pooling: see the card).
-"""
+"""Accel-NASBench: identity and counts."""
 
 from __future__ import annotations
 
-import ast
-import re
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from harness.errors import HarnessError
+from harness.spaces.accel_nasbench.cell import (
+    CHANNELS,
+    EXPANSIONS,
+    HEAD,
+    KERNELS,
+    LAYERS,
+    SQUEEZE,
+    STEM,
+    STRIDES,
+    decode,
+)
 from harness.spaces.base import Operation, Space
 from harness.spaces.costs import Cost, Total, combined, convolution, normalised
 
 if TYPE_CHECKING:
     from torch import nn
-
-CHANNELS = (16, 24, 40, 80, 112, 192, 320)
-STRIDES = (1, 2, 2, 2, 1, 2, 1)
-STEM, HEAD = 32, 1280
-EXPANSIONS, KERNELS = (1, 4, 6), (3, 5)
-LAYERS = (3, 3, 3, 3, 3, 4, 3)  # at most, of each block
-SQUEEZE = 4  # input channels of a layer for each of its squeezed ones
-
-_BLOCK = re.compile(r"e([0-9])k([0-9])l([0-9])(se)?")
-_LONGEST = 1_000  # characters: what is longer is no architecture, and need not be parsed to know
-
-
-class Block(NamedTuple):
-    """What is chosen of a block."""
-
-    expansion: int
-    kernel: int
-    layers: int
-    squeeze: bool
-
-    def __str__(self) -> str:
-        return f"e{self.expansion}k{self.kernel}l{self.layers}{'se' if self.squeeze else ''}"
 
 
 class Place(NamedTuple):
@@ -61,46 +33,6 @@ class Place(NamedTuple):
     stride: int
     side: int
     side_out: int
-
-
-@lru_cache(maxsize=20_000)
-def decode(text: str) -> tuple[Block, ...]:
-    """The seven blocks of an architecture, in either form. Raises HarnessError if malformed."""
-    try:
-        blocks = _lists(text) if text.lstrip().startswith("[") else _text(text.strip())
-        if len(blocks) != len(CHANNELS):
-            raise ValueError(f"it has {len(blocks)} blocks")
-        for place, (block, most) in enumerate(zip(blocks, LAYERS, strict=True), start=1):
-            if block.expansion not in EXPANSIONS or block.kernel not in KERNELS or not 1 <= block.layers <= most:
-                raise ValueError(f"its block {place} is {block}")
-        return blocks
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
-        reason = str(error).splitlines()[0] if isinstance(error, ValueError) and str(error) else "it cannot be parsed"
-        shown = repr(text) if len(text) <= 300 else f"{text[:200]!r}…"
-        raise HarnessError(
-            f"{shown} is not an Accel-NASBench architecture ({reason}): write it as seven blocks eEkKlL or eEkKlLse "
-            f"joined by '-', such as e6k3l1-e4k5l2se-…, with E of {EXPANSIONS}, K of {KERNELS}, L from 1 to 3 (to 4 "
-            "in the sixth block) and `se` for squeeze-excite"
-        ) from None
-
-
-def _text(text: str) -> tuple[Block, ...]:
-    matches = [_BLOCK.fullmatch(part) for part in text.split("-")] if len(text) <= _LONGEST else [None]
-    if None in matches:
-        raise ValueError("it is not of blocks")
-    return tuple(Block(int(m[1]), int(m[2]), int(m[3]), m[4] is not None) for m in matches)
-
-
-def _lists(text: str) -> tuple[Block, ...]:
-    if len(text) > _LONGEST:
-        raise ValueError("it is too long")
-    lists = ast.literal_eval(text.strip())
-    if len(lists) != 4 or not all(isinstance(one, (list, tuple)) and len(one) == len(CHANNELS) for one in lists):
-        raise ValueError("it is not of four lists of seven")
-    blocks = tuple(Block(*chosen) for chosen in zip(*lists, strict=True))
-    if not all([type(value) for value in block] == [int, int, int, bool] for block in blocks):
-        raise ValueError("its lists are not of numbers, numbers, numbers and booleans")
-    return blocks
 
 
 def places(block: int, resolution: int) -> list[Place]:
@@ -192,7 +124,7 @@ class AccelNasBench(Space):
 
     def build(self, architecture: str, num_classes: int, thin: bool = False) -> nn.Module:
         """The benchmark's network; `thin`: the same layers with an eighth of the channels."""
-        from harness.spaces.accel_nasbench_network import Network
+        from harness.spaces.accel_nasbench.network import Network
 
         return Network(decode(architecture), num_classes, 8 if thin else 1)
 

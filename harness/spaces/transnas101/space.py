@@ -1,49 +1,36 @@
-"""TransNAS-Bench-101 (Duan et al., CVPR 2021): a space of cells (micro) and one of module stacks (macro).
-
-Both write a network as `BASE-MODULES-BLOCK`, such as `64-41414-1_02_333` and `64-1234-basic`: channels behind the
-stem, a digit a module, and the block that modules are made of. Module 1 keeps channels and side, 2 doubles the
-channels, 3 halves the side, 4 does both. A module is two blocks, of which the first changes channels and side.
-
-The block of the macro space is ResNet's, `basic`; its modules are 4 to 6, of which 1 to 3 double the channels and 1
-to 4 halve the side. The micro space has the modules 41414, and its block is a cell: a complete DAG of four nodes
-(node 1 reads node 0; node 2 nodes 0 and 1; node 3 nodes 0, 1 and 2; in the order of the text), whose six edges carry
-0 nothing, 1 a skip, 2 a 1x1 or 3 a 3x3 convolution. In a block of stride 2 a skip from node 0 is a factorised
-reduction, with weights.
-
-The network is the encoder of all seven tasks with one head for all: mean over positions and a linear layer. That is
-the benchmark's own head of class_object, class_scene and room_layout; the cards say what it stands for on the others.
-"""
+"""TransNAS-Bench-101's two spaces: identity and counts."""
 
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from harness.errors import HarnessError
 from harness.spaces.base import Operation, Space
 from harness.spaces.costs import Cost, OperationTally, Total, combined, convolution, normalised
-from harness.spaces.nasbench201 import CONV1, CONV3, EDGES, NONE, PATHS, SKIP, cell_key
+from harness.spaces.nasbench201.cell import CONV1, CONV3, EDGES, NONE, PATHS, SKIP, cell_key
+from harness.spaces.transnas101.cell import (
+    BASE,
+    BASIC,
+    BLOCKS_PER_MODULE,
+    KERNELS,
+    MACRO_DOUBLINGS,
+    MACRO_HALVINGS,
+    MACRO_LENGTHS,
+    MICRO_MODULES,
+    decode_cell,
+    decode_modules,
+    doubles,
+    halves,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
-BASE = 64
-MICRO_MODULES = "41414"
-MACRO_LENGTHS = (4, 5, 6)
-MACRO_DOUBLINGS = (1, 2, 3)
-MACRO_HALVINGS = (1, 2, 3, 4)
-BLOCKS_PER_MODULE = 2
-BASIC = "basic"
-KERNELS = {CONV1: 1, CONV3: 3}
 SOURCES = np.array([source for source, _ in EDGES])
 TARGETS = np.array([target for _, target in EDGES])
-
-_MICRO = re.compile(f"{BASE}-{MICRO_MODULES}-([0-3])_([0-3]{{2}})_([0-3]{{3}})")
-_MACRO = re.compile(f"{BASE}-([1-4]+)-{BASIC}")
 
 
 class Block(NamedTuple):
@@ -66,46 +53,8 @@ class Block(NamedTuple):
         return Block(self.outputs, self.outputs, self.strided & False, self.side_out, self.side_out)
 
 
-def doubles(module: str) -> bool:
-    """Whether a module doubles the channels."""
-    return module in "24"
-
-
-def halves(module: str) -> bool:
-    """Whether a module halves the side of its maps."""
-    return module in "34"
-
-
 def _half(side: Any) -> Any:
     return (side + 1) // 2
-
-
-def decode_cell(architecture: str) -> tuple[int, ...]:
-    """Six operation codes of a micro architecture, in the order of NAS-Bench-201's `EDGES`."""
-    match = _MICRO.fullmatch(architecture)
-    if not match:
-        raise HarnessError(
-            f"{architecture!r} is not a TransNAS-Bench-101 micro architecture: write it as {BASE}-{MICRO_MODULES}-"
-            "A_BC_DEF with an operation for each letter: 0 (none), 1 (skip), 2 (1x1) or 3 (3x3 convolution)"
-        )
-    return tuple(int(digit) for digit in "".join(match.groups()))
-
-
-def decode_modules(architecture: str) -> str:
-    """The module digits of a macro architecture."""
-    match = _MACRO.fullmatch(architecture)
-    modules = match[1] if match else ""
-    if (
-        len(modules) not in MACRO_LENGTHS
-        or sum(map(doubles, modules)) not in MACRO_DOUBLINGS
-        or sum(map(halves, modules)) not in MACRO_HALVINGS
-    ):
-        raise HarnessError(
-            f"{architecture!r} is not a TransNAS-Bench-101 macro architecture: write it as {BASE}-MODULES-{BASIC} with "
-            "4 to 6 modules, each 1 (plain), 2 (doubles the channels), 3 (halves the side) or 4 (both), 1 to 3 of them "
-            "doubling and 1 to 4 halving"
-        )
-    return modules
 
 
 def _stem(resolution: int) -> tuple[Cost, int]:
@@ -208,7 +157,7 @@ class TransNas101Micro(Space):
 
     def build(self, architecture: str, num_classes: int, thin: bool = False) -> nn.Module:
         """The encoder with the linear head; `thin`: two channels behind the stem, one cell a module."""
-        from harness.spaces.transnas101_network import Network
+        from harness.spaces.transnas101.network import Network
 
         return Network(MICRO_MODULES, num_classes, decode_cell(architecture), **_THIN if thin else {})
 
@@ -280,7 +229,7 @@ class TransNas101Macro(Space):
 
     def build(self, architecture: str, num_classes: int, thin: bool = False) -> nn.Module:
         """The encoder with the linear head; `thin`: two channels behind the stem, one block a module."""
-        from harness.spaces.transnas101_network import Network
+        from harness.spaces.transnas101.network import Network
 
         return Network(decode_modules(architecture), num_classes, **_THIN if thin else {})
 
