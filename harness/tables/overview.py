@@ -50,12 +50,18 @@ def compared(cells: Iterable[Cell]) -> list[Cell]:
             continue
         held = best.get(cell.place)
         if held is None or (held.ours is None and cell.ours is not None):
-            best[cell.place] = replace(cell, missing=())
+            best[cell.place] = replace(cell, missing=(), note=_shortly(cell))
     return [
         best.get(place) or _without_row(place, figure)
         for place, figure in read_published().items()
         if is_correlation(place[-1])
     ]
+
+
+def _shortly(cell: Cell) -> str:
+    """The note without the commands that compute what is missing: the tables have them."""
+    said = [part for part in cell.note.split("; ") if "harness score" not in part]
+    return "; ".join([*(["not computed: scores are missing"] if cell.ours is None and cell.missing else []), *said])
 
 
 def _without_row(place: Place, figure: Published) -> Cell:
