@@ -24,6 +24,7 @@ from harness.correlation import (
     paired_difference,
     rank_scores,
     regret,
+    sample_many,
     spearman_rho,
     top_precision,
 )
@@ -144,6 +145,19 @@ def test_negated_losses_are_ranked_and_ndcg_of_them_is_refused():
         (lambda: correlate([1, 2], [1, 2], resamples=-1), "resamples"),
         (lambda: correlate([1, 2], [1, 2], confidence=1.0), "confidence"),
         (lambda: correlate([1, 2], [1, 2], seed=-1), "seed"),
+        (lambda: correlate([1, 2], [1, 2], resamples=10**9), r"resamples must be in \[0, 1,000,000\], got 1000000000"),
+        (lambda: sample_many({"a": [1, 2]}, [1, 2], resamples=10**9), "resamples must be in"),
+        (lambda: paired_difference([1, 2], [1, 2], [1, 2], resamples=10**9), "resamples must be in"),
+        (lambda: paired_difference([1, 2], [1, 2], [1, 2], resamples=-1), "resamples must be in .*, got -1"),
+        (lambda: correlate([1, 2], [1, 2], resamples=10**5000), "resamples must be in .* beyond 64 bits"),
+        (lambda: correlate([1, 2], [1, 2], resamples=10.0), "resamples must be a whole number, got 10.0"),
+        (lambda: correlate([1, 2], [1, 2], resamples=True), "resamples must be a whole number, got True"),
+        (lambda: correlate([1, 2], [1, 2], confidence="0.9"), r"confidence must be in \(0, 1\), got '0.9'"),
+        (lambda: correlate([1, 2], [1, 2], confidence=math.nan), "confidence must be in"),
+        (lambda: top_precision([1, 2], [1, 2], fraction="0.1"), r"fraction must be in \(0, 1\], got '0.1'"),
+        (lambda: ndcg([1, 2], [1, 2], p=True), "p must be a whole number"),
+        (lambda: bootstrap_weights(3, 2**32 + 1, 0), "resamples must be in"),
+        (lambda: bootstrap_weights(3.0, 1, 0), "n must be a whole number"),
         (lambda: bootstrap_weights(0, 1, 0), "n must be"),
         (lambda: bootstrap_weights(3, 1, 0, chunk=0), "chunk"),
         (lambda: correlate_many({"good": [1, 2], "naswot": [1]}, [1, 2]), "naswot has 1 rows"),
@@ -518,6 +532,38 @@ def test_weights_are_counts_that_depend_on_neither_chunk_nor_number():
     np.testing.assert_array_equal(np.hstack(list(bootstrap_weights(37, 7, 5))), whole[:, :7])
     assert not np.array_equal(np.hstack(list(bootstrap_weights(37, 23, 6))), whole)
     assert list(bootstrap_weights(37, 0, 5)) == []
+
+
+@pytest.mark.parametrize("seed", [1.0, True, np.True_, 1.5, "1", None, -1, 2**32, pytest.param(10**5000, id="long")])
+@pytest.mark.parametrize("known", [True, False])
+def test_seeds_that_are_no_whole_number_of_32_bits_are_refused_whatever_was_drawn_before(seed, known):
+    bootstrap._counts.cache_clear()
+    if known:
+        correlate([1, 2], [1, 2], resamples=5, seed=1)
+    for call in (
+        lambda: correlate([1, 2], [1, 2], resamples=5, seed=seed),
+        lambda: paired_difference([1, 2], [2, 1], [1, 2], resamples=5, seed=seed),
+        lambda: sample_many({"a": [1, 2]}, [1, 2], resamples=5, seed=seed),
+        lambda: bootstrap_weights(2, 5, seed),
+    ):
+        with pytest.raises(ValueError, match="seed must be"):
+            call()
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int64, np.uint64, np.array])
+def test_a_seed_of_any_type_of_integer_is_the_same_seed(kind):
+    scores, accuracies = table(30, "none")
+    bootstrap._counts.cache_clear()
+    found = correlate(scores, accuracies, resamples=kind(9), seed=kind(1))
+    bootstrap._counts.cache_clear()
+    assert found == correlate(scores, accuracies, resamples=9, seed=1)
+    assert (type(found.seed), type(found.resamples)) == (int, int)
+
+
+def test_resamples_of_many_proxies_are_refused_before_they_fill_the_memory():
+    proxies = {f"p{i}": [1, 2, 3] for i in range(60)}
+    with pytest.raises(ValueError, match=r"1,000,000 resamples of 3 metrics and 60 proxies take 1.3 GiB: ask"):
+        correlate_many(proxies, [1, 2, 3], resamples=10**6)
 
 
 def test_weights_have_the_moments_of_the_multinomial():

@@ -28,7 +28,15 @@ from typing import Any
 
 import numpy as np
 
-from harness.correlation.bootstrap import Estimate, bootstrap_weights, check_bootstrap, estimate, resampled_values
+from harness.correlation.bootstrap import (
+    Estimate,
+    bootstrap_weights,
+    check_confidence,
+    check_resamples,
+    check_seed,
+    estimate,
+    resampled_values,
+)
 from harness.correlation.inputs import check_accuracies, check_scores, rank_scores
 from harness.correlation.metrics import METRICS, Metric, metric, parse_metric
 from harness.correlation.points import kendall_tau, ndcg, regret, spearman_rho, top_precision
@@ -124,9 +132,9 @@ def correlate(
         accuracies: (n,) finite accuracies, none of them masked; in percent, in [0, 100], for nDCG. If both this
             and `scores` are pandas Series they are aligned by index; otherwise rows correspond by position.
         metrics: names that `metric` takes.
-        resamples: bootstrap resamples; 0 for no intervals.
+        resamples: bootstrap resamples, at most 10^6; 0 for no intervals.
         confidence: coverage of the intervals, in (0, 1).
-        seed: non-negative seed of the resamples.
+        seed: seed of the resamples, a whole number in [0, 2^32).
 
     Returns:
         Values and intervals. Resamples in which a metric is undefined are left out of its interval.
@@ -154,9 +162,9 @@ def correlate_many(
         scores: (n,) scores by proxy name, each as in `correlate`.
         accuracies: (n,) accuracies, as in `correlate`.
         metrics: names that `metric` takes.
-        resamples: bootstrap resamples; 0 for no intervals.
+        resamples: bootstrap resamples, at most 10^6; 0 for no intervals.
         confidence: coverage of the intervals, in (0, 1).
-        seed: non-negative seed of the resamples.
+        seed: seed of the resamples, a whole number in [0, 2^32).
 
     Returns:
         The correlation of each proxy, in the order of `scores`.
@@ -164,7 +172,7 @@ def correlate_many(
     Raises:
         InputError: as `correlate`; the message names the proxy at fault.
     """
-    check_bootstrap(resamples, confidence, seed)
+    resamples, confidence, seed = check_resamples(resamples), check_confidence(confidence), check_seed(seed)
     return {
         name: Correlation(
             n=sample.n,
@@ -197,7 +205,7 @@ def sample_many(
     Raises:
         InputError: as `correlate`; the message names the proxy at fault.
     """
-    check_bootstrap(resamples, 0.95, seed)
+    resamples, seed = check_resamples(resamples), check_seed(seed)
     chosen = [metric(name) for name in ((metrics,) if isinstance(metrics, str) else metrics)]
     accuracy_array = check_accuracies(accuracies)
     arrays = {name: check_scores(scores[name], accuracies, name) for name in sorted(scores)}
@@ -234,9 +242,9 @@ def paired_difference(
         scores_b: (n,) scores of the second proxy.
         accuracies: (n,) accuracies, as in `correlate`.
         metric: a name that the function `metric` takes.
-        resamples: bootstrap resamples; 0 for no interval.
+        resamples: bootstrap resamples, at most 10^6; 0 for no interval.
         confidence: coverage of the interval, in (0, 1).
-        seed: non-negative seed of the resamples.
+        seed: seed of the resamples, a whole number in [0, 2^32).
 
     Returns:
         The metric of a minus the metric of b. Resamples in which either is undefined are left out.
@@ -244,7 +252,7 @@ def paired_difference(
     Raises:
         InputError: as `correlate`.
     """
-    check_bootstrap(resamples, confidence, seed)
+    resamples, confidence, seed = check_resamples(resamples), check_confidence(confidence), check_seed(seed)
     chosen = parse_metric(metric)
     accuracy_array = check_accuracies(accuracies)
     ranks = [

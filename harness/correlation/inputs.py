@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import numbers
 import operator
+import reprlib
 from typing import Any
 
 import numpy as np
@@ -91,21 +93,24 @@ def canonical_pair(scores: Any, accuracies: Any) -> tuple[np.ndarray, np.ndarray
     return ranks[order], accuracy_array[order]
 
 
-def positive(value: Any, label: str) -> int:
-    """Return `value` as an int of at least 1."""
+def whole(value: Any, label: str, least: int = 0, most: int | None = None) -> int:
+    """Return `value`, of any type of integer but bool, as an int in [least, most]."""
     try:
+        if isinstance(value, bool):
+            raise TypeError
         number = operator.index(value)
     except TypeError:
-        raise InputError(f"{label} must be a whole number, got {value!r}") from None
-    if number < 1:
-        raise InputError(f"{label} must be at least 1, got {number}")
+        raise InputError(f"{label} must be a whole number, got {reprlib.repr(value)}") from None
+    if number < least or (most is not None and number > most):
+        bounds = f"at least {least:,}" if most is None else f"in [{least:,}, {most:,}]"
+        raise InputError(f"{label} must be {bounds}, got {number if abs(number) < 2**64 else 'one beyond 64 bits'}")
     return number
 
 
-def check_fraction(value: float) -> float:
-    """Return `value` if it lies in (0, 1]."""
-    if not 0.0 < value <= 1.0:
-        raise InputError(f"fraction must be in (0, 1], got {value!r}")
+def proportion(value: Any, label: str, one: bool = False) -> float:
+    """Return `value` as a float in (0, 1), or in (0, 1] where `one` is allowed."""
+    if not isinstance(value, numbers.Real) or not (0.0 < value < 1.0 or (one and value == 1.0)):
+        raise InputError(f"{label} must be in (0, 1{']' if one else ')'}, got {reprlib.repr(value)}")
     return float(value)
 
 
