@@ -504,8 +504,35 @@ def test_metrics_are_found_by_name():
 
 
 @pytest.mark.parametrize(
+    ("name", "canonical"),
+    [("tau", "kendall"), ("rho", "spearman"), ("ndcg", "ndcg_1000"), ("kendall", "kendall"), ("top_20%", "top_20%")],
+)
+def test_metrics_are_asked_for_by_one_name_and_by_short_names(name, canonical):
+    scores, accuracies = table(40, "score")
+    assert metric(name) is metric(canonical)
+    expected = correlate(scores, accuracies, [canonical], resamples=9)
+    for asked in (name, [name], (one for one in (name,)), [name, canonical]):
+        assert correlate(scores, accuracies, asked, resamples=9) == expected
+        assert list(expected.estimates) == [canonical]
+    assert expected[name] == expected[canonical]
+    assert correlate_many({"a": scores}, accuracies, name, resamples=9)["a"] == expected
+    assert list(sample_many({"a": scores}, accuracies, name, resamples=9)["a"].values) == [canonical]
+    assert paired_difference(scores, accuracies, accuracies, name, 9) == paired_difference(
+        scores, accuracies, accuracies, canonical, 9
+    )
+    with pytest.raises(KeyError, match="'tao' was not computed; there are"):
+        expected["tao"]
+
+
+@pytest.mark.parametrize("metrics", [None, 5, [None], [["tau"]], [METRICS["kendall"]]])
+def test_metrics_that_are_no_names_are_refused(metrics):
+    with pytest.raises(ValueError, match=r"valid.*: kendall, spearman, ndcg_P.*tau, rho, ndcg are short for kendall"):
+        correlate([1, 2], [1, 2], metrics)
+
+
+@pytest.mark.parametrize(
     ("name", "near"),
-    [("kendal", "kendall"), ("Spearman", "spearman"), ("ndcg", "ndcg_1000"), ("top_1", "top_1%")],
+    [("kendal", "kendall"), ("Spearman", "spearman"), ("ndcg1000", "ndcg_1000"), ("top_1", "top_1%"), ("taus", "tau")],
 )
 def test_an_unknown_metric_names_the_nearest_and_all_names(name, near):
     with pytest.raises(ValueError, match=f"did you mean '{near}'.*kendall, spearman, ndcg_P.*top_F%.*regret_K"):

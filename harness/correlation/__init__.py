@@ -38,9 +38,10 @@ from harness.correlation.bootstrap import (
     resampled_values,
 )
 from harness.correlation.inputs import check_accuracies, check_scores, rank_scores
-from harness.correlation.metrics import METRICS, Metric, metric, parse_metric
+from harness.correlation.metrics import METRICS, Metric, find_metrics, metric
 from harness.correlation.points import kendall_tau, ndcg, regret, spearman_rho, top_precision
 from harness.correlation.weighted.ties import Weighted
+from harness.errors import InputError
 
 __all__ = [
     "METRICS",
@@ -86,10 +87,11 @@ class Correlation:
     seed: int
 
     def __getitem__(self, metric: str) -> Estimate:
-        """Return the estimate of a metric; KeyError names those there are."""
-        if metric not in self.estimates:
-            raise KeyError(f"{metric!r} was not computed; there are {', '.join(self.estimates)}")
-        return self.estimates[metric]
+        """Return the estimate of a metric, by any of its names; KeyError names those there are."""
+        try:
+            return self.estimates[find_metrics([metric])[0].name]
+        except (InputError, KeyError):
+            raise KeyError(f"{metric!r} was not computed; there are {', '.join(self.estimates)}") from None
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def correlate(
             ranked last.
         accuracies: (n,) finite accuracies, none of them masked; in percent, in [0, 100], for nDCG. If both this
             and `scores` are pandas Series they are aligned by index; otherwise rows correspond by position.
-        metrics: names that `metric` takes.
+        metrics: one name that `metric` takes, or several.
         resamples: bootstrap resamples, at most 10^6; 0 for no intervals.
         confidence: coverage of the intervals, in (0, 1).
         seed: seed of the resamples, a whole number in [0, 2^32).
@@ -161,7 +163,7 @@ def correlate_many(
     Args:
         scores: (n,) scores by proxy name, each as in `correlate`.
         accuracies: (n,) accuracies, as in `correlate`.
-        metrics: names that `metric` takes.
+        metrics: one name that `metric` takes, or several.
         resamples: bootstrap resamples, at most 10^6; 0 for no intervals.
         confidence: coverage of the intervals, in (0, 1).
         seed: seed of the resamples, a whole number in [0, 2^32).
@@ -206,7 +208,7 @@ def sample_many(
         InputError: as `correlate`; the message names the proxy at fault.
     """
     resamples, seed = check_resamples(resamples), check_seed(seed)
-    chosen = [metric(name) for name in ((metrics,) if isinstance(metrics, str) else metrics)]
+    chosen = find_metrics(metrics)
     accuracy_array = check_accuracies(accuracies)
     arrays = {name: check_scores(scores[name], accuracies, name) for name in sorted(scores)}
     ranks = {name: rank_scores(array) for name, array in arrays.items()}
@@ -253,7 +255,7 @@ def paired_difference(
         InputError: as `correlate`.
     """
     resamples, confidence, seed = check_resamples(resamples), check_confidence(confidence), check_seed(seed)
-    chosen = parse_metric(metric)
+    (chosen,) = find_metrics([metric])
     accuracy_array = check_accuracies(accuracies)
     ranks = [
         rank_scores(check_scores(scores, accuracies, label))
