@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -65,10 +67,74 @@ def test_integer_scores_beyond_float_precision_stay_distinct():
     assert rank_scores(np.array([2**60, 2**60 + 1])).tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("scores", [np.ones((2, 2)), 1.0, ["a", "b"], np.array([1j, 2j])])
-def test_scores_that_are_not_a_real_vector_are_refused(scores):
-    with pytest.raises(ValueError, match="scores must be"):
-        rank_scores(scores)
+@pytest.mark.parametrize("kind", [list, tuple, lambda values: np.array(values, dtype=object)])
+def test_python_integers_up_to_64_bits_stay_distinct(kind):
+    assert rank_scores(kind([2**60 + 1, 2**60, None])).tolist() == [2, 1, 0]
+    assert rank_scores(kind([2**60 + 1, 2**60, math.nan])).tolist() == [2, 1, 0]
+    assert rank_scores(kind([2**63 + 1, 2**63, 1])).tolist() == [2, 1, 0]
+    assert rank_scores(kind([2**64 - 1, 2**64 - 2])).tolist() == [1, 0]
+    assert rank_scores(kind([-(2**63), True, 1 - 2**63])).tolist() == [0, 2, 1]
+    assert rank_scores(kind([2.0**80, -1.0, 2.0**81])).tolist() == [1, 0, 2]
+
+
+def test_numbers_in_objects_are_numbers():
+    values = np.array([Fraction(1, 3), Decimal("0.5"), np.float32(0.25), np.True_, None, math.nan], dtype=object)
+    assert rank_scores(values).tolist() == [2, 3, 1, 4, 0, 0]
+    hidden = np.ma.masked_array(np.array(["failed", 2, 1], dtype=object), mask=[1, 0, 0])
+    assert rank_scores(hidden).tolist() == [0, 2, 1]
+
+
+UNREADABLE = [
+    (np.ones((2, 2)), r"must be one-dimensional, got shape \(2, 2\): give a list"),
+    (1.0, r"must be one-dimensional, got shape \(\)"),
+    ((i for i in range(2)), "must be one-dimensional"),
+    ([[1.0], [1.0, 2.0]], "cannot be read .*: give a list or an array of n numbers"),
+    (["a", "b"], r"must be real numbers, got text \(<U1\): convert them, as with float\(\)"),
+    (["1", "2"], "must be real numbers, got text"),
+    (np.array(["1", "2"], dtype=object), r"must be real numbers, got str at position 0: convert them, as with float"),
+    (np.array([b"1", b"2"]), "must be real numbers, got bytes"),
+    (np.array([1j, 2j]), r"must be real numbers, got complex numbers \(complex128\)"),
+    ([1, 2j, None], "must be real numbers, got complex at position 1"),
+    (np.array([1, {}], dtype=object), "must be real numbers, got dict at position 1"),
+    (np.array(["2020-01-01", "2020-01-02"], dtype="M8[D]"), "must be real numbers, got dates"),
+    (np.zeros(2, dtype=[("a", float)]), "must be real numbers, got another type"),
+    ([1, 2**64], "must be real numbers of 64 bits, got a longer integer at position 1: divide them, or take"),
+    ([0.5, 10**400], "must be real numbers of 64 bits, got a longer integer at position 1"),
+    ([10**5000, 1], "must be real numbers of 64 bits, got a longer integer at position 0"),
+    ([-(2**63) - 1, None], "must be real numbers of 64 bits, got a longer integer at position 0"),
+    ([2**63, -1], "must be real numbers of 64 bits .*: convert them"),
+    ([Fraction(10**400), 1], "must be real numbers of 64 bits .*: convert them"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), UNREADABLE, ids=map(str, range(len(UNREADABLE))))
+def test_what_is_no_real_vector_is_refused(values, message):
+    with pytest.raises(ValueError, match=f"^scores {message}") as caught:
+        rank_scores(values)
+    assert isinstance(caught.value, HarnessError)
+    for function in (correlate, kendall_tau, spearman_rho, ndcg, top_precision, regret):
+        with pytest.raises(ValueError, match=f"^accuracies {message}"):
+            function([1, 2], values)
+        with pytest.raises(ValueError, match=f"^scores {message}"):
+            function(values, [1, 2])
+    with pytest.raises(ValueError, match=f"^naswot {message}"):
+        correlate_many({"good": [1, 2], "naswot": values}, [1, 2])
+    with pytest.raises(ValueError, match=f"^scores_b {message}"):
+        paired_difference([1, 2], values, [1, 2])
+
+
+def test_tensors_that_numpy_does_not_read_are_refused():
+    torch = pytest.importorskip("torch")
+    tensor = torch.tensor([1.0, 2.0])
+    assert rank_scores(tensor).tolist() == [0, 1]
+    with pytest.raises(ValueError, match=r"scores cannot be read \(.*detach"):
+        rank_scores(tensor.requires_grad_())
+
+
+def test_scores_of_several_proxies_come_by_name():
+    with pytest.raises(ValueError, match="scores must map names to scores, got list"):
+        correlate_many([[1, 2]], [1, 2])
+    assert list(correlate_many({1: [1, 2], "a": [2, 1]}, [1, 2], "tau", resamples=0)) == [1, "a"]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +253,12 @@ def test_series_are_aligned_by_index():
 def test_missing_values_of_nullable_series_are_failed():
     pd = pytest.importorskip("pandas")
     assert rank_scores(pd.Series([1.5, None, 0.5], dtype="Float64")).tolist() == [2, 0, 1]
+    assert rank_scores(pd.Series([2**60 + 1, None, 2**60], dtype="Int64")).tolist() == [2, 0, 1]
+    assert rank_scores(pd.Series([1.5, pd.NA, 0.5], dtype=object).to_numpy()).tolist() == [2, 0, 1]
+    with pytest.raises(ValueError, match=r"1 of 3 accuracies are .*not finite: leave out"):
+        kendall_tau([1, 2, 3], pd.Series([50.0, None, 60.0], dtype="Float64"))
+    with pytest.raises(ValueError, match="1 of 3 accuracies are masked, missing or not finite: leave out"):
+        kendall_tau([1, 2, 3], [50.0, None, 60.0])
 
 
 MASKED = np.ma.masked_array([5.0, 999.0, 4.0, -7.0, 1.0], mask=[0, 1, 0, 1, 0])
@@ -226,7 +298,7 @@ def test_masked_infinities_and_nan_below_the_mask_count_once():
 
 @pytest.mark.parametrize("function", [kendall_tau, spearman_rho, ndcg, top_precision, regret, correlate])
 def test_masked_accuracies_are_refused(function):
-    with pytest.raises(ValueError, match="2 of 5 accuracies are masked: leave out these rows, of the scores too"):
+    with pytest.raises(ValueError, match="2 of 5 accuracies are masked, missing or not finite: leave out these rows"):
         function([1, 2, 3, 4, 5], MASKED)
     with pytest.raises(ValueError, match="accuracies are masked"):
         paired_difference([1, 2, 3, 4, 5], [2, 1, 3, 4, 5], MASKED)

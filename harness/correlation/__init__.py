@@ -12,9 +12,9 @@ proxies are paired.
 Conventions shared by the whole package:
 
 * a higher score predicts a higher accuracy;
-* a NaN, infinite or masked score is a *failed* one: its row stays in the population, ranked below every finite
+* a NaN, infinite, missing or masked score is a *failed* one: its row stays in the population, ranked below every finite
   score and tied with the other failed rows;
-* accuracies are finite, none is masked; nDCG needs them in percent, in [0, 100] and not all
+* accuracies are finite, none is missing; nDCG needs them in percent, in [0, 100] and not all
   in [0, 1], as fractions are;
 * a correlation with a constant vector is undefined, and reported as NaN;
 * what cannot be measured is refused with an InputError, a ValueError that names cause and remedy.
@@ -142,8 +142,10 @@ def correlate(
         Values and intervals. Resamples in which a metric is undefined are left out of its interval.
 
     Raises:
-        InputError: lengths or indices differ, fewer than 2 rows, not one-dimensional, an accuracy is masked
-            or not finite (or for nDCG not in percent), a metric is unknown, or an option is out of range.
+        InputError: lengths or indices differ, fewer than 2 rows, not one-dimensional, not real numbers of 64 bits
+            (integers beyond, complex numbers, text, other objects), an accuracy is missing, masked or not finite
+            (or for nDCG not in percent), a metric is unknown, or an option is out of range. An InputError is a
+            ValueError; its message names cause and remedy.
     """
     return correlate_many({"scores": scores}, accuracies, metrics, resamples, confidence, seed)["scores"]
 
@@ -209,8 +211,10 @@ def sample_many(
     """
     resamples, seed = check_resamples(resamples), check_seed(seed)
     chosen = find_metrics(metrics)
+    if not hasattr(scores, "keys"):
+        raise InputError(f"scores must map names to scores, got {type(scores).__name__}: for one proxy, call correlate")
     accuracy_array = check_accuracies(accuracies)
-    arrays = {name: check_scores(scores[name], accuracies, name) for name in sorted(scores)}
+    arrays = {name: check_scores(scores[name], accuracies, name) for name in scores}
     ranks = {name: rank_scores(array) for name, array in arrays.items()}
     drawn = resampled_values(list(ranks.values()), accuracy_array, chosen, resamples, seed)
     resampled = dict(zip(ranks, drawn, strict=True))

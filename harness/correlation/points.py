@@ -32,8 +32,8 @@ def kendall_tau(scores: Any, accuracies: Any) -> float:
         tau-b in [-1, 1]; NaN if the scores or the accuracies are constant.
 
     Raises:
-        InputError: lengths or indices differ, fewer than 2 rows, not one-dimensional, or an accuracy is masked
-            or not finite.
+        InputError: lengths or indices differ, fewer than 2 rows, not one-dimensional, not real numbers of 64 bits,
+            or an accuracy is missing, masked or not finite.
     """
     ranks, values = canonical_pair(scores, accuracies)
     if _constant(ranks) or _constant(values):
