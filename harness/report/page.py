@@ -356,16 +356,12 @@ def site_files(store: ScoreStore, metrics: Sequence[str], points: int, estimates
 
 def build_page(config: Any) -> int:
     """Write the site that a configuration asks for. Returns the exit code."""
-    for name in config.metrics:
-        try:
-            get_metric(name)
-        except ValueError as error:
-            raise HarnessError(str(error)) from error
+    metrics = list(dict.fromkeys(get_metric(name).name for name in config.metrics))
     if config.points < 1 or config.resamples < 0 or not config.metrics:
         raise HarnessError("points have to be 1 or more, resamples 0 or more, and metrics at least one")
     estimates = Estimates(Path(config.cache) / "estimates.json" if config.cache else None, config.resamples)
     try:
-        files = site_files(ScoreStore(config.store), config.metrics, config.points, estimates)
+        files = site_files(ScoreStore(config.store), metrics, config.points, estimates)
     finally:
         estimates.save()
     folder = Path(config.output)

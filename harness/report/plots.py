@@ -470,10 +470,7 @@ def build_plots(config: Any) -> int:
         for name in names:
             if name not in valid:
                 raise UnknownNameError(kind, name, valid)
-    try:
-        chosen = get_metric(config.metric)
-    except ValueError as error:
-        raise HarnessError(str(error)) from error
+    chosen = get_metric(config.metric)
     if config.top < 1 or config.resamples < 0:
         raise HarnessError(f"top={config.top} has to be 1 or more, resamples={config.resamples} 0 or more")
     benchmark = load_benchmark(config.benchmark)

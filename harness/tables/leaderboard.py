@@ -223,9 +223,11 @@ def _board(table: Any, rows: Sequence[Any], entry: str, measurements: Measuremen
     n = {name: len(block.population(name)) for name in populations}
     population = board.population or next((name for name in populations if n[name] <= WORKABLE), populations[-1])
     whole = population == populations[0]
+    # A leaderboard's nDCG has the cut-off of each population.
+    names = (f"ndcg_{gain_places(n[population])}" if name == "ndcg" else metric(name).name for name in table.metrics)
     board.metrics = [
         name
-        for name in (m if m != "ndcg" else f"ndcg_{gain_places(n[population])}" for m in table.metrics)
+        for name in dict.fromkeys(names)
         if block.admits(name) and (whole or not name.startswith("ndcg"))
     ]
     complete = found[population] if board.population else {}

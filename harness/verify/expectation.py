@@ -27,7 +27,6 @@ from harness.verify.findings import Finding
 #: Small enough for every push, of every kind of cell, and known to every space.
 POPULATION = "sample(100, seed=0)"
 
-_SHORT = {"tau": "kendall", "rho": "spearman"}
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -61,9 +60,9 @@ def parse_expectation(text: str) -> Expectation:
             "shell takes > for itself)"
         )
     try:
-        return Expectation(metric(_SHORT.get(match[1], match[1])).name, match[2], float(match[3]))
+        return Expectation(metric(match[1]).name, match[2], float(match[3]))
     except ValueError as error:
-        raise HarnessError(f"{text!r}: {error}; tau and rho are short for the first two") from error
+        raise HarnessError(f"{text!r}: {error}") from error
 
 
 def find_proxy(spec: str) -> Proxy:
