@@ -208,7 +208,7 @@ def _linear_head(last: tuple, logits: Any, uses: Mapping[int, int]) -> _Head | N
         return None
     if any(uses[id(parameter)] != 1 for parameter in _own(module).values()):
         return None
-    if not torch.equal(F.linear(features, module.weight, module.bias), logits):  # a hook of the user's, say
+    if not torch.equal(F.linear(features, module.weight, module.bias), logits):  # a forward of its own, say
         return None
     return _Head(features, module.weight, forms)
 
@@ -258,12 +258,12 @@ def _scaling_norms(network: Any) -> Iterator[None]:
 
 
 def _has_closed_form(module: Any) -> bool:
-    """Whether the layer computes what torch's own of its kind does, as one of a subclass need not."""
+    """Whether the layer does what torch's own of its kind does: no subclass's forward and no hook of the user's."""
     from torch import nn
 
     kinds = (nn.Conv2d, nn.BatchNorm2d, nn.BatchNorm1d, nn.Linear)
     kind = next((kind for kind in kinds if isinstance(module, kind)), None)
-    if kind is None or type(module).forward is not kind.forward:
+    if kind is None or type(module).forward is not kind.forward or module._forward_hooks or module._forward_pre_hooks:
         return False
     return pads_with_zeros(module) if kind is nn.Conv2d else True
 
@@ -278,7 +278,7 @@ def _closed_form(module: Any, parameter: str, x: Any) -> Callable[[Any], Any]:
     if isinstance(module, nn.Linear):  # features come last, whatever lies between them and the images
         if parameter == "bias":
             return lambda grad: grad[..., 0].reshape(len(grad), -1).sum(dim=1)
-        seen = x[..., 0].reshape(len(x), -1)
+        seen = x[..., 0].reshape(len(x), -1).clone()  # the network may go on in place
         return lambda grad: (grad[..., 0].reshape(len(grad), -1) * seen).sum(dim=1)
     if parameter == "bias":
         return lambda grad: _first(grad).sum(dim=1)
