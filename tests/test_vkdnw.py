@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, jacrev, vmap
 
-from harness.benchmark import load_benchmark
+from harness.benchmarks.benchmark import load_benchmark
+from harness.engine.scoring import score_subject
 from harness.errors import HarnessError
 from harness.probes import jacobian as jacobians
 from harness.probes.base import Subject
 from harness.probes.fisher import FisherSketch, fisher_factor
 from harness.probes.jacobian import WeightJacobian
 from harness.proxies import get_proxy
-from harness.scoring import score_subject
 
 #: Of the tiny networks below: features that their last layer reads.
 FEATURES = 5
