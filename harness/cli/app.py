@@ -153,7 +153,8 @@ class _Parts(_Group):
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list:
-        return [*super().shell_complete(ctx, incomplete), *self.main.shell_complete(ctx, incomplete)]
+        settings = _items(completion.settings_of(self.main.config), incomplete)
+        return [*super().shell_complete(ctx, incomplete), *self.main.shell_complete(ctx, incomplete), *settings]
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.width = 120

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 import click
 from click.shell_completion import BashComplete, CompletionItem, FishComplete, ZshComplete
+
+from harness.errors import HarnessError
 
 #: The variable in which a shell asks for completions.
 COMPLETE = "_HARNESS_COMPLETE"
@@ -88,5 +91,6 @@ def answer(cli: click.Command) -> int:
     if shell not in _CLASSES or what != "complete":
         print(f"harness: {COMPLETE}={instruction} is no question of a shell: unset it", file=sys.stderr)
         return 2
-    print(_CLASSES[shell](cli, {}, "harness", COMPLETE).complete())
+    with suppress(HarnessError):  # nothing follows what is no command
+        print(_CLASSES[shell](cli, {}, "harness", COMPLETE).complete())
     return 0
