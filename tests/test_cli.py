@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 import harness
-from harness import cli
-from harness.benchmark import load_benchmark
+from harness.benchmarks.benchmark import load_benchmark
+from harness.cli import app as cli
 from harness.cli import main
+from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.proxies import available
-from harness.store import Row, ScoreKey, ScoreStore
 
 SNIP = "snip:batch_size=4"
 SMALL = "dataset=ImageNet16-120"  # images of 16 x 16: the cheapest networks
@@ -344,7 +344,7 @@ def test_exceptions_while_scoring_give_exit_code_1(capsys, monkeypatch):
 
 
 def test_interrupt_gives_exit_code_130(capsys, monkeypatch):
-    from harness.scoring import Scorer
+    from harness.engine.scoring import Scorer
 
     def interrupted(self, index, labels):
         raise KeyboardInterrupt

@@ -7,9 +7,10 @@ import subprocess
 
 import pytest
 
-from harness.benchmark import list_benchmarks
-from harness.cli import commands, main
-from harness.completion import SHELLS, script, vocabulary
+from harness.benchmarks.benchmark import list_benchmarks
+from harness.cli import main
+from harness.cli.app import commands
+from harness.cli.completion import SHELLS, script, vocabulary
 from harness.config import SCHEMAS, choices
 from harness.errors import UnknownNameError
 from harness.proxies import available

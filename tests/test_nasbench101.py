@@ -11,13 +11,14 @@ import torch
 from scipy import stats
 from torch import nn
 
-from harness import cli, enumeration
-from harness.benchmark import Benchmark, load_benchmark
-from harness.enumeration import Match, match_nasbench101
+from harness import cli
+from harness.benchmarks import enumeration
+from harness.benchmarks.benchmark import Benchmark, load_benchmark
+from harness.benchmarks.enumeration import Match, match_nasbench101
+from harness.engine.scoring import Job, Scorer
 from harness.errors import HarnessError
 from harness.probes.base import Subject
 from harness.probes.topology import Topology
-from harness.scoring import Job, Scorer
 from harness.spaces.base import Operation
 from harness.spaces.nasbench101 import (
     CONV1,

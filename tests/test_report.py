@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.aggregates import AGGREGATES
-from harness.benchmark import list_benchmarks, load_benchmark
+from harness.benchmarks.benchmark import list_benchmarks, load_benchmark
 from harness.cli import main
 from harness.config import compose_config
 from harness.correlation import correlate
+from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.proxies import available, get_proxy
+from harness.rankings.aggregates import AGGREGATES
+from harness.rankings.results import Reader, inputs_of
 from harness.report import measures
 from harness.report.measures import (
     Board,
@@ -35,8 +37,6 @@ from harness.report.measures import (
 )
 from harness.report.page import build_page
 from harness.report.plots import PLOTS, choose, pareto_front
-from harness.results import Reader, inputs_of
-from harness.store import Row, ScoreKey, ScoreStore
 
 BENCHMARK = load_benchmark("nasbench301")
 ACCURACIES = BENCHMARK.accuracies("cifar10").to_numpy()

@@ -19,17 +19,17 @@ import pytest
 import yaml
 
 import harness
-from harness import benchmark as benchmarks
 from harness import correlation
-from harness.benchmark import load_benchmark
+from harness.benchmarks import benchmark as benchmarks
+from harness.benchmarks.benchmark import load_benchmark
 from harness.cli import main
 from harness.config import compose_config
+from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.errors import HarnessError
 from harness.findings import Finding
 from harness.probes import positive
 from harness.proxies import available
-from harness.results import Reader
-from harness.store import Row, ScoreKey, ScoreStore
+from harness.rankings.results import Reader
 from harness.verify import CHECKS, GUARD
 from harness.verify.baseline import LARGEST_MOVE, correlations, digest, guarded_benchmarks, read_baseline
 from harness.verify.expectation import Expectation, find_proxy, parse_expectation

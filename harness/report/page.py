@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from harness.aggregates import AGGREGATES, Aggregate
-from harness.benchmark import Benchmark, list_benchmarks, load_benchmark
+from harness.benchmarks.benchmark import Benchmark, list_benchmarks, load_benchmark
 from harness.correlation import metric as get_metric
+from harness.engine.store import ScoreStore
 from harness.errors import HarnessError
 from harness.proxies import available, get_proxy
 from harness.proxies.base import Proxy
+from harness.rankings.aggregates import AGGREGATES, Aggregate
 from harness.report.measures import (
     Board,
     Entry,
@@ -38,7 +39,6 @@ from harness.report.measures import (
     whole,
 )
 from harness.seeds import stable_rng
-from harness.store import ScoreStore
 
 #: Bytes that the scores of all scatter plots may take: the folder stays under 5 MB however many scores there are.
 POINT_BYTES = 2_000_000

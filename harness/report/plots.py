@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.aggregates import find_aggregate, ranks
-from harness.benchmark import load_benchmark
+from harness.benchmarks.benchmark import load_benchmark
 from harness.correlation import Estimate, Metric
 from harness.correlation import metric as get_metric
+from harness.engine.store import ScoreStore
 from harness.errors import HarnessError, UnknownNameError
 from harness.proxies import get_proxy
+from harness.rankings.aggregates import find_aggregate, ranks
+from harness.rankings.results import PAPER_INPUTS, Reader
 from harness.report.measures import (
     POPULATIONS,
     BandEstimate,
@@ -35,8 +37,6 @@ from harness.report.measures import (
     ndcg_curve,
     seed_estimates,
 )
-from harness.results import PAPER_INPUTS, Reader
-from harness.store import ScoreStore
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

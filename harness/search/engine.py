@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from harness.engine.store import hive_folder, write_table, write_text
 from harness.errors import HarnessError
 from harness.search.algorithms import Algorithm, Phase, order
 from harness.search.genes import Genotype, SearchSpace
 from harness.search.objective import Objective, best_so_far, check_combination, fitness
 from harness.seeds import stable_rng
 from harness.specs import label
-from harness.store import hive_folder, write_table, write_text
 
 _BUDGET = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h)?")
 _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}

@@ -16,7 +16,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from harness.enumeration import verify_nasbench101
+from harness.benchmarks.enumeration import verify_nasbench101
 from harness.findings import Finding, show
 from harness.verify.accuracies import check_accuracies
 from harness.verify.baseline import check_correlations, write_baseline

@@ -17,16 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from harness.aggregates import AGGREGATES
-from harness.benchmark import Benchmark, embedded_benchmark, list_benchmarks, load_benchmark
+from harness.benchmarks.benchmark import Benchmark, embedded_benchmark, list_benchmarks, load_benchmark
 from harness.correlation import correlate
+from harness.engine.store import ScoreKey, ScoreStore, write_text
 from harness.errors import HarnessError, UnknownNameError
 from harness.findings import Finding
-from harness.measure import resamples_for
 from harness.progress import Progress
 from harness.proxies import get_proxy
-from harness.results import PAPER_INPUTS, Reader
-from harness.store import ScoreKey, ScoreStore, write_text
+from harness.rankings.aggregates import AGGREGATES
+from harness.rankings.results import PAPER_INPUTS, Reader
+from harness.tables.measure import resamples_for
 from harness.verify.scores import chosen_keys
 
 #: nDCG at 10 too: it is the first to feel an error in the discount of the ranks.

@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from harness.benchmark import load_benchmark
+from harness.benchmarks.benchmark import load_benchmark
+from harness.engine.scoring import Job, score_networks
+from harness.engine.store import Row, ScoreKey, ScoreStore, check_range
 from harness.errors import HarnessError
 from harness.findings import Finding
 from harness.probes.base import EncodingProbe
 from harness.progress import Progress
 from harness.proxies import get_proxy
 from harness.proxies.base import Proxy
-from harness.scoring import Job, score_networks
 from harness.seeds import stable_rng
-from harness.store import Row, ScoreKey, ScoreStore, check_range
 
 #: A score that keeps its place among the stored ones may deviate by this many times its proxy's tolerance.
 SAME_PLACE = 10.0
