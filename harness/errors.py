@@ -10,6 +10,11 @@ class HarnessError(Exception):
     """A mistake in what was asked or in the data at hand. The message names the cause and the fix."""
 
 
+def cause(error: BaseException) -> str:
+    """The first line of an exception's text, or its kind where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class UnknownNameError(HarnessError, KeyError):
     """A name that is not registered; the message carries the nearest valid one."""
 

@@ -27,7 +27,7 @@ import numpy as np
 from harness.benchmarks.benchmark import Benchmark, load_benchmark
 from harness.engine.inputs import Inputs, load_inputs
 from harness.engine.store import Row, ScoreKey, ScoreStore
-from harness.errors import HarnessError
+from harness.errors import HarnessError, cause
 from harness.probes.base import EncodingProbe, Probe, Subject, Unscorable
 from harness.probes.neutral import neutral
 from harness.progress import Progress
@@ -116,8 +116,8 @@ def _result(proxy: Proxy, observed: dict[str, Any], failed: Exception | None, se
     except HarnessError:
         raise
     except Exception as error:
-        text = str(error).strip().splitlines()
-        return Result(None, seconds, f"error: {type(error).__name__}: {text[0] if text else ''}")
+        text = str(error).strip() and f": {cause(error)}"
+        return Result(None, seconds, f"error: {type(error).__name__}{text}")
     return _checked(score, seconds + time.perf_counter() - started)
 
 
@@ -260,7 +260,7 @@ def resolve_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise HarnessError(
-            f"device={name} cannot be used here ({str(error).splitlines()[0]}): use device=cpu or device=auto"
+            f"device={name} cannot be used here ({cause(error)}): use device=cpu or device=auto"
         ) from error
     return device
 
@@ -312,10 +312,9 @@ def _score_chunk(chunk: list[tuple[int, list[str]]]) -> list[tuple[str, Row]]:
     if isinstance(_scorer, HarnessError):
         raise _scorer
     if isinstance(_scorer, Exception):
-        cause = next(iter(str(_scorer).strip().splitlines()), "")
         raise HarnessError(
-            f"a worker process cannot start ({type(_scorer).__name__}: {cause}): finished scores are stored; use fewer "
-            "processes (workers=1) or device=cpu"
+            f"a worker process cannot start ({type(_scorer).__name__}: {cause(_scorer)}): finished scores are stored; "
+            "use fewer processes (workers=1) or device=cpu"
         ) from _scorer
     return [row for index, labels in chunk for row in _scorer.score(index, labels)]
 

@@ -12,7 +12,7 @@ import random
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,14 +101,19 @@ def _attributes() -> list[tuple[Any, str, Any]]:
     if hasattr(backends.cudnn, "conv"):
         # torch lets convolutions on a GPU take TF32's ten bits, and matrix products where the user chose so: TF32,
         # or bfloat16 on processors that have it.
-        name, full = "fp32_precision", "ieee"
-        places = [backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul]
-        places += [backends.mkldnn.conv, backends.mkldnn.rnn, backends.mkldnn.matmul]
+        name, full, cudnn = "fp32_precision", "ieee", [backends.cudnn.conv, backends.cudnn.rnn]
+        places = [*cudnn, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.rnn, backends.mkldnn.matmul]
+        products = [(place, name, full) for place in places]
+        with suppress(RuntimeError):  # the older name of cuDNN's, unreadable where the user's settings contradict it
+            _ = backends.cudnn.allow_tf32
+            # A network may use `cudnn.flags`, which reads it. Writing it writes the two newer ones, held here before.
+            held = [(place, name, getattr(place, name)) for place in cudnn]
+            products = [*held, (backends.cudnn, "allow_tf32", False), *products]
     else:  # before torch 2.9
-        name, full, places = "allow_tf32", False, [backends.cudnn, backends.cuda.matmul]
+        products = [(place, "allow_tf32", False) for place in (backends.cudnn, backends.cuda.matmul)]
     hooks = [(module, name, OrderedDict()) for name, held in vars(module).items() if _of_hooks(name, held)]
     return [
-        *((place, name, full) for place in places),
+        *products,
         (backends.cudnn, "benchmark", False),
         (backends.cudnn, "deterministic", False),
         (parametrize, "_cache_enabled", 0),
