@@ -158,6 +158,11 @@ def test_a_score_is_that_outside(name, expected):
     assert bits(found) == expected
 
 
+def test_numpy_divides_by_zero():
+    with np.errstate(all="raise"), neutral(CPU), pytest.warns(RuntimeWarning):
+        assert np.isinf(np.float64(1) / np.float64(0))
+
+
 @pytest.mark.parametrize("name", ["inference_mode", "float64", "no_grad", "autocast"])
 def test_a_network_made_inside_is_scored_as_one_made_outside(name, expected):
     network, images, labels = given()
