@@ -15,6 +15,10 @@ def cause(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+class InputError(HarnessError, ValueError):
+    """Data or an argument of the wrong kind, shape or range: also a ValueError, as Python's own functions raise."""
+
+
 class UnknownNameError(HarnessError, KeyError):
     """A name that is not registered; the message carries the nearest valid one."""
 

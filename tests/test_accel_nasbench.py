@@ -12,7 +12,7 @@ from harness.probes.base import Subject
 from harness.probes.gaussian import LinearRegions
 from harness.probes.topology import Topology
 from harness.spaces.accel_nasbench import CHANNELS, HEAD, STEM, STRIDES, AccelNasBench, Block, decode, places
-from harness.spaces.accel_nasbench_network import Layer, SqueezeExcitation
+from harness.spaces.accel_nasbench.network import Layer, SqueezeExcitation
 from harness.spaces.base import Operation
 
 SPACE = AccelNasBench()

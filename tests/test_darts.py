@@ -47,7 +47,7 @@ from harness.spaces.darts import (
     is_of_darts,
     reductions,
 )
-from harness.spaces.darts_network import Cell, FactorizedReduce, Network, operation
+from harness.spaces.darts.network import Cell, FactorizedReduce, Network, operation
 
 SPACE = Darts()
 SEPARABLE = (SEP3, SEP5, DIL3, DIL5)

@@ -35,7 +35,7 @@ from harness.spaces.nasbench101 import (
     module_hash,
     vertex_channels,
 )
-from harness.spaces.nasbench101_network import Cell
+from harness.spaces.nasbench101.network import Cell
 
 SPACE = NasBench101()
 DIRECT = "2|1|"

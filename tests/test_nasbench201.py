@@ -35,7 +35,7 @@ from harness.spaces.nasbench201 import (
     enumerate_cells,
     unique_string,
 )
-from harness.spaces.nasbench201_network import Cell
+from harness.spaces.nasbench201.network import Cell
 
 SPACE = NasBench201()
 ALL_NONE = encode([NONE] * 6)

@@ -143,7 +143,7 @@ def test_output_by_hand():
 
 def test_skip_that_changes_channels_has_no_relu():
     """A negative constant passes the 1x1 convolution of the skip and no other edge."""
-    from harness.spaces.nats_sss_network import Cell
+    from harness.spaces.nats_sss.network import Cell
 
     cell = Cell(8, 16).eval()
     with torch.no_grad():

@@ -243,8 +243,8 @@ class Estimates:
         self.path, self.resamples = path, resamples
         self._known: dict[str, list[float]] = {}
         self._used: dict[str, list[float]] = {}
-        code = Path(correlation.__file__).read_bytes()
-        self._code = hashlib.sha256(code).hexdigest()
+        code = sorted(Path(correlation.__file__).parent.rglob("*.py"))
+        self._code = hashlib.sha256(b"".join(file.read_bytes() for file in code)).hexdigest()
         if path is not None and path.is_file():
             try:
                 self._known = json.loads(path.read_text(encoding="utf-8"))
