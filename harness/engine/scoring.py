@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,8 +27,9 @@ import numpy as np
 from harness.benchmarks.benchmark import Benchmark, load_benchmark
 from harness.engine.inputs import Inputs, load_inputs
 from harness.engine.store import Row, ScoreKey, ScoreStore
-from harness.errors import HarnessError
+from harness.errors import HarnessError, cause
 from harness.probes.base import EncodingProbe, Probe, Subject, Unscorable
+from harness.probes.neutral import neutral
 from harness.progress import progress_bar
 from harness.proxies import get_proxy
 from harness.proxies.base import Proxy
@@ -75,7 +76,7 @@ def score_subject(
             if read is not None and isinstance(probe, EncodingProbe):
                 found = read(probe)
             else:
-                with _own_state(subject, probe):
+                with neutral(subject.device, stable_seed(subject.seed, "global draws", probe)):
                     found = probe.run(subject, frozenset(names))
                     _synchronise(subject.device)
         except Exception as error:
@@ -115,8 +116,8 @@ def _result(proxy: Proxy, observed: dict[str, Any], failed: Exception | None, se
     except HarnessError:
         raise
     except Exception as error:
-        text = str(error).strip().splitlines()
-        return Result(None, seconds, f"error: {type(error).__name__}: {text[0] if text else ''}")
+        text = str(error).strip() and f": {cause(error)}"
+        return Result(None, seconds, f"error: {type(error).__name__}{text}")
     return _checked(score, seconds + time.perf_counter() - started)
 
 
@@ -125,51 +126,6 @@ def _checked(score: float, seconds: float) -> Result:
     if not np.isfinite(score):
         return Result(None, seconds, "nan" if np.isnan(score) else "inf" if score > 0 else "-inf")
     return Result(score, seconds, "ok")
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Products of float32 in float32 for the time of the block: torch lets convolutions on a GPU take TF32's ten bits.
-
-    So it may matrix products (TF32, bfloat16 on processors that have it), where the user chose it for the process.
-    """
-    import torch
-
-    backends = torch.backends
-    if hasattr(backends.cudnn, "conv"):
-        name, full = "fp32_precision", "ieee"
-        places = [backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul]
-        places += [backends.mkldnn.conv, backends.mkldnn.rnn, backends.mkldnn.matmul]
-    else:  # before torch 2.9
-        name, full, places = "allow_tf32", False, [backends.cudnn, backends.cuda.matmul]
-    before = [getattr(place, name) for place in places]
-    try:
-        for place in places:
-            setattr(place, name, full)
-        yield
-    finally:
-        for place, value in zip(places, before, strict=True):
-            setattr(place, name, value)
-
-
-@contextmanager
-def _own_state(subject: Subject, probe: Probe) -> Iterator[None]:
-    """What a pass is to depend on and no more: the process is given back as it was.
-
-    Gradients on, global draws (dropout) seeded, attention by a kernel with all derivatives, float32 in full.
-    """
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    devices = [subject.device] if subject.device.type == "cuda" else []
-    with (
-        torch.enable_grad(),
-        torch.random.fork_rng(devices=devices),
-        sdpa_kernel(SDPBackend.MATH),
-        full_precision(),
-    ):
-        torch.manual_seed(stable_seed(subject.seed, "global draws", probe))
-        yield
 
 
 def _synchronise(device: torch.device) -> None:
@@ -246,10 +202,11 @@ class Scorer:
 
         if (number, size) not in self._batches:
             images, labels = self.inputs.batch(self.job.seed, number, size)
-            self._batches[number, size] = (
-                torch.from_numpy(images).to(self.device, memory_format=torch.channels_last),
-                torch.from_numpy(labels).to(self.device),
-            )
+            with neutral(self.device):
+                self._batches[number, size] = (
+                    torch.from_numpy(images).to(self.device, memory_format=torch.channels_last),
+                    torch.from_numpy(labels).to(self.device),
+                )
         return self._batches[number, size]
 
     def subject(self, index: int, build: Callable[[str, int], nn.Module | None] | None = None) -> Subject | None:
@@ -261,22 +218,22 @@ class Scorer:
 
         architecture = self.benchmark.architectures[index]
         space = self.benchmark.space
-        with torch.random.fork_rng(devices=[]):
+        with neutral(self.device):
             network = (build or space.build)(architecture, self.dataset.classes)
-        if network is None:
-            return None
-        network.to(self.device, memory_format=torch.channels_last)
-        return Subject(
-            network,
-            self.batch,
-            stable_seed(space.name, space.network_key(architecture), self.job.seed),
-            self.inputs.shape,
-            self.dataset.classes,
-            self.device,
-            stages=network.stages,
-            thin=lambda: self.subject(index, partial(space.build, thin=True)),
-            cell=lambda: self.subject(index, space.build_cell),
-        )
+            if network is None:
+                return None
+            network.to(self.device, memory_format=torch.channels_last)
+            return Subject(
+                network,
+                self.batch,
+                stable_seed(space.name, space.network_key(architecture), self.job.seed),
+                self.inputs.shape,
+                self.dataset.classes,
+                self.device,
+                stages=network.stages,
+                thin=lambda: self.subject(index, partial(space.build, thin=True)),
+                cell=lambda: self.subject(index, space.build_cell),
+            )
 
     def score(self, index: int, labels: Sequence[str]) -> list[tuple[str, Row]]:
         """Rows of one architecture for the proxies named by `labels`."""
@@ -287,7 +244,8 @@ class Scorer:
             return {name: value[0] if isinstance(value, np.ndarray) else value for name, value in seen.items()}
 
         proxies = [self.proxies[label] for label in labels]
-        found = score_subject(self.subject(index), proxies, read)
+        with neutral(self.device):
+            found = score_subject(self.subject(index), proxies, read)
         return [(p.label, Row(index, *found[p.label], p.version)) for p in proxies]
 
 
@@ -302,7 +260,7 @@ def resolve_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise HarnessError(
-            f"device={name} cannot be used here ({str(error).splitlines()[0]}): use device=cpu or device=auto"
+            f"device={name} cannot be used here ({cause(error)}): use device=cpu or device=auto"
         ) from error
     return device
 
@@ -354,10 +312,9 @@ def _score_chunk(chunk: list[tuple[int, list[str]]]) -> list[tuple[str, Row]]:
     if isinstance(_scorer, HarnessError):
         raise _scorer
     if isinstance(_scorer, Exception):
-        cause = next(iter(str(_scorer).strip().splitlines()), "")
         raise HarnessError(
-            f"a worker process cannot start ({type(_scorer).__name__}: {cause}): finished scores are stored; use fewer "
-            "processes (workers=1) or device=cpu"
+            f"a worker process cannot start ({type(_scorer).__name__}: {cause(_scorer)}): finished scores are stored; "
+            "use fewer processes (workers=1) or device=cpu"
         ) from _scorer
     return [row for index, labels in chunk for row in _scorer.score(index, labels)]
 
@@ -526,21 +483,15 @@ def score_networks(job: Job, networks: dict[int, list[str]]) -> Iterator[tuple[l
     Args:
         networks: labels of the proxies to score by index of the architecture.
     """
-    global _scorer
     items = sorted(networks.items())
     chunks = [items[i : i + job.chunk] for i in range(0, len(items), job.chunk)]
     workers = min(len(chunks), job.workers or _default_workers(job.device))
     if workers <= 1:
-        import torch
-
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        _scorer = Scorer(job)
-        try:
-            for chunk in chunks:
-                yield _score_chunk(chunk), len(chunk)
-        finally:
-            torch.set_num_threads(threads)
+        scorer = Scorer(job)
+        for chunk in chunks:
+            with neutral(scorer.device, threads=1):
+                rows = [row for index, labels in chunk for row in scorer.score(index, labels)]
+            yield rows, len(chunk)
         return
 
     context = multiprocessing.get_context("spawn")

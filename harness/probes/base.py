@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, cause
 from harness.seeds import stable_seed
 
 if TYPE_CHECKING:
@@ -92,8 +92,9 @@ class Subject:
             if getattr(module, "inplace", False):
                 module.inplace = False
         self._trainable = [p.requires_grad for p in network.parameters()]
-        # A space's network is re-initialised as a whole. Others may hold parameters that no scheme touches.
-        self._state = {k: v.clone() for k, v in network.state_dict().items()} if restore or keep_weights else None
+        # A space's network is re-initialised as a whole. Others may hold parameters that no scheme touches, and
+        # buffers that they write to, some of which a state_dict leaves out.
+        self._state = _held(network) if restore or keep_weights else []
 
     def generator(self, *purpose: object) -> torch.Generator:
         """A CPU generator for one purpose."""
@@ -134,10 +135,29 @@ class Subject:
         for parameter, trainable in zip(network.parameters(), self._trainable, strict=True):
             parameter.requires_grad_(trainable)
         network.train()
-        if self._state is not None:
-            network.load_state_dict(self._state)
+        with torch.no_grad():
+            for holder, name, value in self._state:
+                now = holder[name]
+                if value is not None and now is not None and now.shape == value.shape:
+                    now.copy_(value)
+                elif value is not None or now is not None:  # a buffer that the network replaced
+                    holder[name] = _buffer(value, getattr(torch, dtype))
         if not self.keep_weights:
             initialise(network, scheme, self.generator("initialisation", scheme, repeat))
+
+
+def _held(network: nn.Module) -> list[tuple[dict[str, Any], str, torch.Tensor | None]]:
+    """Each parameter and buffer by the dictionary that holds it and its name, with a copy of its values."""
+    return [
+        (holder, name, None if value is None else value.detach().clone())
+        for module in network.modules()
+        for holder in (module._parameters, module._buffers)
+        for name, value in holder.items()
+    ]
+
+
+def _buffer(value: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    return value if value is None else value.to(dtype if value.is_floating_point() else None, copy=True)
 
 
 def gradients(output: torch.Tensor, tensors: Sequence[torch.Tensor], **options: Any) -> list[torch.Tensor | None]:
@@ -167,6 +187,23 @@ def finite_logits(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
     if not torch.isfinite(logits).all():
         raise Unscorable("logits are not finite")
     return logits
+
+
+@contextmanager
+def side_of_its_own(subject: Subject, resolution: int) -> Iterator[None]:
+    """For a forward of images whose side a setting gives: Unscorable names it where the network reads other images."""
+    try:
+        yield
+    except Unscorable:
+        raise
+    except Exception as error:
+        _, height, width = subject.shape
+        if height == width == resolution:
+            raise
+        remedy = f"set resolution={height}" if height == width else f"its images are {height} x {width}"
+        raise Unscorable(
+            f"the network cannot read images of {resolution} x {resolution} ({cause(error)}): {remedy}"
+        ) from error
 
 
 def by_image(values: torch.Tensor) -> torch.Tensor:

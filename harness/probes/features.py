@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from harness.probes.base import Probe, Subject, Unscorable, by_channel, finite_logits, hooked, normalisations
+from harness.probes.base import (
+    Probe,
+    Subject,
+    Unscorable,
+    by_channel,
+    finite_logits,
+    hooked,
+    normalisations,
+    side_of_its_own,
+)
 
 
 @dataclass(frozen=True)
@@ -148,7 +157,7 @@ class ChannelCorrelation(Probe):
         read = [m for m in network.modules() if self.modules == "all" or isinstance(m, kinds) or m in norms]
         size = (1, subject.shape[0], self.resolution, self.resolution)
         image = torch.randn(size, generator=subject.generator("image")).to(subject.device, getattr(torch, self.dtype))
-        with torch.no_grad(), hooked([(module, keep) for module in read]):
+        with torch.no_grad(), hooked([(module, keep) for module in read]), side_of_its_own(subject, self.resolution):
             finite_logits(network, image)
         if not found:
             raise Unscorable("no feature map")

@@ -14,6 +14,7 @@ from harness.probes.base import (
     by_image,
     finite_logits,
     hooked,
+    side_of_its_own,
 )
 
 
@@ -162,7 +163,8 @@ class LinearRegions(Probe):
                 )
                 images = torch.randn(size, generator=generator).to(subject.device, getattr(torch, self.dtype))
                 codes.clear()
-                finite_logits(subject.network, images)
+                with side_of_its_own(subject, self.resolution):
+                    finite_logits(subject.network, images)
                 if not codes:
                     raise Unscorable("no ReLU module was reached")
                 rows.append(np.packbits(torch.cat(codes, dim=1).cpu().numpy(), axis=1))
