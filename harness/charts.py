@@ -67,7 +67,7 @@ def compiled(chart: Any, signals: Mapping[str, Any] | None = None) -> dict[str, 
 
     alt = library()
     params = [alt.param(name=name, value=value) for name, value in {**SHADES, **(signals or {})}.items()]
-    text = {"labelColor": signal("faint"), "titleColor": signal("ink"), "labelFontSize": 11, "titleFontSize": 12}
+    text = {"labelColor": signal("faint"), "titleColor": signal("ink"), "labelFontSize": 12, "titleFontSize": 13}
     styled = chart.add_params(*params).configure(
         background=signal("ground"),
         font=FONT,
@@ -137,7 +137,7 @@ def filled(
         ],
         "title": {
             "text": title, "subtitle": list(lines), "anchor": "start", "frame": "bounds", "offset": 14,
-            "fontSize": 14, "subtitleFontSize": 11.5, "subtitlePadding": 5, "subtitleLineHeight": 15,
+            "fontSize": 15, "subtitleFontSize": 12, "subtitlePadding": 5, "subtitleLineHeight": 15,
             "color": SHADES["ink"], "subtitleColor": SHADES["faint"], "limit": width - 30,
         },
     }  # fmt: skip

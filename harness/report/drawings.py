@@ -45,7 +45,7 @@ def _data(name: str) -> Any:
 def _wide(*layers: Any, height: Any, above: int = 8) -> Any:
     """Layers as wide as there is room, what they measure said above them: it takes no width from the chart."""
     alt = library()
-    text = alt.Chart(alt.InlineData(values=[{}])).mark_text(align="left", baseline="bottom", fontSize=12)
+    text = alt.Chart(alt.InlineData(values=[{}])).mark_text(align="left", baseline="bottom", fontSize=13)
     heading = text.encode(
         x=alt.value(0), y=alt.value(-above), text=alt.value(signal("heading")), color=alt.value(signal("ink"))
     )
@@ -69,14 +69,17 @@ def scatter(axis: str) -> Any:
     ticks = alt.Axis(grid=False, tickCount=6, labelExpr=number, labelOverlap="greedy", labelSeparation=10)
     x = alt.X("score:Q", scale=scale, title=None, axis=ticks)
     y = alt.Y("accuracy:Q", scale=alt.Scale(zero=False, nice=True, padding=4), title=None, axis=alt.Axis(tickCount=6))
-    points = _data("points")
-    dots = points.mark_circle(opacity=0.6, size=16).transform_filter("!datum.mark").properties(name="dots")
-    best = points.mark_circle(opacity=0.9, size=26).transform_filter("datum.mark").properties(name="best")
+    dots = _data("points").mark_circle().properties(name="dots")
     limit = _data("limits").mark_rule(strokeDash=[5, 4], strokeWidth=1.2).encode(y="least:Q")
-    named = _data("limits").mark_text(align="left", baseline="bottom", dy=-3, dx=2, fontSize=11)
+    named = _data("limits").mark_text(align="left", baseline="bottom", dy=-3, dx=2, fontSize=12)
     return _wide(
-        dots.encode(x, y, color=alt.value(signal("dot"))),
-        best.encode(x, y, color=alt.value(signal("accent"))),
+        dots.encode(
+            x,
+            y,
+            color=alt.condition("datum.mark", alt.value(signal("accent")), alt.value(signal("dot"))),
+            size=alt.condition("datum.mark", alt.value(26), alt.value(16)),
+            opacity=alt.condition("datum.mark", alt.value(0.9), alt.value(0.6)),
+        ),
         limit.encode(color=alt.value(signal("cool"))),
         named.encode(x=alt.value(0), y="least:Q", text="name:N", color=alt.value(signal("cool"))),
         _across(),
@@ -87,10 +90,10 @@ def scatter(axis: str) -> Any:
 def _across() -> Any:
     """The title of the horizontal axis, which a signal gives."""
     alt = library()
-    text = alt.Chart(alt.InlineData(values=[{}])).mark_text(align="right", baseline="top", fontSize=12)
+    text = alt.Chart(alt.InlineData(values=[{}])).mark_text(align="right", baseline="top", fontSize=13)
     return text.encode(
         x=alt.value("width"),
-        y=alt.value(signal("height + 24")),
+        y=alt.value(signal("height + 26")),
         text=alt.value(signal("across")),
         color=alt.value(signal("ink")),
     )
@@ -151,29 +154,27 @@ def cost() -> Any:
 def ndcg() -> Any:
     """nDCG_P over the cut-off P.
 
-    Data `curves`: name, P, value, series. Signal `names`: the series, a random order first; without one a line is grey.
+    Data `curves`: name, P, value, series, those on top last. Signal `names`: the series, a random order first; a line
+    of none is grey.
     """
     alt = library()
     names = {"domain": signal("names")}
     colours = alt.Scale(**names, range=[signal("faint"), signal("cool"), *COLOURS[1:]])
     dashes = alt.Scale(**names, range=[[2, 3], *[[1, 0]] * len(COLOURS)])
     curves = _data("curves").encode(
-        alt.X("P:Q", scale=alt.Scale(type="log"), title="P, best-scored architectures",
+        alt.X("P:Q", scale=alt.Scale(type="log", nice=False), title="P, best-scored architectures",
               axis=alt.Axis(grid=False, values=_STEPS, format=",", labelOverlap="greedy", labelSeparation=8)),
         alt.Y("value:Q", scale=alt.Scale(domain=[0, 1]), title=None, axis=alt.Axis(tickCount=6, grid=True)),
         alt.Detail("name:N"),
     )  # fmt: skip
-    others = curves.transform_filter("!datum.series").mark_line(strokeWidth=0.8, opacity=0.55)
-    named = curves.transform_filter("datum.series").mark_line(strokeWidth=2.2)
     legend = alt.Legend(orient="bottom", title=None, columns=4, symbolType="stroke", symbolStrokeWidth=3)
-    return _wide(
-        others.encode(color=alt.value(signal("dot"))),
-        named.encode(
-            color=alt.Color("series:N", scale=colours, legend=legend),
-            strokeDash=alt.StrokeDash("series:N", scale=dashes, legend=legend),
-        ),
-        height=340,
+    named = "isValid(datum.series)"
+    lines = curves.mark_line().encode(
+        color=alt.condition(named, alt.Color("series:N", scale=colours, legend=legend), alt.value(signal("dot"))),
+        strokeDash=alt.condition(named, alt.StrokeDash("series:N", scale=dashes, legend=legend), alt.value([1, 0])),
+        strokeWidth=alt.condition(named, alt.value(2.2), alt.value(0.7)),
     )
+    return _wide(lines, height=340)
 
 
 def bands() -> Any:

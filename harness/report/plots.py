@@ -180,7 +180,7 @@ def _ndcg(c: Comparison) -> Iterator[Figure]:
     curves["random order"] = chance_curve(c.accuracies)
     rows = [
         {"name": name, "P": p, "value": float(v), "series": name if name in named else None}
-        for name in (*order, "random order")
+        for name in (*order[::-1], "random order")
         for p, v in curves[name]
     ]
     others = len(order) - len(COLOURS)

@@ -389,7 +389,7 @@
       const some = one.n > one.scores.length ? `Drawn: ${whole(one.scores.length)} of the ${whole(one.n)} architectures, at random, and the ${whole(Math.max(...Object.keys(one.best)))} best-scored` : `All ${whole(one.n)} architectures`;
       const lost = one.scores.filter((score) => score === null).length;
       const caption = `${some}${lost ? `; ${lost} of them have no score and are not shown` : ""}. In colour: the ${whole(marked)} best-scored of all ${whole(one.n)}, of which ${whole(hits)} are among the ${plot.top.value} most accurate, above the dashed line. Point at one to see its architecture.`;
-      const rows = { points: points.map(({ score, accuracy, mark }) => ({ score, accuracy, mark })), limits: [{ least, name: `above: the ${plot.top.value} most accurate` }] };
+      const rows = { points: points.map(({ score, accuracy, mark }) => ({ score, accuracy, mark })).sort((a, b) => a.mark - b.mark), limits: [{ least, name: `above: the ${plot.top.value} most accurate` }] };
       const signals = { heading, unit: one.unit, across: byRank ? "rank of the score, the best at the right" : "score" };
       const label = `Score of ${one.title} against accuracy, ${points.length} architectures`;
       chart(part("scatter"), byRank ? "scatter_rank" : `scatter_${one.axis}`, rows, signals, label, [html("figcaption", {}, caption)], points);
