@@ -11,8 +11,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "Benchmark": "harness.benchmark",
-    "load_benchmark": "harness.benchmark",
+    "Benchmark": "harness.benchmarks.benchmark",
+    "load_benchmark": "harness.benchmarks.benchmark",
     "Correlation": "harness.correlation",
     "correlate": "harness.correlation",
     "HarnessError": "harness.errors",
@@ -20,8 +20,8 @@ _EXPORTS = {
     "Proxy": "harness.proxies.base",
     "Subject": "harness.probes.base",
     "Unscorable": "harness.probes.base",
-    "ScoreStore": "harness.store",
-    "score": "harness.api",
+    "ScoreStore": "harness.engine.store",
+    "score": "harness.engine.api",
 }
 __all__ = sorted(_EXPORTS)
 

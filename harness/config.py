@@ -11,7 +11,7 @@ from harness.errors import HarnessError, UnknownNameError
 from harness.paths import data_dir
 
 if TYPE_CHECKING:
-    from harness.scoring import Job
+    from harness.engine.scoring import Job
 
 
 @dataclass
@@ -82,7 +82,7 @@ class TableConfig:
 
     A dataset is one of `benchmark`'s, or `BENCHMARK/DATASET`; `targets` has those that stand in for `target` on some of
     them. A figure is the mean over `seeds` where scores of all of them are stored, else that of the first. `resamples`
-    are the most that an interval takes (`harness.measure.resamples_for`).
+    are the most that an interval takes (`harness.tables.measure.resamples_for`).
     """
 
     name: str = ""
@@ -365,8 +365,8 @@ def compose_config(command: str, overrides: list[str]) -> Any:
 
 def job_of(config: Any) -> Job:
     """The engine's job for a configuration of `harness score`. Raises UnknownNameError: no such benchmark."""
-    from harness.benchmark import load_benchmark
-    from harness.scoring import Job
+    from harness.benchmarks.benchmark import load_benchmark
+    from harness.engine.scoring import Job
 
     return Job(
         benchmark=config.benchmark,

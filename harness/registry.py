@@ -1,4 +1,4 @@
-"""Find what a package's modules define, so that adding a proxy or a space touches one file of code."""
+"""Find what a package's modules define, so that adding a proxy touches one file of code, and a space one folder."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from functools import cache
 
 @cache
 def modules_of(package: str) -> tuple:
-    """All modules of `package` that import no torch at import time (those named `*_network` are left out)."""
+    """The modules of `package`, and of each folder in it the module `space`: none imports torch at import time."""
     root = importlib.import_module(package)
-    names = sorted(m.name for m in pkgutil.iter_modules(root.__path__) if not m.name.endswith("_network"))
+    names = sorted(f"{m.name}.space" if m.ispkg else m.name for m in pkgutil.iter_modules(root.__path__))
     return tuple(importlib.import_module(f"{package}.{name}") for name in names)
 
 

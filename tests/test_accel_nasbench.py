@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from harness.benchmark import Benchmark, load_benchmark
+from harness.benchmarks.benchmark import Benchmark, load_benchmark
 from harness.errors import HarnessError
 from harness.probes.base import Subject
 from harness.probes.gaussian import LinearRegions
 from harness.probes.topology import Topology
 from harness.spaces.accel_nasbench import CHANNELS, HEAD, STEM, STRIDES, AccelNasBench, Block, decode, places
-from harness.spaces.accel_nasbench_network import Layer, SqueezeExcitation
+from harness.spaces.accel_nasbench.network import Layer, SqueezeExcitation
 from harness.spaces.base import Operation
 
 SPACE = AccelNasBench()

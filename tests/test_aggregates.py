@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.aggregates import AGGREGATES, OPERATIONS, Combination, find_aggregate, ranks
-from harness.benchmark import load_benchmark
+from harness.benchmarks.benchmark import load_benchmark
+from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.errors import HarnessError, UnknownNameError
 from harness.proxies import get_proxy
-from harness.results import Reader, inputs_of
-from harness.store import Row, ScoreKey, ScoreStore
+from harness.rankings.aggregates import AGGREGATES, OPERATIONS, Combination, find_aggregate, ranks
+from harness.rankings.results import Reader, inputs_of
 
 BENCHMARK = load_benchmark("nasbench201")
 #: Cells that no other network equals, so that each has scores of its own.

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from harness.benchmark import Benchmark, list_benchmarks, load_benchmark
+from harness.benchmarks.benchmark import Benchmark, list_benchmarks, load_benchmark
 from harness.errors import HarnessError, UnknownNameError
 from harness.paths import data_dir
 

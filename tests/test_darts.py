@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from harness.benchmark import Benchmark, load_benchmark
+from harness.benchmarks.benchmark import Benchmark, load_benchmark
+from harness.engine.scoring import Job, Scorer, score_subject
 from harness.errors import HarnessError
 from harness.probes.base import Subject, hooked
 from harness.probes.gaussian import LinearRegions
 from harness.probes.topology import Topology
 from harness.proxies import get_proxy
-from harness.scoring import Job, Scorer, score_subject
 from harness.seeds import stable_seed
 from harness.spaces import get_space
 from harness.spaces.base import Operation
@@ -47,7 +47,7 @@ from harness.spaces.darts import (
     is_of_darts,
     reductions,
 )
-from harness.spaces.darts_network import Cell, FactorizedReduce, Network, operation
+from harness.spaces.darts.network import Cell, FactorizedReduce, Network, operation
 
 SPACE = Darts()
 SEPARABLE = (SEP3, SEP5, DIL3, DIL5)

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import pytest
 
 import harness
-from harness import cli
+from harness.cli import app as cli
+from harness.cli.launch import runs_of
 from harness.config import check_overrides, compose_config, quoted
-from harness.launch import runs_of
 
 ROOT = Path(harness.__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -67,10 +67,10 @@ def read(words: list[str], monkeypatch) -> None:
 
     with monkeypatch.context() as patched:
         patched.setattr(cli, "_app", composed)
-        patched.setattr("harness.launch.sweep", lambda arguments: 0 if runs_of(arguments) else 1)
+        patched.setattr("harness.cli.launch.sweep", lambda arguments: 0 if runs_of(arguments) else 1)
         patched.setattr("harness.verify.find_proxy", lambda spec: None)
-        patched.setattr("harness.importers.import_archive", lambda *_: [])
-        patched.setattr("harness.importers.check_archive", lambda *_: ([], False))
+        patched.setattr("harness.benchmarks.importers.import_archive", lambda *_: [])
+        patched.setattr("harness.benchmarks.importers.check_archive", lambda *_: ([], False))
         assert cli.main(words[1:]) == 0, words
 
 
@@ -142,7 +142,7 @@ def test_links_lead_somewhere(page):
         assert (page.parent / target).exists() or not target, target
 
 
-@pytest.mark.parametrize("command", cli.commands())
+@pytest.mark.parametrize("command", cli.cli.commands)
 def test_examples_of_the_help_can_be_read(command, capsys, monkeypatch):
     assert cli.main([command, "--help"]) == 0
     lines = capsys.readouterr().out.split("xamples:", 1)[1].splitlines()

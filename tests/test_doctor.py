@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 import harness
-from harness import doctor
-from harness.cli import main
+from harness.cli import doctor, main
 from harness.config import compose_config
-from harness.findings import Finding
-from harness.store import Row, ScoreKey, ScoreStore
+from harness.engine.store import Row, ScoreKey, ScoreStore
+from harness.verify.findings import Finding
 
 ROOT = Path(harness.__file__).resolve().parents[1]
 FLOPS = ScoreKey("nasbench201", "cifar10", "none", "flops", 0)
@@ -134,7 +133,7 @@ def test_a_missing_package_breaks_and_a_missing_extra_does_not(monkeypatch):
 
 
 def test_a_damaged_benchmark_breaks(monkeypatch):
-    from harness.benchmark import load_benchmark
+    from harness.benchmarks.benchmark import load_benchmark
 
     monkeypatch.setitem(load_benchmark("macro").card, "sha256", "0" * 64)
     load_benchmark("macro")._verified.clear()

@@ -22,13 +22,13 @@ import pandas as pd
 import pytest
 import torch
 
-from harness.benchmark import Benchmark, list_benchmarks, load_benchmark
+from harness.benchmarks.benchmark import Benchmark, list_benchmarks, load_benchmark
+from harness.benchmarks.importers import available, check_archive, import_archive, read_archive, safe
+from harness.benchmarks.importers.base import Table, compare, write
+from harness.benchmarks.importers.nasbench101 import NasBench101, read_records
+from harness.benchmarks.importers.nds import FILES
 from harness.cli import main
 from harness.errors import HarnessError, UnknownNameError
-from harness.importers import available, check_archive, import_archive, read_archive, safe
-from harness.importers.base import Table, compare, write
-from harness.importers.nasbench101 import NasBench101, read_records
-from harness.importers.nds import FILES
 from harness.spaces.darts import decode as decode_genotype
 from harness.spaces.nasbench101 import OPERATIONS, edge_bit
 

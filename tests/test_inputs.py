@@ -12,8 +12,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from harness.engine.inputs import STATISTICS, ImageInputs, RandomInputs, load_inputs
 from harness.errors import HarnessError
-from harness.inputs import STATISTICS, ImageInputs, RandomInputs, load_inputs
 
 MEAN, STD = STATISTICS["cifar10"]
 

@@ -22,17 +22,17 @@ import pytest
 from test_third_party import install
 
 import harness
-from harness.benchmark import load_benchmark
+from harness.benchmarks.benchmark import load_benchmark
 from harness.cli import main
+from harness.cli.launch import Ended, _cores, run_apart, runs_of, spell_out, with_resources
 from harness.config import compose_config
+from harness.engine.store import ScoreStore
 from harness.errors import HarnessError
-from harness.launch import Ended, _cores, _with_resources, run_apart, runs_of, spell_out
 from harness.proxies import available
-from harness.store import ScoreStore
 
 ROOT = Path(harness.__file__).resolve().parents[1]
 
-# harness.launch ignores it in processes of its own; pytest brings it back.
+# harness.cli.launch ignores it in processes of its own; pytest brings it back.
 pytestmark = pytest.mark.filterwarnings(r"ignore:\s*'hydra/launcher:UserWarning")
 
 MODULE = '''
@@ -470,18 +470,18 @@ def test_cores_of_runs_that_share_a_machine(monkeypatch):
 def test_gpus_of_a_machine_with_several(monkeypatch):
     import torch
 
-    monkeypatch.setattr("harness.scoring.GPU_WORKERS", 3)
+    monkeypatch.setattr("harness.engine.scoring.GPU_WORKERS", 3)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert _with_resources(["score", "seed=1"], 6, 2) == ["score", "seed=1", "device=cuda:2", "workers=2"]
-    assert _with_resources(["score"], 7, 8) == ["score", "device=cuda:3", "workers=3"]
-    assert _with_resources(["score"], 7, 0) == ["score", "device=cuda:3"]
-    assert _with_resources(["score", "device=cuda:1"], 6, 2) == ["score", "device=cuda:1", "workers=2"]
-    assert _with_resources(["score", "device=cpu"], 6, 8) == ["score", "device=cpu", "workers=8"]
-    assert _with_resources(["score", "device=cpu", "workers=7"], 6, 2) == ["score", "device=cpu", "workers=7"]
+    assert with_resources(["score", "seed=1"], 6, 2) == ["score", "seed=1", "device=cuda:2", "workers=2"]
+    assert with_resources(["score"], 7, 8) == ["score", "device=cuda:3", "workers=3"]
+    assert with_resources(["score"], 7, 0) == ["score", "device=cuda:3"]
+    assert with_resources(["score", "device=cuda:1"], 6, 2) == ["score", "device=cuda:1", "workers=2"]
+    assert with_resources(["score", "device=cpu"], 6, 8) == ["score", "device=cpu", "workers=8"]
+    assert with_resources(["score", "device=cpu", "workers=7"], 6, 2) == ["score", "device=cpu", "workers=7"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert _with_resources(["score"], 6, 2) == ["score", "workers=2"]
+    assert with_resources(["score"], 6, 2) == ["score", "workers=2"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert _with_resources(["score"], 6, 8) == ["score", "workers=8"]
+    assert with_resources(["score"], 6, 8) == ["score", "workers=8"]
 
 
 def test_bad_settings_are_harness_errors():

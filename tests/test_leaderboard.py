@@ -17,11 +17,16 @@ import numpy as np
 import pytest
 
 import harness
-from harness import cli, tables
-from harness.benchmark import load_benchmark
+from harness import cli
+from harness.benchmarks.benchmark import load_benchmark
 from harness.config import choices, compose_config, quoted
 from harness.correlation import correlate, sample_many
-from harness.leaderboard import (
+from harness.engine.store import Row, ScoreKey, ScoreStore
+from harness.proxies import get_proxy
+from harness.rankings.results import scoring_commands
+from harness.tables.build import build_table
+from harness.tables.cells import Cell, Published, marked, not_computed, to_csv
+from harness.tables.leaderboard import (
     WORKABLE,
     build_leaderboard,
     choose_population,
@@ -31,12 +36,9 @@ from harness.leaderboard import (
     indistinguishable,
     rows_of,
 )
-from harness.measure import BUDGET, FEWEST, Measurements, mean_over_seeds, resamples_for
-from harness.proxies import get_proxy
-from harness.results import scoring_commands
-from harness.sheet import Section, Sheet, to_html, to_latex, to_markdown
-from harness.store import Row, ScoreKey, ScoreStore
-from harness.tables import Cell, build_table, table_cells
+from harness.tables.measure import BUDGET, FEWEST, Measurements, mean_over_seeds, resamples_for
+from harness.tables.papers import table_cells
+from harness.tables.sheet import Section, Sheet, to_html, to_latex, to_markdown
 
 ROOT = Path(harness.__file__).resolve().parents[1]
 BENCHMARK = load_benchmark("nasbench201")
@@ -227,8 +229,8 @@ def test_the_mark_of_a_reconstruction(tmp_path):
     assert "| sed † | 1 |" in text
     assert "†: a reconstruction" in text
     assert r"sed \dag{}" in to_latex(sheet)
-    assert tables.marked("x", "log_rank_sum(flops, sed)") == "x †"
-    assert tables.marked("x", "vkdnw_agg") == "x"
+    assert marked("x", "log_rank_sum(flops, sed)") == "x †"
+    assert marked("x", "vkdnw_agg") == "x"
 
 
 def test_a_pass_that_members_share_counts_once(tmp_path):
@@ -462,8 +464,8 @@ def test_figures_do_not_depend_on_what_was_asked_before(tmp_path):
 
 
 def test_a_cell_without_a_figure_is_never_blank():
-    cell = tables.not_computed(
-        Cell("a", "cifar10", "kendall", 0, None, 0.0, 0.0, tables.Published("0.5"), "why not"), "needs more"
+    cell = not_computed(
+        Cell("a", "cifar10", "kendall", 0, None, 0.0, 0.0, Published("0.5"), "why not"), "needs more"
     )
     assert cell.note == "not computed: needs more; why not"
-    assert tables.to_csv([cell]).splitlines()[1].split(",")[6] == "not computed"
+    assert to_csv([cell]).splitlines()[1].split(",")[6] == "not computed"

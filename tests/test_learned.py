@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 from scipy.stats import kendalltau
 
-from harness.benchmark import Benchmark, load_benchmark
+from harness.benchmarks.benchmark import Benchmark, load_benchmark
+from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.errors import HarnessError
-from harness.learned import DECILES, LEARNED, ZERO_COST, Forest, Learned, training_subset, within_float32
 from harness.proxies import get_proxy
-from harness.results import Reader
+from harness.rankings.learned import DECILES, LEARNED, ZERO_COST, Forest, Learned, training_subset, within_float32
+from harness.rankings.results import Reader
 from harness.spaces.nasbench201 import CONV1, CONV3, EDGES, NONE, POOL, SKIP, NasBench201, decode, encode
-from harness.store import Row, ScoreKey, ScoreStore
 
 BENCHMARK = load_benchmark("nasbench201")
 SAMPLE = BENCHMARK.population("no_dead_ops.sample(120, seed=2)")

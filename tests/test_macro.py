@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.benchmark import Benchmark, load_benchmark
+from harness.benchmarks.benchmark import Benchmark, load_benchmark
 from harness.errors import HarnessError
 from harness.probes.base import Subject
 from harness.probes.gaussian import LinearRegions

@@ -11,13 +11,14 @@ import torch
 from scipy import stats
 from torch import nn
 
-from harness import cli, enumeration
-from harness.benchmark import Benchmark, load_benchmark
-from harness.enumeration import Match, match_nasbench101
+from harness import cli
+from harness.benchmarks import enumeration
+from harness.benchmarks.benchmark import Benchmark, load_benchmark
+from harness.benchmarks.enumeration import Match, match_nasbench101
+from harness.engine.scoring import Job, Scorer
 from harness.errors import HarnessError
 from harness.probes.base import Subject
 from harness.probes.topology import Topology
-from harness.scoring import Job, Scorer
 from harness.spaces.base import Operation
 from harness.spaces.nasbench101 import (
     CONV1,
@@ -34,7 +35,7 @@ from harness.spaces.nasbench101 import (
     module_hash,
     vertex_channels,
 )
-from harness.spaces.nasbench101_network import Cell
+from harness.spaces.nasbench101.network import Cell
 
 SPACE = NasBench101()
 DIRECT = "2|1|"

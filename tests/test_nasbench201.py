@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 import harness
-from harness.benchmark import Benchmark, load_benchmark
+from harness.benchmarks.benchmark import Benchmark, load_benchmark
+from harness.engine.scoring import Job, Scorer
 from harness.errors import HarnessError, UnknownNameError
 from harness.probes.base import Subject
 from harness.probes.topology import Topology
-from harness.scoring import Job, Scorer
 from harness.spaces import get_space
 from harness.spaces.nasbench201 import (
     CONV1,
@@ -35,7 +35,7 @@ from harness.spaces.nasbench201 import (
     enumerate_cells,
     unique_string,
 )
-from harness.spaces.nasbench201_network import Cell
+from harness.spaces.nasbench201.network import Cell
 
 SPACE = NasBench201()
 ALL_NONE = encode([NONE] * 6)

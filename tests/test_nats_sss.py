@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from harness.benchmark import Benchmark, load_benchmark
+from harness.benchmarks.benchmark import Benchmark, load_benchmark
+from harness.benchmarks.importers import read_archive
+from harness.benchmarks.importers.safe import unpickle_bz2
+from harness.engine.scoring import Job, Scorer, run
 from harness.errors import HarnessError
-from harness.importers import read_archive
-from harness.importers.safe import unpickle_bz2
 from harness.probes.base import Subject
 from harness.probes.gaussian import LinearRegions
 from harness.probes.topology import Topology
-from harness.scoring import Job, Scorer, run
 from harness.spaces import get_space
 from harness.spaces.base import Operation
 from harness.spaces.nats_sss import CELL, CHOICES, NatsSss, decode
@@ -143,7 +143,7 @@ def test_output_by_hand():
 
 def test_skip_that_changes_channels_has_no_relu():
     """A negative constant passes the 1x1 convolution of the skip and no other edge."""
-    from harness.spaces.nats_sss_network import Cell
+    from harness.spaces.nats_sss.network import Cell
 
     cell = Cell(8, 16).eval()
     with torch.no_grad():

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from torch import nn
 
+from harness.engine.scoring import Result, score_subject
 from harness.probes.base import Subject
 from harness.proxies import available, get_proxy
-from harness.scoring import Result, score_subject
 from harness.spaces.base import Operation
 from harness.spaces.nasbench201 import NasBench201
 

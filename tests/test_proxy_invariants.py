@@ -21,11 +21,11 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
+from harness.engine.scoring import Job, Result, plan, score_subject
 from harness.errors import HarnessError, UnknownNameError
 from harness.probes.base import EncodingProbe, Probe, Subject, Unscorable
 from harness.proxies import available, get_proxy
 from harness.proxies.base import Proxy
-from harness.scoring import Job, Result, plan, score_subject
 from harness.spaces.nasbench201 import CONV1, CONV3, NONE, POOL, SKIP, NasBench201, encode
 
 #: Settings that make a pass cheap, given to the proxies that have them.

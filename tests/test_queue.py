@@ -14,9 +14,9 @@ import pytest
 
 import harness
 from harness.cli import main
+from harness.cli.queue import read_queue
+from harness.engine.store import ScoreStore
 from harness.errors import HarnessError
-from harness.queue import read_queue
-from harness.store import ScoreStore
 
 ROOT = Path(harness.__file__).resolve().parents[1]
 
@@ -56,8 +56,8 @@ def stored(root: Path | str = "scores") -> dict[str, int]:
 
 def test_the_queue_of_this_repository_can_be_read():
     """Every row is a command that the command line takes, whether or not its images are at hand."""
+    from harness.cli.launch import runs_of
     from harness.config import quoted
-    from harness.launch import runs_of
 
     entries = read_queue(ROOT / "results" / "QUEUE.md")
     assert len({entry.number for entry in entries}) == len(entries)

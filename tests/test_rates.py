@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness import rates
+from harness.bench import rates
 
 
 def test_rates_of_the_counts_and_of_synflow(monkeypatch):

@@ -12,13 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.aggregates import AGGREGATES
-from harness.benchmark import list_benchmarks, load_benchmark
+from harness.benchmarks.benchmark import list_benchmarks, load_benchmark
 from harness.charts import SHADES, filled
 from harness.cli import main
 from harness.config import compose_config
 from harness.correlation import correlate
+from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.proxies import available, get_proxy
+from harness.rankings.aggregates import AGGREGATES
+from harness.rankings.results import Reader, inputs_of
 from harness.report import drawings, measures
 from harness.report.measures import (
     Board,
@@ -36,8 +38,6 @@ from harness.report.measures import (
 )
 from harness.report.page import build_page
 from harness.report.plots import PLOTS, choose
-from harness.results import Reader, inputs_of
-from harness.store import Row, ScoreKey, ScoreStore
 
 BENCHMARK = load_benchmark("nasbench301")
 ACCURACIES = BENCHMARK.accuracies("cifar10").to_numpy()
@@ -182,6 +182,22 @@ def test_estimates_are_computed_once_and_follow_their_input(tmp_path, monkeypatc
     assert calls[2:] == [{"a"}] * 3
     path.write_text(path.read_text(encoding="utf-8")[:-5], encoding="utf-8")  # a run was killed while it wrote
     assert Estimates(path, RESAMPLES).of({"a": scores, "b": -scores}, accuracies, ["kendall"]) == before
+
+
+def test_estimates_follow_every_file_of_the_correlations(tmp_path, monkeypatch):
+    folder = tmp_path / "correlation"
+    shutil.copytree(Path(measures.correlation.__file__).parent, folder)
+    monkeypatch.setattr(measures.correlation, "__file__", str(folder / "__init__.py"))
+    path, scores = tmp_path / "estimates.json", np.arange(20.0)
+    first = Estimates(path, RESAMPLES)
+    first.of({"a": scores}, scores, ["kendall"])
+    first.save()
+    monkeypatch.setattr(measures, "correlate_many", None)
+    Estimates(path, RESAMPLES).of({"a": scores}, scores, ["kendall"])
+    with (folder / "weighted" / "kendall.py").open("a", encoding="utf-8") as file:
+        file.write("# another definition\n")
+    with pytest.raises(TypeError, match="not callable"):
+        Estimates(path, RESAMPLES).of({"a": scores}, scores, ["kendall"])
 
 
 def test_cutoffs():

@@ -25,17 +25,18 @@ import torch
 from torch import nn
 
 import harness.proxies
-from harness import cli, scoring
-from harness.benchmark import load_benchmark
+from harness import cli
+from harness.benchmarks.benchmark import load_benchmark
+from harness.engine import scoring
+from harness.engine.scoring import Job, Scorer, Summary, run, score_subject
+from harness.engine.store import ScoreStore
 from harness.errors import HarnessError, UnknownNameError
 from harness.probes.base import EncodingProbe, Probe, Subject, Unscorable
 from harness.probes.topology import Topology
 from harness.proxies import available, get_proxy
 from harness.proxies.base import Proxy
 from harness.proxies.saliency import Snip
-from harness.scoring import Job, Scorer, Summary, run, score_subject
 from harness.spaces.nasbench201 import CONV1, CONV3, NONE, POOL, SKIP, encode
-from harness.store import ScoreStore
 
 BENCHMARK = load_benchmark("nasbench201")
 SNIP, SYNFLOW = "snip:batch_size=4", "synflow"

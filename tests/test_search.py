@@ -21,7 +21,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.benchmark import load_benchmark
+from harness.benchmarks.benchmark import load_benchmark
+from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.errors import HarnessError, UnknownNameError
 from harness.search.algorithms import Decoupled, FreeRea, RandomSearch, RegularisedEvolution, get_algorithm
 from harness.search.engine import Budget, Ceilings, Run, SearchKey, write_result
@@ -30,7 +31,6 @@ from harness.search.objective import Objective, Scored, best_so_far, fitness, no
 from harness.search.outcome import Interval, TabularSearches
 from harness.search.spaces import get_open_space
 from harness.search.tabular import TabularSpace
-from harness.store import Row, ScoreKey, ScoreStore
 
 ROOT = Path(__file__).resolve().parent.parent
 ANY = lambda genotype: True  # noqa: E731

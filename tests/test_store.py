@@ -13,8 +13,8 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
+from harness.engine.store import SCHEMA, Row, ScoreKey, ScoreStore, write_whole
 from harness.errors import HarnessError
-from harness.store import SCHEMA, Row, ScoreKey, ScoreStore, write_whole
 
 KEY = ScoreKey("nasbench201", "cifar10", "random", "snip", 0)
 

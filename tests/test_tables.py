@@ -19,17 +19,17 @@ import numpy as np
 import pytest
 
 import harness
-from harness import cli, tables
-from harness.aggregates import find_aggregate
-from harness.benchmark import list_benchmarks, load_benchmark
+from harness import cli
+from harness.benchmarks.benchmark import list_benchmarks, load_benchmark
 from harness.config import choices, compose_config, quoted
+from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.errors import HarnessError, UnknownNameError
-from harness.learned import LEARNED
-from harness.measure import Measurements, split_dataset
 from harness.proxies import get_proxy
-from harness.sheet import to_markdown
-from harness.store import Row, ScoreKey, ScoreStore
-from harness.tables import (
+from harness.rankings.aggregates import find_aggregate
+from harness.rankings.learned import LEARNED
+from harness.tables import cells
+from harness.tables.build import build_tables
+from harness.tables.cells import (
     COLUMNS,
     SLACK,
     Cell,
@@ -38,9 +38,12 @@ from harness.tables import (
     list_tables,
     load_table,
     read_published,
-    table_cells,
+    retarget,
     to_csv,
 )
+from harness.tables.measure import Measurements, split_dataset
+from harness.tables.papers import table_cells, to_sheet
+from harness.tables.sheet import to_markdown
 
 ROOT = Path(harness.__file__).resolve().parents[1]
 BENCHMARK = load_benchmark("nasbench201")
@@ -319,8 +322,8 @@ def test_a_target_of_one_dataset(tmp_path):
     table.targets = {"cifar10": column}
     cells = table_cells(table, measurements)
     assert other.ours < cells[0].ours
-    assert f"## cifar10, target {column}" in to_markdown(tables.to_sheet(table, cells))
-    assert table_cells(tables.retarget(table, "test_200ep"), measurements)[0].ours == other.ours
+    assert f"## cifar10, target {column}" in to_markdown(to_sheet(table, cells))
+    assert table_cells(retarget(table, "test_200ep"), measurements)[0].ours == other.ours
 
 
 def test_failed_scores_are_counted(tmp_path):
@@ -502,10 +505,10 @@ def test_a_published_figure_keeps_its_digits_and_says_when_it_is_not_verified():
     for row in table.rows:
         row.label, row.proxy = row.proxy, "synflow"
     cells = [replace(cell, benchmark="nasbench201") for cell in cells]
-    text = to_markdown(tables.to_sheet(table, cells))
+    text = to_markdown(to_sheet(table, cells))
     assert re.findall(r"\] / (\S+) \|", text) == ["0.50", "0.605", "0.58?", "–"]
     assert "`?`: a figure that was not checked" in text
-    assert "`?`" not in to_markdown(tables.to_sheet(table, cells[:2]))
+    assert "`?`" not in to_markdown(to_sheet(table, cells[:2]))
     assert read_published()["AZ-NAS (CVPR 2024)", "Table 1", "cifar10", "AZ-NAS", "spearman"].unverified
 
 
@@ -567,7 +570,7 @@ def test_output_that_cannot_be_written(tmp_path, where):
     assert str(output) in line
     config = compose_config("report", [*small("flops"), f"store={tmp_path / 'scores'}", f"output={output}"])
     with pytest.raises(HarnessError, match="output=DIR"):
-        tables.build_tables(config)
+        build_tables(config)
     assert (tmp_path / "file").read_text() == "in the way"
 
 
@@ -578,7 +581,7 @@ def test_published_figures_that_cannot_be_read(tmp_path, monkeypatch, content):
     path = tmp_path / "published.csv"
     if content is not None:
         path.write_text(content)
-    monkeypatch.setattr(tables, "published_csv", lambda: path)
+    monkeypatch.setattr(cells, "published_csv", lambda: path)
     with pytest.raises(HarnessError, match="published"):
         read_published()
 

@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 
 from harness import cli
-from harness.benchmark import Benchmark, Target, list_targets, load_benchmark
+from harness.benchmarks.benchmark import Benchmark, Target, list_targets, load_benchmark
 from harness.errors import HarnessError, UnknownNameError
 
 BENCHMARK = load_benchmark("nasbench201")

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import harness
+from harness.engine.scoring import Job, Scorer
+from harness.engine.store import ScoreKey, ScoreStore
 from harness.proxies import ENTRY_POINTS, available, get_proxy
-from harness.scoring import Job, Scorer
-from harness.store import ScoreKey, ScoreStore
 
 ROOT = Path(harness.__file__).resolve().parents[1]
 

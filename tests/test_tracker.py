@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness import tracker
-from harness.benchmark import load_benchmark
-from harness.cli import main
-from harness.scoring import Job
+from harness.benchmarks.benchmark import load_benchmark
+from harness.cli import main, tracker
+from harness.engine.scoring import Job
 
 COUNTS = ["score", "dataset=ImageNet16-120", "proxies=[flops,flops:count=all]", "limit=30", "store=scores"]
 

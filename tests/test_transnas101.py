@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from harness.benchmark import load_benchmark
+from harness.benchmarks.benchmark import load_benchmark
 from harness.errors import HarnessError
 from harness.probes.base import Subject
 from harness.probes.gaussian import LinearRegions
 from harness.probes.topology import Topology
 from harness.spaces.base import Operation
 from harness.spaces.transnas101 import TransNas101Macro, TransNas101Micro, decode_cell, decode_modules
-from harness.spaces.transnas101_network import BasicBlock, Cell
+from harness.spaces.transnas101.network import BasicBlock, Cell
 
 MICRO, MACRO = TransNas101Micro(), TransNas101Macro()
 TASKS = ("class_scene", "class_object", "room_layout", "jigsaw", "segmentsemantic", "normal", "autoencoder")

@@ -18,16 +18,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harness import correlation
-from harness.aggregates import AGGREGATES
-from harness.benchmark import Target, list_benchmarks, load_benchmark
+from harness.benchmarks.benchmark import Target, list_benchmarks, load_benchmark
 from harness.config import TableConfig, choices
 from harness.correlation import Estimate, Metric, correlate_many, ndcg
+from harness.engine.store import ScoreKey, ScoreStore
 from harness.errors import HarnessError
-from harness.leaderboard import inapplicable
 from harness.proxies import available, get_proxy
-from harness.results import PAPER_INPUTS, Reader, Scores, inputs_of, scoring_commands
-from harness.store import ScoreKey, ScoreStore
-from harness.tables import METRIC_NAMES, load_table, read_published
+from harness.rankings.aggregates import AGGREGATES
+from harness.rankings.results import PAPER_INPUTS, Reader, Scores, inputs_of, scoring_commands
+from harness.tables.cells import METRIC_NAMES, load_table, read_published
+from harness.tables.leaderboard import inapplicable
 
 #: Populations looked at, where a space has them, besides those that the tables of its benchmark name.
 POPULATIONS = ("all", "no_dead_ops", "no_dead_ops.sample(1000, seed=0)", "sample(1000, seed=0)", "sample(300, seed=0)")
@@ -255,8 +255,8 @@ class Estimates:
         self.path, self.resamples = path, resamples
         self._known: dict[str, list[float]] = {}
         self._used: dict[str, list[float]] = {}
-        code = Path(correlation.__file__).read_bytes()
-        self._code = hashlib.sha256(code).hexdigest()
+        code = sorted(Path(correlation.__file__).parent.rglob("*.py"))
+        self._code = hashlib.sha256(b"".join(file.read_bytes() for file in code)).hexdigest()
         if path is not None and path.is_file():
             try:
                 self._known = json.loads(path.read_text(encoding="utf-8"))

@@ -10,21 +10,21 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
 
-from harness.aggregates import AGGREGATES, Aggregate
-from harness.benchmark import Benchmark, list_benchmarks, load_benchmark
+from harness.benchmarks.benchmark import Benchmark, list_benchmarks, load_benchmark
 from harness.correlation import metric as get_metric
 from harness.charts import bundle, library
+from harness.engine.store import ScoreStore
 from harness.errors import HarnessError
-from harness.progress import Progress
+from harness.progress import progress_bar
 from harness.proxies import available, get_proxy
 from harness.proxies.base import Proxy
+from harness.rankings.aggregates import AGGREGATES, Aggregate
 from harness.report.drawings import AXES, chart
 from harness.report.measures import (
     Board,
@@ -47,7 +47,6 @@ from harness.report.measures import (
     whole,
 )
 from harness.seeds import stable_rng
-from harness.store import ScoreStore
 
 #: Bytes that the scores of all scatter plots may take: the folder stays under 5 MB however many scores there are.
 POINT_BYTES = 1_700_000
@@ -392,17 +391,17 @@ def site_files(store: ScoreStore, metrics: Sequence[str], points: int, estimates
     files["vega.js"] = bundle()
     files["data/charts.js"] = _script("charts", {kind: chart(kind) for kind in CHARTS})
     rows = []
-    with closing(Progress(len(found) + len(proxies), "leaderboards and proxies")) as progress:
+    with progress_bar(len(found) + len(proxies), "leaderboards and proxies") as progress:
         for board in found:
             rows += leaderboard_rows(board, metrics, estimates)
-            progress.advance()
+            progress.update()
         for facts in proxies:
             data = proxy_data(facts["name"], found, limits, estimates)
             files[f"data/proxies/{facts['slug']}.js"] = _script("proxy", data)
             files[f"proxies/{facts['slug']}.html"] = templates.get_template("proxy.html.j2").render(
                 **common, root="../", proxy=facts, scored=bool(data)
             )
-            progress.advance()
+            progress.update()
     files["data/leaderboard.js"] = _script("leaderboard", leaderboard_data(rows, found, metrics))
     cards = [benchmark_facts(benchmark, found) for benchmark in benchmarks]
     for benchmark, card in zip(benchmarks, cards, strict=True):

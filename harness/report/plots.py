@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,14 +15,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from harness.aggregates import find_aggregate, ranks
-from harness.benchmark import load_benchmark
+from harness.benchmarks.benchmark import load_benchmark
 from harness.charts import COLOURS, FORMATS, filled, library, save
 from harness.correlation import Estimate, Metric
 from harness.correlation import metric as get_metric
+from harness.engine.store import ScoreStore
 from harness.errors import HarnessError, UnknownNameError
-from harness.progress import Progress
+from harness.progress import progress_bar
 from harness.proxies import get_proxy
+from harness.rankings.aggregates import find_aggregate, ranks
+from harness.rankings.results import PAPER_INPUTS, Reader
 from harness.report.drawings import chart
 from harness.report.measures import (
     POPULATIONS,
@@ -42,9 +43,7 @@ from harness.report.measures import (
     score_axis,
     seed_estimates,
 )
-from harness.results import PAPER_INPUTS, Reader
 from harness.seeds import stable_rng
-from harness.store import ScoreStore
 
 #: Pixels across a plot.
 WIDTH = 780
@@ -339,12 +338,12 @@ def _draw(compared: Comparison, plots: Collection[str], formats: Sequence[str], 
     """Draw the plots of one run into a folder; returns the kinds of those that there were."""
     kinds = set()
     scatters = len(compared.entries) - 1 if "scatter" in plots else 0
-    with closing(Progress(len(plots) + scatters, "plots")) as progress:
+    with progress_bar(len(plots) + scatters, "plots") as progress:
         for plot in plots:
             for figure in PLOTS[plot](compared):
                 spec = filled(chart(figure.kind), figure.data, figure.signals, WIDTH, figure.title, *figure.lines)
                 for path in save(spec, folder / figure.file, formats):
                     print(path)
                 kinds.add(figure.kind)
-                progress.advance()
+                progress.update()
     return kinds

@@ -3,17 +3,46 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from harness.errors import HarnessError
-from harness.search.genes import SIZE, TOPOLOGY, SearchSpace
+from harness.search.genes import SIZE, TOPOLOGY, Genotype, SearchSpace
 from harness.specs import configured
 
-if TYPE_CHECKING:
-    from harness.search.engine import Run
+
+class Population(Protocol):
+    """What an algorithm may do with a run (`harness.search.engine.Run`); members are places in its history."""
+
+    rng: np.random.RandomState
+
+    @property
+    def population(self) -> list[int]:
+        """Places of the current members; algorithms change it."""
+
+    def random(self) -> Genotype:
+        """A random member that keeps the ceilings."""
+
+    def mutated(self, parent: int, steps: int = 1) -> Genotype:
+        """A mutation of the phase's genes."""
+
+    def crossed(self, first: int, second: int) -> Genotype:
+        """A crossing in the phase's genes."""
+
+    def evaluate(self, genotype: Genotype) -> int:
+        """Scores a member by the phase's proxies and gives its place in the history."""
+
+    def ranked(self, members: Sequence[int]) -> list[int]:
+        """Members from the best down, the earlier of equals first."""
+
+    def survivors(self, size: int) -> None:
+        """Cut the population to its best; it stays in the order of age."""
+
+    def left(self) -> bool:
+        """Whether the phase has budget left."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +80,11 @@ class Algorithm(ABC):
         """The phases for a space and a number of proxies; shares sum to 1. Raises HarnessError: they do not fit."""
 
     @abstractmethod
-    def evolve(self, run: Run, phase: Phase) -> None:
+    def evolve(self, run: Population, phase: Phase) -> None:
         """One step with a full population. Evaluates at least one member unless the budget is spent."""
 
 
-def drawn(run: Run, size: int) -> list[int]:
+def drawn(run: Population, size: int) -> list[int]:
     """A tournament: `size` different members of the population, or all where it has fewer."""
     population = run.population
     return [population[i] for i in run.rng.permutation(len(population))[:size]]
@@ -72,7 +101,7 @@ class RandomSearch(Algorithm):
     def phases(self, space: SearchSpace, proxies: int) -> list[Phase]:
         return [Phase("random", 1.0, tuple(range(proxies)), size=1)]
 
-    def evolve(self, run: Run, phase: Phase) -> None:
+    def evolve(self, run: Population, phase: Phase) -> None:
         run.population.append(run.evaluate(run.random()))
         run.survivors(1)
 
@@ -96,13 +125,13 @@ class RegularisedEvolution(_Evolution):
     summary: ClassVar[str] = "tournament, one mutation, the oldest dies"
     citation: ClassVar[str] = "Real et al., Regularized Evolution, AAAI 2019"
 
-    def evolve(self, run: Run, phase: Phase) -> None:
+    def evolve(self, run: Population, phase: Phase) -> None:
         parent = run.ranked(drawn(run, phase.tournament))[0]
         run.population.append(run.evaluate(run.mutated(parent)))
         run.population.pop(0)
 
 
-def breed(run: Run, phase: Phase, mutants: int, steps: int) -> None:
+def breed(run: Population, phase: Phase, mutants: int, steps: int) -> None:
     """A step of FreeREA: mutants of a tournament's two best and their crossing; the oldest dies, the best stay."""
     parents = run.ranked(drawn(run, phase.tournament))[:2]
     children = [(run.mutated, (parent, steps)) for parent in parents for _ in range(mutants)]
@@ -132,7 +161,7 @@ class FreeRea(_Evolution):
     mutants: int = 1
     steps: int = 1
 
-    def evolve(self, run: Run, phase: Phase) -> None:
+    def evolve(self, run: Population, phase: Phase) -> None:
         breed(run, phase, self.mutants, self.steps)
 
 
@@ -196,7 +225,7 @@ class Decoupled(Algorithm):
                 )
         return found
 
-    def evolve(self, run: Run, phase: Phase) -> None:
+    def evolve(self, run: Population, phase: Phase) -> None:
         breed(run, phase, 1, 1)
 
 

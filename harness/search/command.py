@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.benchmark import list_benchmarks
+from harness.benchmarks.benchmark import list_benchmarks
 from harness.errors import HarnessError, UnknownNameError
-from harness.results import PAPER_INPUTS
+from harness.rankings.results import PAPER_INPUTS
 from harness.search.algorithms import get_algorithm
-from harness.search.engine import Budget, Ceilings, Run, SearchKey, finished, folder_of, write_result
-from harness.search.export import write_found
-from harness.search.genes import OpenSpace
-from harness.search.objective import NetworkScores, check_combination
+from harness.search.engine import Budget, SearchKey, folder_of, write_result
+from harness.search.objective import check_combination
 from harness.search.outcome import Interval, TabularSearches
+from harness.search.run import ceilings_of, complete, joined, open_run
 from harness.search.spaces import available, get_open_space
 from harness.specs import label
 
@@ -39,21 +38,8 @@ def search(config: Any) -> int:
     return _tabular(config)
 
 
-def ceilings_of(config: Any, space: OpenSpace | None = None) -> Ceilings:
-    """The limits that a configuration names, else the space's own."""
-    own = (None, None) if space is None else space.ceilings
-    given = (config.max_params, config.max_flops)
-    return Ceilings(*(limit if limit is not None else default for limit, default in zip(given, own, strict=True)))
-
-
-def joined(proxies: Any, combine: str) -> str:
-    """The proxies of a run as one level of its folder: their names, and how they are combined."""
-    names = "+".join(proxies)
-    return names if len(proxies) == 1 else f"{combine}({names})"
-
-
 def _tabular(config: Any) -> int:
-    from harness.benchmark import load_benchmark
+    from harness.benchmarks.benchmark import load_benchmark
 
     benchmark = load_benchmark(config.benchmark)
     dataset = config.dataset or next(iter(benchmark.datasets))
@@ -92,41 +78,6 @@ def _tabular(config: Any) -> int:
         f"oracle {outcome.oracle:.3f}; store {config.store}"
     )
     return 0
-
-
-def open_run(
-    space: OpenSpace, config: Any, seed: int, algorithm: str, proxies: list[str], combine: str, budget: str
-) -> tuple[Run, SearchKey]:
-    """A run on an open space, not yet started, and what it is stored under."""
-    objective = NetworkScores(space, proxies, config.inputs.name, config.inputs.path, config.score_seed, config.device)
-    ceilings = ceilings_of(config, space)
-    run = Run(space, objective, get_algorithm(algorithm), Budget.parse(budget), seed, ceilings, combine)
-    key = SearchKey(
-        label(space),
-        "none",
-        "all",
-        config.inputs.name,
-        config.score_seed,
-        joined(objective.labels, combine),
-        label(run.algorithm),
-        str(ceilings),
-        budget,
-        seed,
-    )
-    return run, key
-
-
-def complete(run: Run, key: SearchKey, store: str, save_seconds: float, progress: bool = True) -> dict[str, Any]:
-    """The result of a run: the stored one, or that of the run, gone on with from where it was saved."""
-    folder = folder_of(store, key)
-    result = finished(folder, run.objective)
-    if result is None:
-        if run.load(folder):
-            print(f"going on from {len(run.state.history):,} evaluations, {run.state.seconds:.0f} s: {folder}")
-        run.go(folder, save_seconds, progress)
-        result = write_result(run, folder, key)
-        write_found(run.space, run.best, result, folder)
-    return result
 
 
 def _open(config: Any) -> int:

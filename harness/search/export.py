@@ -7,8 +7,8 @@ import pprint
 from pathlib import Path
 from typing import Any
 
+from harness.engine.store import write_text
 from harness.search.genes import Genotype, OpenSpace
-from harness.store import write_text
 
 YAML, MODULE = "architecture.yaml", "architecture.py"
 

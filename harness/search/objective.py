@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from harness.aggregates import OPERATIONS, find_aggregate
 from harness.errors import HarnessError, UnknownNameError
 from harness.proxies import get_proxy
-from harness.results import Reader, scoring_commands
+from harness.rankings.aggregates import OPERATIONS, find_aggregate
+from harness.rankings.results import Reader, scoring_commands
 from harness.search.genes import Genotype, OpenSpace
 from harness.search.tabular import TabularSpace
 
@@ -135,8 +135,8 @@ class NetworkScores(Objective):
     def __init__(
         self, space: OpenSpace, proxies: Sequence[str], inputs: str, inputs_path: str | None, seed: int, device: str
     ):
-        from harness.inputs import load_inputs
-        from harness.scoring import resolve_device
+        from harness.engine.inputs import load_inputs
+        from harness.engine.scoring import resolve_device
 
         for name in proxies:
             if find_aggregate(name) is not None:
@@ -168,8 +168,8 @@ class NetworkScores(Objective):
 
         import torch
 
+        from harness.engine.scoring import score_subject
         from harness.probes.base import Subject
-        from harness.scoring import score_subject
         from harness.seeds import stable_seed
 
         started = time.perf_counter()

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import bootstrap
 
-from harness.benchmark import load_benchmark
-from harness.results import PAPER_INPUTS, Reader
+from harness.benchmarks.benchmark import load_benchmark
+from harness.engine.store import ScoreStore
+from harness.rankings.results import PAPER_INPUTS, Reader
 from harness.search.algorithms import get_algorithm
 from harness.search.engine import Budget, Ceilings, Run
 from harness.search.objective import StoredScores
 from harness.search.tabular import TabularSpace
 from harness.seeds import stable_rng
-from harness.store import ScoreStore
 
 
 @dataclass(frozen=True)

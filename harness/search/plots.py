@@ -147,8 +147,8 @@ def plot_run(folder: Path, proxies: list[str], prefix: Path | None = None) -> li
 
 
 def _plots_of_runs(config: Any, output: Path) -> list[Path]:
-    from harness.search.command import open_run
     from harness.search.engine import folder_of
+    from harness.search.run import open_run
     from harness.search.spaces import get_open_space
 
     paths: list[Path] = []

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from harness.engine.store import write_text
 from harness.errors import HarnessError
-from harness.search.command import complete, open_run
 from harness.search.objective import NetworkScores
 from harness.search.outcome import Interval, Outcome, TabularSearches
+from harness.search.run import complete, open_run
 from harness.search.spaces import available, get_open_space
-from harness.store import write_text
 
 #: Evaluations at which a table gives the accuracy held so far, besides the last.
 POINTS = (10, 100)

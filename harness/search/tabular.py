@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from harness.benchmark import Benchmark, Dataset
+from harness.benchmarks.benchmark import Benchmark, Dataset
 from harness.errors import HarnessError, UnknownNameError
 from harness.search.genes import TOPOLOGY, Allowed, Gene, Genotype, SearchSpace
 from harness.spaces import darts, macro, nasbench101, nasbench201

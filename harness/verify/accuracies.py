@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from harness.benchmark import Benchmark
+from harness.benchmarks.benchmark import Benchmark
 from harness.errors import HarnessError
-from harness.findings import Finding
 from harness.verify.baseline import accuracy_digests, guarded_benchmarks, read_baseline
+from harness.verify.findings import Finding
 
 
 def check_accuracies(config: Any) -> Iterator[Finding]:

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from harness.benchmark import load_benchmark
+from harness.benchmarks.benchmark import load_benchmark
 from harness.correlation import correlate, metric
+from harness.engine.scoring import Job, run
+from harness.engine.store import ScoreStore
 from harness.errors import HarnessError
-from harness.findings import Finding
 from harness.proxies import available, get_proxy
 from harness.proxies.base import Proxy
-from harness.scoring import Job, run
 from harness.specs import configure, split_spec
-from harness.store import ScoreStore
+from harness.verify.findings import Finding
 
 #: Small enough for every push, of every kind of cell, and known to every space.
 POPULATION = "sample(100, seed=0)"

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from harness.benchmark import load_benchmark
+from harness.benchmarks.benchmark import load_benchmark
+from harness.engine.store import ScoreStore
 from harness.errors import HarnessError
-from harness.results import Reader
-from harness.store import ScoreStore
+from harness.rankings.results import Reader
 
 #: Names in the reference file -> our proxy, and the least rank correlation that shows the same definition; None
 #: where another draw of the same definition does not reach one (results/tables/notes.md has the measurements).

@@ -1,0 +1,1 @@
+"""What it costs: passes, memory, loading and counting."""

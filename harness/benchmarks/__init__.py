@@ -1,0 +1,1 @@
+"""Benchmarks: stored accuracies with their cards, and importers of official archives."""

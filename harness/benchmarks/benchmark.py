@@ -1,0 +1,341 @@
+"""Benchmarks: a space, its numbering, and the stored accuracies, as Parquet with a card, embedded or imported."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from harness.errors import HarnessError, UnknownNameError
+from harness.paths import data_dir, imported_dir
+from harness.seeds import stable_rng
+from harness.spaces import get_space
+from harness.spaces.base import Space
+
+_SAMPLE = re.compile(
+    r"(?:(?P<base>\w+)\s*[./:]\s*)?sample\(\s*(?P<n>\d+)\s*(?:,\s*(?:seed\s*=\s*)?(?P<seed>\d+)\s*)?\)"
+)
+
+
+#: The file of a benchmark's identities and accuracies; its card may name others beside it.
+ACCURACIES = "accuracies.parquet"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a benchmark's networks were trained on: number of classes, image side in pixels."""
+
+    name: str
+    classes: int
+    resolution: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """A stored figure that proxies are to predict.
+
+    Attributes:
+        name: as `accuracies` and `target=` take it.
+        column: its column in `file`.
+        file: the Parquet file in the benchmark's folder.
+        kind: `accuracy`, `latency`, `energy`, ... .
+        unit: `%`, `ms`, `mJ`, ... .
+        higher_is_better: whether a search wants it high.
+    """
+
+    name: str
+    column: str
+    file: str = ACCURACIES
+    kind: str = "accuracy"
+    unit: str = "%"
+    higher_is_better: bool = True
+
+    @property
+    def is_percentage(self) -> bool:
+        """Whether it lies in [0, 100], as the gain 2^accuracy of nDCG supposes."""
+        return self.unit == "%"
+
+    def admits(self, metric: str) -> bool:
+        """Whether a metric means something for this figure.
+
+        Kendall's and Spearman's correlations do for all. nDCG needs percentages; nDCG, top precision and regret
+        look for the largest values, and so need a figure that is to be high.
+        """
+        if metric.startswith("ndcg_"):
+            return self.is_percentage and self.higher_is_better
+        return self.higher_is_better or not metric.startswith(("top_", "regret_"))
+
+    def __str__(self) -> str:
+        return f"{self.kind} in {self.unit}, {'higher' if self.higher_is_better else 'lower'} is better"
+
+
+class Benchmark:
+    """Stored accuracies of a space's architectures. `len()` is the number of architectures.
+
+    Architectures are named by their `index` (0-based, the benchmark's own numbering). Accuracies are read
+    only when `accuracies()` is called; nothing on the way from architecture to score calls it.
+
+    A card may say `same_as: NAME`, and takes from that benchmark all that it does not state itself, table and
+    scores included; `scores_of: NAME`, whose architectures have the same indices, so that scores are shared; and
+    leave out `encoding` and `sha256`, where the space lists its members and no accuracies are at hand.
+    """
+
+    def __init__(self, folder: Path):
+        import yaml
+
+        self.folder = folder
+        self.name = folder.name
+        card: dict = yaml.safe_load((folder / "card.yaml").read_text(encoding="utf-8"))
+        twin = load_benchmark(card["same_as"]) if "same_as" in card else None
+        self.card: dict = {**twin.card, **card} if twin else card
+        #: Where the files lie: those of a benchmark under another name where the card says so.
+        self.files: Path = twin.files if twin else folder
+        #: The benchmark under whose name scores are stored: its architectures have the same indices.
+        self.scores_of: str = self.card.get("scores_of", twin.scores_of if twin else self.name)
+        self.datasets = {name: Dataset(name, **spec) for name, spec in self.card["datasets"].items()}
+
+    def __len__(self) -> int:
+        return int(self.card["rows"])
+
+    def __repr__(self) -> str:
+        return f"<benchmark {self.name}: {len(self):,} architectures, datasets {', '.join(self.datasets)}>"
+
+    @property
+    def has_accuracies(self) -> bool:
+        """Whether there is a table; without one, architectures can be scored and listed all the same."""
+        return "sha256" in self.card
+
+    @cached_property
+    def space(self) -> Space:
+        return get_space(self.card["space"]).configure(self.card.get("network", {}))
+
+    @cached_property
+    def _verified(self) -> dict[str, Path]:
+        """The files whose bytes were found to be those that the card describes."""
+        return {}
+
+    def _path(self, file: str) -> Path:
+        if file not in self._verified:
+            path = self.files / file
+            if not path.is_file():
+                raise HarnessError(f"{path} is missing: reinstall the package or restore the file")
+            expected = (self.card if file == ACCURACIES else self.card["tables"][file])["sha256"]
+            with open(path, "rb") as opened:
+                found = hashlib.file_digest(opened, "sha256").hexdigest()
+            if found != expected:
+                raise HarnessError(
+                    f"{path} is damaged: its sha256 is {found[:12]}…, the card says {expected[:12]}…; restore the file"
+                )
+            self._verified[file] = path
+        return self._verified[file]
+
+    def column(self, name: str, file: str = ACCURACIES) -> np.ndarray:
+        """A column (len,) as it is stored, in index order: numbers with NaN where none is stored, text, or bytes.
+
+        Raises:
+            UnknownNameError: the file has no such column. HarnessError: it is missing or damaged.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self._path(file)
+        names = pq.read_schema(path).names
+        if name not in names:
+            raise UnknownNameError(f"column of {path}", name, names)
+        # Of texts that repeat, each is made once, and those that are equal are one object.
+        table = pq.ParquetFile(path, read_dictionary=[name])
+        # One column gives threads nothing to do, and starting them takes longer than reading it.
+        column = table.read(columns=[name], use_threads=False).column(0).combine_chunks()
+        if pa.types.is_dictionary(column.type):
+            return column.dictionary.to_numpy(zero_copy_only=False)[column.indices.to_numpy()]
+        return column.to_numpy(zero_copy_only=False)
+
+    @cached_property
+    def architectures(self) -> Sequence[str]:
+        """Encodings in index order: those of the table, or all that the space lists."""
+        columns = self.encoding_columns()
+        return self.space.encodings(columns) if columns else self.space.members()
+
+    def encoding_columns(self) -> dict[str, np.ndarray]:
+        """The stored columns that the card names under `encoding`, in index order; none where it names none."""
+        names = self.card.get("encoding", [])
+        names = [names] if isinstance(names, str) else names
+        return {name: self.column(name) for name in names}
+
+    def dataset(self, name: str) -> Dataset:
+        """Raises UnknownNameError with the nearest dataset of this benchmark."""
+        if name not in self.datasets:
+            raise UnknownNameError(f"dataset of {self.name}", name, self.datasets)
+        return self.datasets[name]
+
+    def targets(self, dataset: str) -> dict[str, Target]:
+        """The figures stored for a dataset, by name: accuracies, and what the card's other tables hold.
+
+        A card lists them as `name: column` under `targets`, accuracies in percent unless it gives the dataset another
+        unit under `units`, and the columns of further tables by kind under `tables`, where a column's name is the
+        target's.
+
+        Raises:
+            UnknownNameError: no such dataset.
+        """
+        self.dataset(dataset)
+        unit = self.card.get("units", {}).get(dataset, "%")
+        found = {
+            name: Target(name, column, kind="accuracy" if unit == "%" else name, unit=unit)
+            for name, column in self.card.get("targets", {}).get(dataset, {}).items()
+        }
+        for file, table in self.card.get("tables", {}).items():
+            for group in table["figures"] if table["dataset"] == dataset else ():
+                better = {"higher": True, "lower": False}[group["better"]]
+                for name in group["columns"]:
+                    found[name] = Target(name, name, file, group["kind"], group["unit"], better)
+        return found
+
+    def target(self, dataset: str, name: str | None = None) -> Target:
+        """What is stored as `name`, by default the card's `default_target`.
+
+        Raises:
+            UnknownNameError: no such dataset or target; the message has the nearest name.
+        """
+        targets = self.targets(dataset)
+        name = name or self.card["default_target"]
+        if name not in targets:
+            raise UnknownNameError(f"target of {self.name}/{dataset}", name, targets)
+        return targets[name]
+
+    def accuracies(self, dataset: str, target: str | None = None) -> pd.Series:
+        """A stored figure in its unit, indexed by architecture; NaN where the benchmark stores none.
+
+        Args:
+            target: which one, e.g. `test_200ep`, `valid_12ep`, `edgegpu_latency`, `pgd@Linf_eps-1.0`
+                (`harness list targets`); the card names the default, an accuracy in percent.
+
+        Raises:
+            UnknownNameError: no such dataset or target.
+            HarnessError: a benchmark without accuracies.
+        """
+        if not self.has_accuracies:
+            raise HarnessError(
+                f"{self.name} comes without accuracies: bring them with `harness import {self.name} PATH` from the "
+                "official archive"
+            )
+        found = self.target(dataset, target)
+        return pd.Series(self.column(found.column, found.file), name=f"{dataset} {found.name}")
+
+    def index(self, architecture: str) -> int:
+        """Index of an encoding. Raises HarnessError where it is no member."""
+        parsed = self.space.parse(architecture)
+        try:
+            return self._place(parsed)
+        except (KeyError, ValueError):
+            raise HarnessError(f"{parsed} is none of the {len(self):,} architectures of {self.name}") from None
+
+    @cached_property
+    def _place(self) -> Callable[[str], int]:
+        """Finds an encoding. A sequence that makes its strings on demand is asked, so as not to make them all."""
+        if isinstance(self.architectures, list):
+            first: dict[str, int] = {}
+            for i, architecture in enumerate(self.architectures):
+                first.setdefault(architecture, i)  # a benchmark may hold an architecture that was trained twice
+            return first.__getitem__
+        return self.architectures.index
+
+    @cached_property
+    def representatives(self) -> np.ndarray:
+        """(len,) int: for each architecture the smallest index whose network is alike to every proxy."""
+        if self.space.distinct:
+            return np.arange(len(self))
+        first: dict[str, int] = {}
+        return np.array([first.setdefault(self.space.network_key(a), i) for i, a in enumerate(self.architectures)])
+
+    def population(self, text: str = "all") -> np.ndarray:
+        """Sorted indices of a population.
+
+        Args:
+            text: `all`; `unique` (the smallest index of each canonical form); a population of the space such
+                as `no_dead_ops`; `sample(n, seed=s)` of all, or `NAME.sample(n, seed=s)` of another one:
+                n architectures without replacement, the same on every machine.
+
+        Raises:
+            UnknownNameError, HarnessError: no such population, or a sample larger than it.
+        """
+        text = str(text).strip()
+        match = _SAMPLE.fullmatch(text)
+        if match:
+            members = self.population(match["base"] or "all")
+            n, seed = int(match["n"]), int(match["seed"] or 0)
+            if n > len(members):
+                raise HarnessError(f"population {text!r} asks for {n} of {len(members)} architectures: lower n")
+            rng = stable_rng("sample", self.space.name, match["base"] or "all", seed)
+            return np.sort(rng.permutation(members)[:n])
+        if text not in self.space.populations:
+            raise UnknownNameError("population", text, [*self.space.populations, "sample(n, seed=0)"])
+        if text == "unique" and not self.space.distinct:
+            first: dict[str, int] = {}
+            for i, architecture in enumerate(self.architectures):
+                first.setdefault(self.space.canonical(architecture), i)
+            return np.array(sorted(first.values()))
+        if text in ("all", "unique"):
+            return np.arange(len(self))
+        return np.flatnonzero(self.space.in_population(text, self.architectures))
+
+
+def _folders() -> dict[str, Path]:
+    """Folder of each benchmark.
+
+    An imported table never stands in for an embedded one, whose scores and tables depend on its rows: only for
+    a card that is embedded without accuracies.
+    """
+    embedded = {card.parent.name: card.parent for card in data_dir("benchmarks").glob("*/card.yaml")}
+    imported = {card.parent.name: card.parent for card in imported_dir().glob("[!.]*/card.yaml")}
+    bare = {name for name in imported.keys() & embedded.keys() if not _at(embedded[name]).has_accuracies}
+    return {**imported, **embedded, **{name: imported[name] for name in bare}}
+
+
+def list_benchmarks() -> dict[str, str]:
+    """Names of the embedded and of the imported benchmarks with their titles."""
+    return {name: _at(folder).card["title"] for name, folder in sorted(_folders().items())}
+
+
+def list_targets() -> dict[str, str]:
+    """What is stored for which dataset of which benchmark, `benchmark/dataset target`, with its kind and unit."""
+    return {
+        f"{name}/{dataset} {target}": str(figure)
+        for name in list_benchmarks()
+        for dataset in load_benchmark(name).datasets
+        for target, figure in load_benchmark(name).targets(dataset).items()
+    }
+
+
+def load_benchmark(name: str) -> Benchmark:
+    """The embedded or imported benchmark `name`. Raises UnknownNameError with the nearest name."""
+    folders = _folders()
+    if name not in folders:
+        raise UnknownNameError("benchmark", name, folders)
+    return _at(folders[name])
+
+
+def embedded_benchmark(name: str) -> Benchmark | None:
+    """The benchmark `name` as it is embedded, whatever was imported; None where it is not."""
+    folder = data_dir("benchmarks") / name
+    return _at(folder) if (folder / "card.yaml").is_file() else None
+
+
+_loaded: dict[Path, Benchmark] = {}
+
+
+def _at(folder: Path) -> Benchmark:
+    if folder not in _loaded:
+        _loaded[folder] = Benchmark(folder)
+    return _loaded[folder]
+
+
+def forget_benchmark(folder: Path) -> None:
+    """Read the card and table of `folder` again at the next `load_benchmark`: after an import."""
+    _loaded.pop(folder, None)

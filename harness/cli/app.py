@@ -1,0 +1,449 @@
+"""The command line: `harness score | report | verify | …`, with one line and exit code 2 for every mistake."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+
+from harness import __version__
+from harness.cli import completion
+from harness.errors import HarnessError, UnknownNameError
+
+USAGE = """\
+Training-free NAS proxies on NAS benchmarks, beside what the papers printed.
+
+\b
+  harness score benchmark=nasbench201 dataset=cifar10 "proxies=[synflow,vkdnw]" population=no_dead_ops limit=20
+  harness score inputs=cifar10 inputs.path=DATA "proxies=[snip,naswot]" population="sample(100, seed=0)"
+  harness report table=vkdnw_table1
+  harness report                        # every table, and what is missing from the store
+  harness search benchmark=nasbench201 algorithm=freerea "proxies=[flops]" budget=1000 repeats=30
+  harness search benchmark=esformer algorithm=decoupled "proxies=[entropic_score,logsynflow]" budget=10min
+  harness report plots dataset=cifar10  # figures of how well the stored scores rank (results/plots)
+  harness report page                   # leaderboard, proxies and benchmarks as one folder to open (results/site)
+  harness list proxies
+  harness verify                        # do the committed numbers still hold?
+  harness verify --proxy mypackage.proxies:MaxGradient --expect "tau>=0.5"
+  harness import nats_sss NATS-sss-v1_0-50262-simple      # an official archive; --check compares only
+  harness queue minutes=60 data=DATA    # scoring runs still missing, from the top of results/QUEUE.md
+
+Settings are key=value (Hydra): `harness COMMAND --help` lists them, with examples. Add -m to sweep, as in:
+harness score -m "proxies=[vkdnw]" seed=0,1,2, or shards=8 hydra/launcher=submitit_slurm for a cluster.
+"""
+
+#: Commands that compute no score: there is nothing to go on from when they are stopped.
+_READING = {"report", "verify", "list", "doctor", "completion"}
+
+#: Hydra's own flags, for which the run is handed to Hydra as a whole.
+_HYDRA_FLAGS = {"-m", "--multirun", "--cfg", "-c", "--info", "-i", "--resolve", "--experimental-rerun"}
+
+#: Settings are handed on as they were typed, Hydra's flags among them.
+_AS_TYPED = {"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
+
+
+class _Names(click.ParamType):
+    """One of some names, which are read when they are needed."""
+
+    name = "name"
+
+    def __init__(self, kind: str, names: Callable[[], Iterable[str]]):
+        self.kind, self.names = kind, names
+
+    def convert(self, value: str, param: Any, ctx: Any) -> str:
+        names = list(self.names())
+        if value not in names:
+            raise UnknownNameError(self.kind, value, names)
+        return value
+
+    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list:
+        return _items(self.names(), incomplete)
+
+
+class _Settings(click.ParamType):
+    """`key=value` settings of a command: read by Hydra, completed here."""
+
+    name = "settings"
+
+    def __init__(self, command: str):
+        self.command = command
+
+    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list:
+        return _items(completion.settings_of(self.command), incomplete)
+
+
+def _items(words: Iterable[str], incomplete: str) -> list:
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(word) for word in words if word.startswith(incomplete)]
+
+
+class _Configured(click.Command):
+    """A command whose settings are those of a file in `conf/`, which its help shows."""
+
+    def __init__(self, name: str, run: Callable[..., int], config: str | None = None, options: Sequence[Any] = ()):
+        self.config = config or name
+        settings = click.Argument(["settings"], nargs=-1, type=_Settings(self.config), metavar="[KEY=VALUE]...")
+        super().__init__(
+            name,
+            callback=lambda settings, **options: run(list(settings), **options),
+            params=[settings, *options],
+            context_settings=_AS_TYPED,
+        )
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        self.format_usage(ctx, formatter)
+        formatter.write(f"\n{_described(self.config)}\n")
+        if len(self.params) > 1:
+            self.format_options(ctx, formatter)
+
+
+def _described(config: str) -> str:
+    """A command's settings with what each does: its file of the configuration."""
+    from harness.config import config_path
+
+    return config_path(config).read_text(encoding="utf-8").split("\nhydra:")[0].rstrip()
+
+
+class _Group(click.Group):
+    """A group that names the nearest command where one is unknown."""
+
+    kind = "command"
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
+        known = self.list_commands(ctx)
+        if args[0] not in known:
+            raise UnknownNameError(self.kind, args[0], known)
+        return super().resolve_command(ctx, args)
+
+
+class _Parts(_Group):
+    """A command that goes on with the name of a part of it, or without one does its main part.
+
+    Args:
+        main: the main part, which takes the settings when no part is named.
+        parts: the others, by name.
+    """
+
+    def __init__(self, name: str, kind: str, main: _Configured, parts: Callable[[], Mapping[str, click.Command]]):
+        super().__init__(name, context_settings=_AS_TYPED, no_args_is_help=False)
+        self.kind, self.main, self.parts = kind, main, parts
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.parts())
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return self.main if name == self.main.name else self.parts().get(name)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        asks_help = bool(args) and args[0] in ("-h", "--help")
+        nothing_typed = not args and not ctx.resilient_parsing  # a shell asks what may follow
+        if nothing_typed or (args and not asks_help and (args[0][:1] in "-~" or "=" in args[0])):
+            args = [self.main.name, *args]
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
+        if args[0] == self.main.name:
+            return args[0], self.main, args[1:]
+        return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list:
+        settings = _items(completion.settings_of(self.main.config), incomplete)
+        return [*super().shell_complete(ctx, incomplete), *self.main.shell_complete(ctx, incomplete), *settings]
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.width = 120
+        formatter.write_usage(ctx.command_path, f"[{'|'.join(self.list_commands(ctx))}] [KEY=VALUE]...")
+        formatter.write(f"\n{_described(self.main.config)}\n")
+        if len(self.main.params) > 1:
+            self.main.format_options(ctx, formatter)
+
+
+@click.group(cls=_Group, help=USAGE, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, message="harness %(version)s")
+def cli() -> None:
+    """What may follow `harness`. Each command returns its exit code."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of the console script; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    main_thread = threading.current_thread() is threading.main_thread()
+    if main_thread:
+        # Schedulers end a job by SIGTERM: finished scores are written then, as after Ctrl-C.
+        before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        return _dispatch(arguments)
+    except (HarnessError, click.UsageError) as error:
+        said = error.format_message() if isinstance(error, click.UsageError) else error
+        print(f"harness: {said}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        after = (
+            "the stored scores are as they were, the same command starts again"
+            if arguments[0] in _READING
+            else "finished scores are stored, the same command goes on from there"
+        )
+        print(f"\nharness: stopped; {after}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `harness list proxies | head`
+        sys.stderr.close()
+        return 0
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _stop(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one is not to cut short the writing
+    raise KeyboardInterrupt
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if completion.COMPLETE in os.environ:
+        return completion.answer(cli)
+    if not arguments or arguments[0] == "help":
+        arguments = ["--help"]
+    try:
+        # Not `cli.main`, which has ways of its own with Ctrl-C and closed pipes.
+        with cli.make_context("harness", arguments) as context:
+            return cli.invoke(context) or 0
+    except click.exceptions.Exit as done:  # the help was shown
+        return done.exit_code
+
+
+def _app(command: str, task: Callable[[Any], int], arguments: list[str]) -> int:
+    """Run `task` on the composed configuration, directly or, for sweeps and Hydra's own flags, by Hydra."""
+    from harness.config import check_overrides, compose_config, quoted, register
+    from harness.paths import data_dir
+
+    arguments = [quoted(argument) for argument in arguments]
+    if not _HYDRA_FLAGS & set(arguments):
+        return task(compose_config(command, arguments))
+
+    import hydra
+
+    register()
+    flags = [a for a in arguments if a.startswith("-")]
+    values = {"--cfg", "-c", "--info", "-i"}
+    overrides = [
+        a for a, before in zip(arguments, ["", *arguments], strict=False) if a not in flags and before not in values
+    ]
+    check_overrides(command, overrides, sweep=bool({"-m", "--multirun"} & set(flags)))
+    codes: list[int] = []
+
+    def job(config: Any) -> None:
+        try:
+            codes.append(task(config))
+        except HarnessError as error:
+            print(f"harness: {error}", file=sys.stderr)
+            codes.append(2)
+
+    sys.argv = [f"harness {command}", *arguments]
+    hydra.main(version_base="1.3", config_path=str(data_dir("conf")), config_name=command)(job)()
+    return max(codes, default=0)
+
+
+def lists() -> dict[str, Callable[[], dict[str, str]]]:
+    """What `harness list` lists: by kind the names with their summaries."""
+
+    def proxies() -> dict[str, str]:
+        from harness.proxies import available
+
+        return {name: cls.summary for name, cls in available().items()}
+
+    def benchmarks() -> dict[str, str]:
+        from harness.benchmarks.benchmark import list_benchmarks
+
+        return list_benchmarks()
+
+    def targets() -> dict[str, str]:
+        from harness.benchmarks.benchmark import list_targets
+
+        return list_targets()
+
+    def tables() -> dict[str, str]:
+        from harness.tables.cells import list_tables
+
+        return list_tables()
+
+    def algorithms() -> dict[str, str]:
+        from harness.search.algorithms import ALGORITHMS
+
+        return {name: cls.summary for name, cls in ALGORITHMS.items()}
+
+    def spaces() -> dict[str, str]:
+        from harness.search.spaces import available
+
+        return {name: cls.summary for name, cls in available().items()}
+
+    return {kind.__name__: kind for kind in (proxies, benchmarks, targets, tables, algorithms, spaces)}
+
+
+@cli.command(
+    "list",
+    help="Names and what they stand for, one a line.\n\n\b\nExamples:\n"
+    + "\n".join(f"  harness list {kind}" for kind in lists()),
+)
+@click.argument("kind", type=_Names("list", lists), metavar=f"{'|'.join(lists())}")
+def _list(kind: str) -> int:
+    entries = lists()[kind]()
+    width = max(map(len, entries), default=0)
+    for name, summary in entries.items():
+        print(f"{name:<{width}}  {summary}")
+    return 0
+
+
+def _score_or_sweep(arguments: list[str]) -> int:
+    from harness.cli.launch import MULTIRUN, is_sweep, sweep
+    from harness.config import quoted
+
+    if not is_sweep(arguments) or (_HYDRA_FLAGS - MULTIRUN) & set(arguments):
+        return _app("score", _score, arguments)
+    return sweep([quoted(argument) for argument in arguments])
+
+
+def _score(config: Any) -> int:
+    from harness.cli.tracker import find_tracker
+    from harness.config import job_of
+    from harness.engine.scoring import run
+
+    track = find_tracker(config.tracker)
+    job = job_of(config)
+    summary = run(job)
+    shard = "" if job.shard == "0/1" else f" shard {job.shard}"
+    print(
+        f"{job.benchmark}/{job.dataset} seed {job.seed}{shard}: {summary.stored_now:,} scores computed, "
+        f"{summary.stored_before:,} were stored already, {summary.seconds:.1f} s; store {job.store}"
+    )
+    for status, count in sorted(summary.failed.items()):
+        print(f"  without a score: {count:,} x {status}")
+    track(job)
+    return 1 if summary.errors else 0
+
+
+cli.add_command(_Configured("score", _score_or_sweep))
+
+
+def _task(name: str, module: str, function: str, config: str | None = None) -> _Configured:
+    """The command that hands its configuration to a function, which is imported when it is run."""
+
+    def task(configuration: Any) -> int:
+        from importlib import import_module
+
+        return getattr(import_module(module), function)(configuration)
+
+    return _Configured(name, lambda settings: _app(config or name, task, settings), config)
+
+
+cli.add_command(
+    _Parts(
+        "report",
+        "part of the report",
+        _task("report", "harness.tables.build", "build_tables"),
+        lambda: {
+            "plots": _task("plots", "harness.report.plots", "build_plots", "report_plots"),
+            "page": _task("page", "harness.report.page", "build_page", "report_page"),
+        },
+    )
+)
+cli.add_command(_task("search", "harness.search.command", "search"))
+
+
+def _checks() -> dict[str, click.Command]:
+    from harness.verify import CHECKS
+
+    def command(name: str, check: Callable[[Any], int]) -> click.Command:
+        return _Configured(name, lambda settings: _app("verify", check, settings), "verify")
+
+    return {name: command(name, check) for name, check in CHECKS.items() if name}
+
+
+def _verify(settings: list[str], proxy: tuple[str, ...], expect: tuple[str, ...]) -> int:
+    from harness.verify import CHECKS, expectations
+
+    if not (proxy or expect):
+        return _app("verify", CHECKS[""], settings)
+    if len(proxy) != 1 or not expect:
+        raise HarnessError(
+            "name one proxy and at least one expectation: harness verify --proxy MODULE:CLASS --expect 'tau>=0.5'"
+        )
+    return _app("verify", expectations(proxy[0], expect), settings)
+
+
+cli.add_command(
+    _Parts(
+        "verify",
+        "check",
+        _Configured(
+            "verify",
+            _verify,
+            options=[
+                click.Option(["--proxy"], multiple=True, metavar="MODULE:CLASS", help="proxy to hold to a claim"),
+                click.Option(["--expect"], multiple=True, metavar="CLAIM", help="such as 'tau>=0.5'; may be repeated"),
+            ],
+        ),
+        _checks,
+    )
+)
+
+
+def _archives() -> list[str]:
+    from harness.benchmarks.importers import available
+
+    return list(available())
+
+
+@cli.command("import")
+@click.argument("name", type=_Names("archive", _archives))
+@click.argument("path")
+@click.option("--check", is_flag=True, help="Compare with the embedded table instead: exit code 1 where they differ.")
+def _import(name: str, path: str, check: bool) -> int:
+    """Read an official archive into a benchmark.
+
+    \b
+    NAME and PATH:
+      nasbench201   NAS-Bench-201-v1_1-096897.pth
+      nats_tss      the folder NATS-tss-v1_0-3ffb9-simple
+      nats_sss      the folder NATS-sss-v1_0-50262-simple
+      nasbench101   nasbench_only108.tfrecord or nasbench_full.tfrecord
+      nasbench301   zc_nasbench301.json
+      nds           the folder of the NDS files, or one file; nds_darts, nds_enas_in, … take their file alone
+
+    \b
+    Examples:
+      harness import nats_sss NATS-sss-v1_0-50262-simple
+      harness import --check nasbench201 NAS-Bench-201-v1_1-096897.pth
+
+    Benchmarks are written below $NAS_HARNESS_BENCHMARKS (by default ~/.local/share/nas-proxy-harness/benchmarks).
+    Embedded tables are never changed: an archive of one becomes the benchmark NAME_imported.
+    """
+    from harness.benchmarks.importers import check_archive, import_archive
+
+    if check:
+        lines, differs = check_archive(name, path)
+        print("\n".join(lines))
+        return 1 if differs else 0
+    for folder in import_archive(name, path):
+        print(f"benchmark {folder.name} written to {folder}")
+    return 0
+
+
+cli.add_command(_task("queue", "harness.cli.queue", "work_off"))
+cli.add_command(_task("doctor", "harness.cli.doctor", "examine"))
+
+
+@cli.command(
+    "completion",
+    help="A script that completes commands, settings and names with the Tab key.\n\n\b\nExamples:\n"
+    + "\n".join(f"  {install:<40}# {shell}" for shell, install in completion.SHELLS.items()),
+)
+@click.argument("shell", type=_Names("shell", lambda: completion.SHELLS), metavar="|".join(completion.SHELLS))
+def _completion(shell: str) -> int:
+    print(completion.script(cli, shell), end="")
+    return 0

@@ -1,0 +1,1 @@
+"""The engine: networks in, stored scores out."""

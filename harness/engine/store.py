@@ -1,0 +1,297 @@
+"""The score store: every score ever computed, as Hive-partitioned Parquet that any reader can query.
+
+    ROOT/space=…/dataset=…/inputs=…/proxy=…/seed=…/part-*.parquet
+
+A part holds the columns `index` (the benchmark's numbering), `score` (null where there is none), `seconds`,
+`status` (`ok`, or why there is no score) and `version` (of the proxy's definition). A part appears whole or
+not at all. Merging two stores is copying one folder into the other: rows of equal (index, version) are equal
+by construction, and a reader keeps one of them.
+
+A part whose scores were computed from images of a local copy carries those images' digest in its metadata, so that
+scores of two copies never share a partition. Parts without one, of noise or older ones, say nothing of images.
+"""
+
+from __future__ import annotations
+
+import os
+import urllib.parse
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.errors import HarnessError
+
+SCHEMA = pa.schema(
+    [
+        ("index", pa.int32()),
+        ("score", pa.float64()),
+        ("seconds", pa.float32()),
+        ("status", pa.string()),
+        ("version", pa.int16()),
+    ]
+)
+
+
+#: Indices ascend, mostly by one: their differences take a thousandth of the room.
+ENCODING = {
+    "use_dictionary": [name for name in SCHEMA.names if name != "index"],
+    "column_encoding": {"index": "DELTA_BINARY_PACKED"},
+}
+
+
+#: Where a part's metadata keeps the digest of the images that its scores were computed from.
+IMAGES = b"images"
+
+
+def hive_folder(key: Any) -> Path:
+    """Relative path of a partition from a dataclass: a level a field, `name=value`, percent-encoded."""
+    names = [field.name for field in fields(key)]
+    return Path(*(f"{n}={urllib.parse.quote(str(v), safe='')}" for n, v in zip(names, astuple(key), strict=True)))
+
+
+@dataclass(frozen=True, order=True)
+class ScoreKey:
+    """What a column of scores belongs to.
+
+    `space` is the benchmark, whose numbering `index` follows; `inputs` is `none` for a proxy that reads no
+    mini-batch; `proxy` is its label with the settings that differ from the defaults; `seed` is 0 for a proxy
+    that draws nothing.
+    """
+
+    space: str
+    dataset: str
+    inputs: str
+    proxy: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.proxy} on {self.space}/{self.dataset}, inputs {self.inputs}, seed {self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Relative path of the partition; values are percent-encoded as Hive readers expect."""
+        return hive_folder(self)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One score of one architecture. `seconds`: time of the passes that the proxy reads, were it alone."""
+
+    index: int
+    score: float | None
+    seconds: float
+    status: str
+    version: int
+
+
+class ScoreStore:
+    """Reads and appends scores below a folder. Several writers may append at once; none overwrites."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+
+    def append(self, key: ScoreKey, rows: Sequence[Row], writer: str = "0", images: str | None = None) -> Path:
+        """Write one part. Raises HarnessError when the disk is full or the folder not writable.
+
+        Args:
+            images: digest of the images that the scores were computed from (`ImageInputs.digest`); None for noise.
+        """
+        table = pa.table({name: [getattr(row, name) for row in rows] for name in SCHEMA.names}, schema=SCHEMA)
+        return self._write(key, table, writer, images)
+
+    def _write(self, key: ScoreKey, table: pa.Table, writer: str, images: str | None) -> Path:
+        folder = self.root / key.folder
+        table = table.replace_schema_metadata(None if images is None else {IMAGES: images})
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return write_table(table, folder / f"part-{writer}-{uuid.uuid4().hex[:12]}.parquet", **ENCODING)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> HarnessError:
+        return HarnessError(
+            f"cannot write scores below {self.root} ({error.strerror or error}): free some space or set "
+            "store=DIR to a writable folder; parts already written are kept"
+        )
+
+    def read(self, key: ScoreKey, version: int | None = None) -> pd.DataFrame:
+        """Stored rows of `key`, sorted by index, one an index; those of another `version` are left out.
+
+        Raises HarnessError naming the file when a part is truncated or no Parquet, and naming both digests when
+        the parts were computed from different images.
+        """
+        tables = self._parts(key)
+        self._one_digest(key, tables)
+        frame = pa.concat_tables(map(_bare, tables)).to_pandas() if tables else SCHEMA.empty_table().to_pandas()
+        if version is not None:
+            frame = frame[frame["version"] == version]
+        return _best(frame, ["index"])
+
+    def images(self, key: ScoreKey) -> str | None:
+        """Digest of the images that the stored scores of `key` were computed from; None where no part says.
+
+        Raises HarnessError as `read` does.
+        """
+        return self._one_digest(key, self._parts(key))
+
+    def check_images(self, key: ScoreKey, images: str | None) -> None:
+        """Raises HarnessError where the stored scores of `key` were computed from other images than these.
+
+        None, of noise, and parts that carry no digest are at odds with nothing.
+        """
+        held = None if images is None else self.images(key)
+        if held not in (None, images):
+            raise HarnessError(
+                f"{self.root / key.folder} holds scores of the images {held}, those at hand are {images}: point "
+                "inputs.path at the same images, or set store=DIR to another folder"
+            )
+
+    def stamp(self, key: ScoreKey, images: str) -> int:
+        """Write the images' digest into the parts that carry none, older ones; returns how many those were.
+
+        For scores of which one knows what they were computed from. Raises HarnessError as `check_images` does.
+        """
+        self.check_images(key, images)
+        parts = {part: table for part, table in self._parts_of(key, "*").items() if _digest(table) is None}
+        for part, table in parts.items():
+            try:
+                write_table(table.replace_schema_metadata({IMAGES: images}), part, **ENCODING)
+            except OSError as error:
+                raise self._unwritable(error) from error
+        return len(parts)
+
+    def _parts(self, key: ScoreKey) -> list[pa.Table]:
+        return list(self._parts_of(key, "*").values())
+
+    def _parts_of(self, key: ScoreKey, writer: str) -> dict[Path, pa.Table]:
+        """The parts of a writer, `*` for any, by path, in the order of their names."""
+        before: list[Path] = []
+        while True:
+            parts = sorted((self.root / key.folder).glob(f"part-{writer}-*.parquet"))
+            try:
+                return {part: _read_part(part) for part in parts}
+            except FileNotFoundError as error:
+                # One was compacted away since it was listed: its rows are in another by now, unless nothing changed.
+                if parts == before:
+                    raise HarnessError(f"{error}: remove or restore that link, then run the same again") from error
+                before = parts
+
+    def _one_digest(self, key: ScoreKey, tables: Iterable[pa.Table]) -> str | None:
+        found = sorted({_digest(table) for table in tables} - {None})
+        if len(found) > 1:
+            raise HarnessError(
+                f"{self.root / key.folder} mixes scores of the images {' and '.join(found)}: remove the parts of one, "
+                "or the folder and score again"
+            )
+        return found[0] if found else None
+
+    def keys(self) -> Iterable[ScoreKey]:
+        """Every partition that holds a part, sorted."""
+        found = set()
+        for part in self.root.glob("space=*/dataset=*/inputs=*/proxy=*/seed=*/part-*.parquet"):
+            values = [urllib.parse.unquote(p.split("=", 1)[1]) for p in part.relative_to(self.root).parts[:5]]
+            found.add(ScoreKey(*values[:4], int(values[4])))
+        return sorted(found)
+
+    def compact(self, key: ScoreKey, writer: str = "0") -> None:
+        """Merge the parts that `writer` wrote into one, for each digest of images that they carry.
+
+        The old ones go after the new one is on disk. Several may compact the same parts at once.
+        """
+        groups: dict[str | None, dict[Path, pa.Table]] = {}
+        for part, table in self._parts_of(key, writer).items():
+            groups.setdefault(_digest(table), {})[part] = table
+        for images, parts in groups.items():
+            if len(parts) < 2:
+                continue
+            frame = pa.concat_tables(map(_bare, parts.values())).to_pandas()
+            table = pa.Table.from_pandas(_best(frame, ["index", "version"]), schema=SCHEMA, preserve_index=False)
+            self._write(key, table, writer, images)
+            for part in parts:
+                part.unlink(missing_ok=True)
+
+
+def _best(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """One row of each `by`, sorted: a score before the reason why there is none, and that before an exception.
+
+    An attempt that an exception ended may have been followed by a good one; a reason is the network's own.
+    """
+    status = frame["status"]
+    rank = np.where(status == "ok", 0, np.where(status.str.startswith("error"), 2, 1))
+    frame = frame.assign(_rank=rank).sort_values([*by, "_rank", "status"], kind="stable")
+    return frame.drop_duplicates(by).drop(columns="_rank").reset_index(drop=True)
+
+
+def check_range(indices: np.ndarray, size: int, what: object) -> None:
+    """Raises HarnessError where stored indices (n,) are none of `size` architectures; `what` is the partition."""
+    outside = indices[(indices < 0) | (indices >= size)]
+    if outside.size:
+        raise HarnessError(
+            f"{what} holds index {outside[0]} but its benchmark has {size} architectures: these scores belong to "
+            "another benchmark, remove them"
+        )
+
+
+def _digest(table: pa.Table) -> str | None:
+    found = (table.schema.metadata or {}).get(IMAGES)
+    return None if found is None else found.decode()
+
+
+def _bare(table: pa.Table) -> pa.Table:
+    return table.replace_schema_metadata(None)
+
+
+def _read_part(part: Path) -> pa.Table:
+    """A part with the metadata that it carries."""
+    try:
+        table = pq.read_table(part, partitioning=None)
+        return table.select(SCHEMA.names).cast(SCHEMA).replace_schema_metadata(table.schema.metadata)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        if getattr(error, "errno", None):  # the system refused; the file may be whole
+            raise HarnessError(f"{part} cannot be read ({os.strerror(error.errno)})") from error
+        raise HarnessError(
+            f"{part} is damaged ({str(error).splitlines()[0]}): delete that file and run the same "
+            "scoring command again, which computes its rows only"
+        ) from error
+
+
+def write_table(table: pa.Table, target: Path, **options: Any) -> Path:
+    """Write a table as Parquet, whole or not at all; `options` are those of `pyarrow.parquet.write_table`."""
+    return write_whole(target, lambda file: pq.write_table(table, file, compression="zstd", **options))
+
+
+def write_text(target: Path, text: str) -> Path:
+    """Write a text in UTF-8, whole or not at all."""
+    return write_whole(target, lambda file: file.write(text.encode()))
+
+
+def write_whole(target: Path, write: Callable[[Any], Any]) -> Path:
+    """Write, flush to disk, then rename: a reader never sees half a file, a crash leaves none.
+
+    Args:
+        write: is given the binary file to write to.
+    """
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.writing")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        directory = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target

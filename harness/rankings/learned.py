@@ -1,0 +1,137 @@
+"""Learned rankings: a random forest on training-free features, for VKDNW's model-driven rows.
+
+Trained on the stored accuracies of a seeded subset of the population and scored on the rest, never on the
+architectures that it has seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from harness.benchmarks.benchmark import Benchmark
+from harness.engine.store import write_table
+from harness.errors import HarnessError
+from harness.seeds import stable_rng
+
+DECILES = tuple(f"vkdnw_decile:k={k}" if k != 5 else "vkdnw_decile" for k in range(1, 10))
+ZERO_COST = (
+    "flops", "params", "grad_norm", "grasp", "snip", "synflow", "jacov", "naswot", "zen", "zico", "gradsign",
+    "ntk", "nregions", "az_expressivity", "az_progressivity", "az_trainability", "epe_nas", "fisher", "l2_norm",
+    "plain",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A learned ranking.
+
+    Attributes:
+        members: proxies whose scores are features.
+        graf: whether the space's GRAF features join them (Kadlecova et al., ICML 2024).
+        train: architectures that the forest is fitted on; VKDNW takes 1,024.
+    """
+
+    members: tuple[str, ...]
+    graf: bool
+    train: int = 1024
+
+
+LEARNED: Mapping[str, Learned] = {
+    "graf_model": Learned((), graf=True),
+    "vkdnw_model": Learned((*DECILES, "trainable_layers"), graf=False),
+    "vkdnw_zcs_model": Learned((*DECILES, "trainable_layers", *ZERO_COST), graf=False),
+    "vkdnw_zcs_graf_model": Learned((*DECILES, "trainable_layers", *ZERO_COST), graf=True),
+}
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Random forest with scikit-learn's defaults on logit(accuracy / 100).
+
+    A prediction depends on the features of the architecture and of those trained on, never on which others are scored.
+    """
+
+    #: Raised whenever predictions change: remembered ones of another version are not used.
+    VERSION: ClassVar[int] = 2  # 1 trained on ranks among trained and scored architectures together
+    CLIP: ClassVar[float] = 1e-4
+
+    def rank(self, features: np.ndarray, accuracies: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
+        """Predictions (n,), NaN for the `train` architectures (boolean (n,)).
+
+        Args:
+            features: (n, f), read as `within_float32` gives them; entries that are not finite become the least
+                finite value that the column has among the trained architectures.
+            accuracies: (n,) in percent, read for the `train` architectures alone.
+
+        Raises:
+            HarnessError: scikit-learn is not installed.
+        """
+        try:
+            from sklearn.ensemble import RandomForestRegressor
+        except ImportError as error:
+            raise HarnessError(
+                "learned rankings need scikit-learn: pip install 'nas-proxy-harness[learned]'"
+            ) from error
+        columns = within_float32(features)
+        for column in columns.T:
+            finite = np.isfinite(column)
+            column[~finite] = column[finite & train].min(initial=np.inf)
+        columns[:, ~np.isfinite(columns[train]).all(axis=0)] = 0.0  # no trained architecture has a value
+        share = np.clip(accuracies[train] / 100, self.CLIP, 1 - self.CLIP)
+        forest = RandomForestRegressor(random_state=seed, n_jobs=1)
+        forest.fit(columns[train], np.log(share / (1 - share)))
+        predictions = np.full(len(columns), np.nan)
+        predictions[~train] = forest.predict(columns[~train])
+        return predictions
+
+
+def within_float32(values: np.ndarray) -> np.ndarray:
+    """Each number mapped, by itself and in order, into the range of the float32 that scikit-learn casts to.
+
+    The identity up to 1e12, beyond that 1e12 (|x| / 1e12)^(1/12) with the sign of x: 1e67, where synflow gets to,
+    becomes 4e16. The cast makes equal what differs by less than 1 in 10^7, or by 1 in 10^6 beyond 1e12.
+    """
+    limit = 1e12
+    size = np.abs(np.asarray(values, dtype=np.float64))
+    return np.sign(values) * np.minimum(size, limit * (size / limit) ** (1 / 12))
+
+
+def remembered(path: Path, made_of: tuple[np.ndarray | int, ...], compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """`compute()`, or what it gave when it was last asked with the same `made_of`, which `path` keeps.
+
+    A forest takes seconds to fit, more than everything else in a table together. The file is Parquet, holds the
+    digest of what it was made of, and is replaced when that changes.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    digest = hashlib.blake2b(digest_size=16)
+    for part in made_of:
+        digest.update(np.ascontiguousarray(part).tobytes())
+    made = {b"made_of": digest.hexdigest().encode()}
+    with contextlib.suppress(OSError, pa.ArrowException, KeyError):
+        table = pq.read_table(path, partitioning=None)
+        if {**(table.schema.metadata or {}), **made} == table.schema.metadata:
+            return table.column("prediction").to_numpy()
+    predictions = compute()
+    # Where the folder cannot be written the next report fits again.
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        schema = pa.schema([("prediction", pa.float64())], metadata=made)
+        write_table(pa.table({"prediction": predictions}, schema=schema), path)
+    return predictions
+
+
+def training_subset(benchmark: Benchmark, population: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Boolean (len(population),): the n architectures to train on."""
+    chosen = stable_rng("training subset", benchmark.name, seed).permutation(len(population))[:n]
+    mask = np.zeros(len(population), dtype=bool)
+    mask[chosen] = True
+    return mask

@@ -1,0 +1,209 @@
+"""Stored scores as vectors over a population: the one way from the store to a correlation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cache, cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from harness.benchmarks.benchmark import Benchmark
+from harness.config import choices
+from harness.engine.store import ScoreKey, ScoreStore, check_range
+from harness.probes.base import Probe
+from harness.proxies import get_proxy
+from harness.proxies.base import Proxy
+from harness.rankings.aggregates import Aggregate, find_aggregate
+from harness.rankings.learned import LEARNED, Forest, remembered, training_subset
+
+#: Where the store keeps what learned rankings predict; readers of Hive folders skip names with this first letter.
+LEARNED_FOLDER = "_learned"
+
+#: Which mini-batches a table's row takes a proxy's scores from when it does not name them.
+PAPER_INPUTS = "paper"
+
+
+class Scores(NamedTuple):
+    """Scores (n,) over a population, NaN where an architecture has none.
+
+    `missing`: how many networks of which partition are not in the store. `seconds`: median time of the passes
+    read, with all that was asked of them in the run that stored the score: an upper bound of what it takes alone.
+    `members`: boolean (n,) of the architectures that a correlation may use: a learned ranking leaves out
+    those that it was trained on.
+    """
+
+    values: np.ndarray
+    missing: Mapping[ScoreKey, int]
+    seconds: float
+    members: np.ndarray
+
+
+def inputs_of(proxy: Proxy, inputs: str, dataset: str) -> str:
+    """The store's `inputs` for a proxy: `none` if it reads no mini-batch, its paper's kind for `paper`.
+
+    Where images of the dataset have no source (`conf/inputs`), noise stands in for them.
+    """
+    if proxy.inputs == "none":
+        return "none"
+    if inputs == PAPER_INPUTS:
+        return dataset if proxy.inputs == "images" and dataset in _sources() else "random"
+    return inputs
+
+
+@cache
+def _sources() -> frozenset[str]:
+    """Names of the sources of mini-batches."""
+    return frozenset(choices("inputs"))
+
+
+def proxies_of(spec: str) -> tuple[Proxy, ...]:
+    """The proxies whose scores a proxy, an aggregate or a learned ranking is made of. Raises UnknownNameError."""
+    aggregate = LEARNED.get(spec) or find_aggregate(spec)
+    if aggregate is None:
+        return (get_proxy(spec),)
+    return tuple(proxy for member in aggregate.members for proxy in proxies_of(member))
+
+
+@cache
+def _passes(spec: str) -> frozenset[Probe]:
+    """The passes that a proxy, an aggregate or a learned ranking reads."""
+    return frozenset(probe for proxy in proxies_of(spec) for probe in proxy.needs())
+
+
+def _seconds_of(members: Mapping[str, Scores]) -> float:
+    """What distinct passes of several proxies took: a member that reads none but those of the others adds nothing."""
+    total, counted = 0.0, frozenset()
+    for name, found in sorted(members.items(), key=lambda one: (len(_passes(one[0])), one[1].seconds), reverse=True):
+        if not _passes(name) <= counted:
+            total += found.seconds
+            counted |= _passes(name)
+    return total
+
+
+class Reader:
+    """Reads the scores of one benchmark from a store, each partition once.
+
+    An architecture takes the score of the representative of its network where it has none of its own.
+    """
+
+    def __init__(self, store: ScoreStore, benchmark: Benchmark):
+        self.store, self.benchmark = store, benchmark
+        self._columns: dict[ScoreKey, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+
+    def scores(
+        self, spec: str, dataset: str, population: np.ndarray, inputs: str = PAPER_INPUTS, seed: int = 0
+    ) -> Scores:
+        """Scores of the proxy or aggregate `spec` over `population` (n,) of indices.
+
+        An aggregate is computed over exactly this population, on whose members its value depends.
+        """
+        if spec in LEARNED:
+            return self._learned(spec, dataset, population, inputs, seed)
+        aggregate = find_aggregate(spec)
+        if aggregate is None:
+            return self._proxy(get_proxy(spec), dataset, population, inputs, seed)
+        return self._aggregate(aggregate, dataset, population, inputs, seed)
+
+    def keys(self, spec: str, dataset: str, inputs: str = PAPER_INPUTS, seed: int = 0) -> tuple[ScoreKey, ...]:
+        """The partitions that the scores of the proxy, aggregate or learned ranking `spec` are read from."""
+        return tuple(self._key(proxy, dataset, inputs, seed) for proxy in proxies_of(spec))
+
+    def _key(self, proxy: Proxy, dataset: str, inputs: str, seed: int) -> ScoreKey:
+        source = inputs_of(proxy, inputs, dataset)
+        return ScoreKey(self.benchmark.scores_of, dataset, source, proxy.label, seed if proxy.random else 0)
+
+    def _aggregate(self, aggregate: Aggregate, dataset: str, population: np.ndarray, inputs: str, seed: int) -> Scores:
+        members = {name: self.scores(name, dataset, population, inputs, seed) for name in aggregate.members}
+        missing = {key: count for member in members.values() for key, count in member.missing.items()}
+        values = np.full(len(population), np.nan)
+        if not missing:
+            values = aggregate.combine(np.stack([members[name].values for name in aggregate.members]))
+        return Scores(values, missing, _seconds_of(members), np.ones(len(values), bool))
+
+    def _learned(self, spec: str, dataset: str, population: np.ndarray, inputs: str, seed: int) -> Scores:
+        model = LEARNED[spec]
+        parts = {name: self.scores(name, dataset, population, inputs, seed) for name in model.members}
+        missing = {key: count for part in parts.values() for key, count in part.missing.items()}
+        values = np.full(len(population), np.nan)
+        if len(population) <= model.train:
+            return Scores(values, {}, 0.0, np.zeros(len(values), bool))
+        train = training_subset(self.benchmark, population, model.train, seed)
+        if not missing:
+            columns = [parts[name].values[:, None] for name in model.members]
+            if model.graf:
+                architectures = [self.benchmark.architectures[i] for i in population]
+                columns.append(self.benchmark.space.graph_features(architectures))
+            accuracies = self.benchmark.accuracies(dataset).to_numpy()[population]
+            features = np.concatenate(columns, axis=1)
+            name = f"{self.benchmark.name}-{dataset}-{spec}-{len(population)}-seed{seed}.parquet"
+            values = remembered(
+                self.store.root / LEARNED_FOLDER / name,
+                (Forest.VERSION, features, accuracies, train, seed),
+                lambda: Forest().rank(features, accuracies, train, seed),
+            )
+        return Scores(values, missing, _seconds_of(parts), ~train)
+
+    def _proxy(self, proxy: Proxy, dataset: str, population: np.ndarray, inputs: str, seed: int) -> Scores:
+        key = self._key(proxy, dataset, inputs, seed)
+        values, stored, seconds = self._column(key, proxy.version)
+        own = stored[population]
+        source = np.where(own, population, self.benchmark.representatives[population])
+        lacking = np.zeros(len(stored), dtype=bool)
+        lacking[source[~stored[source]]] = True
+        missing = int(np.count_nonzero(lacking))
+        return Scores(
+            np.where(stored[source], values[source], np.nan),
+            {key: missing} if missing else {},
+            float(np.nanmedian(seconds[source])) if stored[source].any() else float("nan"),
+            np.ones(len(population), bool),
+        )
+
+    @cached_property
+    def _nothing(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The column of a partition without rows: one for all of them, of which a large space has many."""
+        size = len(self.benchmark)
+        return np.full(size, np.nan), np.zeros(size, dtype=bool), np.full(size, np.nan)
+
+    def _column(self, key: ScoreKey, version: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if key not in self._columns:
+            frame = self.store.read(key, version)
+            # What an exception kept from its score may yet get one: it is missing, not failed.
+            frame = frame[~frame["status"].str.startswith("error")]
+            size = len(self.benchmark)
+            if frame.empty:
+                self._columns[key] = self._nothing
+                return self._nothing
+            values, seconds = np.full(size, np.nan), np.full(size, np.nan)
+            stored = np.zeros(size, dtype=bool)
+            index = frame["index"].to_numpy()
+            check_range(index, size, self.store.root / key.folder)
+            values[index], seconds[index] = (
+                frame["score"].to_numpy(dtype=np.float64),
+                frame["seconds"].to_numpy(),
+            )
+            stored[index] = True
+            self._columns[key] = values, stored, seconds
+        return self._columns[key]
+
+
+def scoring_commands(missing: Iterable[tuple[str, ScoreKey]]) -> dict[tuple[str, ScoreKey], str]:
+    """For each missing pair of population and partition the command that computes it.
+
+    Proxies of equal population, inputs and seed share one. A proxy that reads no mini-batch joins those that read
+    noise. The store of the command is the default one.
+    """
+    groups: dict[tuple, list[tuple[str, ScoreKey]]] = {}
+    for population, key in sorted(set(missing)):
+        inputs = "random" if key.inputs == "none" else key.inputs
+        groups.setdefault((population, key.space, key.dataset, inputs, key.seed), []).append((population, key))
+    commands = {}
+    for (population, space, dataset, inputs, seed), pairs in groups.items():
+        source = "" if inputs == "random" else f" inputs={inputs} inputs.path=DATA"
+        names = ",".join(key.proxy for _, key in pairs)
+        command = (
+            f'harness score benchmark={space} dataset={dataset}{source} "proxies=[{names}]" '
+            f'seed={seed} "population={population}"'
+        )
+        commands.update(dict.fromkeys(pairs, command))
+    return commands

@@ -1,0 +1,160 @@
+"""NAS-Bench-201: populations, counts and graph features."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.spaces.base import Operation, Space
+from harness.spaces.nasbench201.cell import (
+    CELLS_PER_STAGE,
+    CHANNELS,
+    CONV1,
+    CONV3,
+    EDGES,
+    NONE,
+    OPERATIONS,
+    PATHS,
+    POOL,
+    SKIP,
+    Cells,
+    cell_key,
+    codes_of,
+    decode,
+    encode,
+    has_no_dead_operation,
+    stage_sides,
+    unique_string,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# NASLib writes a cell as six numbers: its own order of operations, on its own order of edges.
+NASLIB_OPERATIONS = ("skip_connect", "none", "nor_conv_3x3", "nor_conv_1x1", "avg_pool_3x3")
+NASLIB_EDGES = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
+
+_NASLIB = re.compile(r"[\[(]\s*" + r"\s*,\s*".join(["([0-4])"] * len(NASLIB_EDGES)) + r"\s*,?\s*[\])]", re.ASCII)
+
+
+class NasBench201(Space):
+    """The 15,625 cells of NAS-Bench-201.
+
+    `no_dead_ops` names the 9,445 that VKDNW and GRAF rank, `unique_strings` the first cell of each of the 6,466
+    classes that the literature counts (`unique_string`); `unique` has one of each canonical form.
+    """
+
+    name = "nasbench201"
+    populations = ("all", "unique", "no_dead_ops", "unique_strings")
+
+    def encodings(self, columns: Mapping[str, np.ndarray]) -> Cells:
+        (column,) = columns.values()
+        return Cells(column.tolist())
+
+    def parse(self, text: str) -> str:
+        """The cell's string, from itself or from NASLib's tuple of six numbers (`nasbench201/conversions.py`)."""
+        naslib = _NASLIB.fullmatch(text.strip())
+        if naslib:
+            named = {e: NASLIB_OPERATIONS[int(number)] for e, number in zip(NASLIB_EDGES, naslib.groups(), strict=True)}
+            return encode([OPERATIONS.index(named[edge]) for edge in EDGES])
+        decode(text.strip())
+        return text.strip()
+
+    def canonical(self, architecture: str) -> str:
+        return cell_key(decode(architecture), keep_dead=False)
+
+    def network_key(self, architecture: str) -> str:
+        return cell_key(decode(architecture), keep_dead=True)
+
+    def in_population(self, population: str, architectures: Sequence[str]) -> np.ndarray:
+        if population == "no_dead_ops":
+            return has_no_dead_operation(codes_of(architectures))
+        if population == "unique_strings":
+            strings = [unique_string(codes) for codes in codes_of(architectures).tolist()]
+            return np.isin(np.arange(len(strings)), np.unique(strings, return_index=True)[1])
+        return super().in_population(population, architectures)
+
+    def topology(self, architectures: Sequence[str], num_classes: int, resolution: int) -> dict[str, np.ndarray]:
+        codes = codes_of(architectures)
+        ones = (codes == CONV1).sum(axis=1).astype(np.float64)
+        threes = (codes == CONV3).sum(axis=1).astype(np.float64)
+        sides = stage_sides(resolution)
+        params = 27 * CHANNELS[0] + 2 * CHANNELS[0] + 2 * CHANNELS[-1] + (CHANNELS[-1] + 1) * num_classes
+        flops = 27 * CHANNELS[0] * sides[0] ** 2 + CHANNELS[-1] * num_classes
+        for before, after, side in zip(CHANNELS, CHANNELS[1:], sides[1:], strict=False):
+            weights = 9 * before * after + 9 * after * after + before * after
+            params += weights + 4 * after
+            flops += weights * side**2
+        params = params + np.zeros_like(ones)
+        flops = flops + np.zeros_like(ones)
+        pools = (codes == POOL).sum(axis=1)
+        maps = [width * side**2 for width, side in zip(CHANNELS, sides, strict=True)]
+        # BatchNorm 2 an element, ReLU 1, pooling its window: stem, reductions, and the end of the network.
+        elementwise = 2 * maps[0] + 3 * maps[-1] + np.zeros_like(ones)
+        for width, before, after in zip(CHANNELS, maps, maps[1:], strict=False):
+            elementwise += before + 2 * after + after + 2 * after + 4 * width * after // (2 * width)
+        for width, side in zip(CHANNELS, sides, strict=True):
+            weights = CELLS_PER_STAGE * width * width * (ones + 9 * threes)
+            params += weights + CELLS_PER_STAGE * 2 * width * (ones + threes)
+            flops += weights * side**2
+            elementwise += CELLS_PER_STAGE * width * side**2 * (3 * (ones + threes) + 9 * pools)
+        cells = CELLS_PER_STAGE * len(CHANNELS)
+        return {
+            "params": params,
+            "flops": flops,
+            "elementwise": elementwise,
+            "trainable_layers": 2 + 3 * (len(CHANNELS) - 1) + cells * (ones + threes),
+            "parameter_tensors": 7 + 7 * (len(CHANNELS) - 1) + 3 * cells * (ones + threes),
+        }
+
+    def operations(self, architectures: Sequence[str], resolution: int) -> tuple[tuple[Operation, ...], np.ndarray]:
+        codes = codes_of(architectures)
+        targets = np.array([target for _, target in EDGES])
+        arriving = np.stack([((codes != NONE) & (targets == t)).sum(axis=1) for t in targets], axis=1)
+        summed = arriving > 1
+        counts = {
+            ("convolution", 1): (codes == CONV1).sum(axis=1),
+            ("convolution", 3): (codes == CONV3).sum(axis=1),
+            ("pooling", 3): (codes == POOL).sum(axis=1),
+            ("skip", 1): ((codes == SKIP) & summed).sum(axis=1),
+            ("skip", 0): ((codes == SKIP) & ~summed).sum(axis=1),
+        }
+        kinds, columns = [], []
+        for channels, side in zip(CHANNELS, stage_sides(resolution), strict=True):
+            for (kind, detail), count in counts.items():
+                kinds.append(Operation(kind, max(detail, 1), channels, side, kind == "skip" and detail == 1))
+                columns.append(CELLS_PER_STAGE * count)
+        return tuple(kinds), np.stack(columns, axis=1).astype(np.float64)
+
+    def graph_features(self, architectures: Sequence[str]) -> np.ndarray:
+        """GRAF's features (Kadlecova et al., ICML 2024), (n, 191).
+
+        Counts of each operation; and for each set of operations the shortest path from input to output that
+        uses only these (4 where there is none), the most edges of the set on a path without `none`, the
+        degrees that the set gives to input and output, and the mean in- and out-degree of the inner nodes.
+        """
+        codes = codes_of(architectures)
+        columns = [(codes == code).sum(axis=1) for code in range(len(OPERATIONS))]
+        open_paths = np.stack([(codes[:, path] != NONE).all(axis=1) for path in PATHS], axis=1)
+        for size in range(1, len(OPERATIONS) + 1):
+            for chosen in itertools.combinations(range(len(OPERATIONS)), size):
+                inside = np.isin(codes, chosen)
+                lengths = [np.where(inside[:, path].all(axis=1), len(path), 4) for path in PATHS]
+                columns.append(np.min(lengths, axis=0))
+                onpath = [inside[:, path].sum(axis=1) * open_paths[:, i] for i, path in enumerate(PATHS)]
+                columns.append(np.max(onpath, axis=0))
+                columns.append(inside[:, (0, 1, 3)].sum(axis=1))
+                columns.append(inside[:, (3, 4, 5)].sum(axis=1))
+                columns.append(inside[:, (0, 1, 2)].sum(axis=1) / 2)
+                columns.append(inside[:, (2, 4, 5)].sum(axis=1) / 2)
+        return np.stack(columns, axis=1).astype(np.float64)
+
+    def build(self, architecture: str, num_classes: int, thin: bool = False) -> nn.Module:
+        from harness.spaces.nasbench201.network import Network
+
+        codes = decode(architecture)
+        return Network(codes, num_classes, (1, 2, 4), 1) if thin else Network(codes, num_classes)

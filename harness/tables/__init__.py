@@ -1,0 +1,1 @@
+"""Tables: the papers' beside ours, and the leaderboard."""

@@ -1,0 +1,246 @@
+"""Figures of tables: a cell, the papers' printed figure beside it, and how both are named and written."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from harness.benchmarks.benchmark import list_benchmarks
+from harness.config import TableConfig, choices, compose_config
+from harness.engine.store import ScoreKey
+from harness.errors import HarnessError, UnknownNameError
+from harness.paths import published_csv
+from harness.rankings.results import proxies_of, scoring_commands
+from harness.tables.measure import Block, Measurements, explain, resamples_for, split_dataset
+
+COLUMNS = (
+    "proxy",
+    "benchmark",
+    "dataset",
+    "population",
+    "metric",
+    "n",
+    "ours",
+    "ci_low",
+    "ci_high",
+    "seeds",
+    "seed_std",
+    "published",
+    "delta",
+    "agrees",
+    "inputs",
+    "resamples",
+    "note",
+)
+
+#: A published figure agrees when it lies in our interval widened by this much: papers round and average seeds.
+SLACK = 0.02
+
+#: Stands beside the name of a proxy whose definition here is not the authors' (`Proxy.caveat`).
+MARK = "†"
+#: Stands beside a published figure that was not checked against the paper.
+UNVERIFIED = "?"
+
+METRIC_NAMES = {"kendall": "Kendall tau", "spearman": "Spearman rho", "top_1%": "top-1% precision"}
+
+
+class Published(float):
+    """A published figure, with the digits that its paper prints and whether it was checked against the paper."""
+
+    def __new__(cls, text: str, note: str = "") -> Published:
+        self = super().__new__(cls, text)
+        self.text, self.unverified = text.strip(), note.startswith("unverified")
+        return self
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure of a table. `ours` is None where scores are `missing`: pairs of population and partition.
+
+    `ours` is the mean over `seeds` seeds of scoring, `seed_std` their standard deviation (None for one seed). A mean
+    that lacks seeds is not taken: `ours` is the first seed's then, and `missing` names the others. `rank` and `group`
+    are the leaderboard's.
+    """
+
+    proxy: str
+    dataset: str
+    metric: str
+    n: int
+    ours: float | None
+    ci_low: float
+    ci_high: float
+    published: Published | None
+    note: str
+    missing: tuple[tuple[str, ScoreKey], ...] = ()
+    benchmark: str = ""
+    population: str = ""
+    seeds: int = 0
+    seed_std: float | None = None
+    inputs: str = ""
+    resamples: int = 0
+    rank: float | None = None
+    group: str = ""
+
+    @property
+    def delta(self) -> float | None:
+        """Ours minus published."""
+        return None if self.ours is None or self.published is None else self.ours - self.published
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether the published figure lies in our 95% interval widened by `SLACK`; None: nothing to compare."""
+        if self.delta is None or math.isnan(self.delta):
+            return None
+        return self.ci_low - SLACK <= self.published <= self.ci_high + SLACK
+
+
+def list_tables() -> dict[str, str]:
+    """Names of the tables with their titles."""
+    return {name: load_table(name).title for name in choices("table")}
+
+
+def load_table(name: str) -> TableConfig:
+    """The configuration of a table. Raises UnknownNameError with the nearest name."""
+    return compose_config("report", [f"table={name}"]).table
+
+
+def read_published() -> dict[tuple[str, str, str, str, str], Published]:
+    """Printed figures by (paper, table, dataset, the paper's name of the proxy, metric)."""
+    path = published_csv()
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return {
+                (row["paper"], row["table"], row["dataset"], row["proxy"], row["metric"]): Published(
+                    row["value"], row.get("notes") or ""
+                )
+                for row in csv.DictReader(file)
+            }
+    except (OSError, KeyError, ValueError) as error:
+        raise HarnessError(f"{path} cannot be read ({error!r}): restore the file of published figures") from error
+
+
+def retarget(table: Any, target: str) -> Any:
+    """The table with another stored figure in place of its accuracies, under a name and a title of its own.
+
+    The papers' figures are of accuracies: none is set beside another target.
+    """
+    table = table.copy()
+    table.target, table.targets = target, {}
+    table.name = f"{table.name}--{re.sub(r'[^A-Za-z0-9.@_=-]', '_', target)}"
+    table.title = f"{table.title}, target {target}"
+    table.paper = ""
+    for row in table.rows:
+        row.paper = None
+    return table
+
+
+def admitted_metrics(table: Any, entries: Iterable[str], measurements: Measurements) -> list[str]:
+    """The table's metrics but for those that mean nothing for the target of any dataset."""
+    blocks = [find_block(table, entry, measurements)[0] for entry in entries]
+    known = [block for block in blocks if block is not None]
+    return [metric for metric in table.metrics if not known or any(block.admits(metric) for block in known)]
+
+
+def find_block(table: Any, entry: str, measurements: Measurements) -> tuple[Block | None, str]:
+    """What the scores of one dataset are to predict, or None and why the benchmark does not have it.
+
+    Raises UnknownNameError for a dataset or a target that the benchmark does not have.
+    """
+    benchmark, dataset = split_dataset(table, entry)
+    if benchmark not in list_benchmarks():
+        return None, f"this installation has no benchmark {benchmark}"
+    try:
+        return measurements.block(benchmark, dataset, table.targets.get(entry, table.target)), ""
+    except UnknownNameError:
+        raise
+    except HarnessError as error:
+        return None, explain(error, benchmark)
+
+
+def not_computed(cell: Cell, reason: str = "", missing: tuple[tuple[str, ScoreKey], ...] = ()) -> Cell:
+    """The cell without a figure; `with_commands` adds the command where scores are missing."""
+    note = "; ".join(filter(None, [f"not computed: {reason}" if reason else "not computed", cell.note]))
+    return replace(cell, note=note, missing=missing)
+
+
+def with_commands(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells, where scores are missing with the commands that compute them in the note.
+
+    A cell with a figure lacks scores of other seeds, or of more architectures.
+    """
+    commands = scoring_commands(pair for cell in cells for pair in cell.missing)
+    done = []
+    for cell in cells:
+        if cell.missing:
+            named = [f"`{command}`" for command in dict.fromkeys(commands[pair] for pair in cell.missing)]
+            if cell.ours is None:
+                reason, *others = cell.note.split("; ")
+            else:
+                same = {population for population, _ in cell.missing} == {cell.population}
+                reason, others = "other seeds" if same else "on more architectures", cell.note.split("; ")
+            parts = [f"{reason}: {command}" for command in named]
+            cell = replace(cell, note="; ".join(filter(None, [*parts, *others])))
+        done.append(cell)
+    return done
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def to_csv(cells: Sequence[Cell], columns: Sequence[str] = COLUMNS) -> str:
+    """The cells as CSV; figures rounded to four digits."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    for cell in cells:
+        values = {
+            "ours": "not computed" if cell.ours is None else _number(cell.ours) or "undefined",
+            "ci_low": _number(cell.ci_low),
+            "ci_high": _number(cell.ci_high),
+            "seeds": cell.seeds or "",
+            "seed_std": _number(cell.seed_std),
+            "published": "" if cell.published is None else cell.published.text,
+            "delta": _number(cell.delta),
+            "agrees": {None: "", True: "yes", False: "no"}[cell.agrees],
+            "resamples": cell.resamples or "",
+            "rank": "" if cell.rank is None else f"{cell.rank:g}",
+        }
+        writer.writerow([values.get(name, getattr(cell, name)) for name in columns])
+    return out.getvalue()
+
+
+def metric_name(metric: str) -> str:
+    """A metric as it stands at the head of a column."""
+    return METRIC_NAMES.get(metric, metric.replace("ndcg_", "nDCG_").replace("regret_", "regret of the best of "))
+
+
+def interval_text(most: int, sizes: Iterable[int]) -> str:
+    """How the intervals of a table over populations of these sizes are made."""
+    counts = {n: resamples_for(n, most) for n in sorted(set(sizes) - {0})}
+    if len(set(counts.values())) <= 1:
+        count = min(counts.values(), default=most)
+        return f"Intervals: percentile bootstrap over the architectures, {count:,} resamples."
+    fewer = ", ".join(f"{count:,} at n = {n:,}" for n, count in counts.items() if count < most)
+    return f"Intervals: percentile bootstrap over the architectures, {most:,} resamples; {fewer}."
+
+
+def caveat(spec: str) -> str:
+    """What has to be said of a proxy, or of a member of an aggregate, wherever its figures stand; "" for most."""
+    return next((proxy.caveat for proxy in proxies_of(spec) if proxy.caveat), "")
+
+
+def marked(label: str, spec: str) -> str:
+    """A row's name as it is shown: with a mark where its proxy has a caveat."""
+    return f"{label} {MARK}" if caveat(spec) else label
+
+
+def legend(rows: Sequence[Any]) -> str:
+    """What the mark in the first column means, where a row has it."""
+    said = dict.fromkeys(filter(None, (caveat(row.proxy) for row in rows)))
+    return f"{MARK}: {'; '.join(said)}." if said else ""

@@ -1,0 +1,236 @@
+"""The papers' tables: ours beside theirs, from stored scores alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from harness.correlation import Sample, estimate
+from harness.engine.store import ScoreKey
+from harness.rankings.results import Scores
+from harness.tables.cells import (
+    SLACK,
+    UNVERIFIED,
+    Cell,
+    admitted_metrics,
+    find_block,
+    interval_text,
+    legend,
+    marked,
+    metric_name,
+    not_computed,
+    read_published,
+    with_commands,
+)
+from harness.tables.measure import Block, Measurements, mean_over_seeds, split_dataset
+from harness.tables.sheet import Section, Sheet
+
+
+def table_cells(table: Any, measurements: Measurements) -> list[Cell]:
+    """All figures of a paper's table, row by row.
+
+    A row takes the first of its populations over which the store holds all scores of the first seed; the number of
+    architectures is in `n`. nDCG at a fixed cut-off means another thing on a sample than on the population of
+    the paper, which comes first, so it is given for that one only.
+    """
+    published = read_published()
+    metrics = admitted_metrics(table, table.datasets, measurements)
+    cells = [cell for entry in table.datasets for cell in _block_cells(table, entry, metrics, measurements, published)]
+    return with_commands(cells)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The scores that a row takes, one a seed, and what the store lacks for more."""
+
+    population: str
+    scores: tuple[Scores, ...]
+    #: For the seeds after the first, and for the first population where a later one was taken.
+    other_seeds: tuple[tuple[str, ScoreKey], ...] = ()
+    first_population: tuple[tuple[str, ScoreKey], ...] = ()
+
+
+def _choose(table: Any, row: Any, block: Block) -> _Choice:
+    """Without scores, `other_seeds` is all that is missing."""
+    lacking: tuple[tuple[str, ScoreKey], ...] = ()
+    first_population: tuple[tuple[str, ScoreKey], ...] = ()
+    populations = row.populations or table.populations
+    first, *others = table.seeds
+    for population in populations:
+        scores = block.scores(row.proxy, population, row.inputs, first)
+        if scores.missing:
+            lacking = tuple((population, key) for key in scores.missing)
+        elif scores.members.any():
+            if not others or not block.draws(row.proxy, row.inputs):
+                return _Choice(population, (scores,), (), first_population)
+            more = [block.scores(row.proxy, population, row.inputs, seed) for seed in others]
+            missing = tuple((population, key) for found in more for key in found.missing)
+            return _Choice(population, (scores, *more) if not missing else (scores,), missing, first_population)
+        if population == populations[0]:
+            first_population = lacking
+    return _Choice("", (), lacking)
+
+
+def _block_cells(
+    table: Any, entry: str, metrics: Sequence[str], measurements: Measurements, published: dict
+) -> list[Cell]:
+    benchmark, dataset = split_dataset(table, entry)
+    block, reason = find_block(table, entry, measurements)
+    cells = []
+    rows = [row for row in table.rows if not row.benchmarks or benchmark in row.benchmarks]
+    choices_made = [_choose(table, row, block) if block else _Choice("", ()) for row in rows]
+    samples = _measured(table, block, metrics, rows, choices_made) if block else [[] for _ in rows]
+    for row, choice, of_seeds in zip(rows, choices_made, samples, strict=True):
+        paper, place = row.paper or table.paper, row.paper_table or table.paper_table
+        for metric in metrics:
+            theirs = row.published_dataset or dataset, row.published or row.proxy
+            printed = published.get((paper, place, *theirs, metric))
+            cell = Cell(
+                proxy=row.label or row.proxy,
+                dataset=dataset,
+                metric=metric,
+                n=of_seeds[0].n if of_seeds else 0,
+                ours=None,
+                ci_low=math.nan,
+                ci_high=math.nan,
+                published=printed,
+                note=row.note if not row.note_datasets or dataset in row.note_datasets else "",
+                benchmark=benchmark,
+                population=choice.population,
+                inputs=block.inputs(row.proxy, row.inputs) if block else "",
+            )
+            if block is None:
+                cell = not_computed(cell, reason)
+            elif not of_seeds:
+                cell = not_computed(cell, missing=choice.other_seeds)
+            elif not block.admits(metric):
+                cell = not_computed(cell, f"means nothing for {block.figure}")
+            elif metric not in of_seeds[0].values:
+                needed = (row.populations or table.populations)[0]
+                cell = not_computed(cell, f"needs all of {needed}", choice.first_population)
+            else:
+                cell = _computed(cell, metric, of_seeds, choice, table)
+            cells.append(cell)
+    return cells
+
+
+def _computed(cell: Cell, metric: str, of_seeds: Sequence[Sample], choice: _Choice, table: Any) -> Cell:
+    value, resampled, deviation = mean_over_seeds(of_seeds, metric)
+    interval = estimate(value, resampled)
+    notes = [cell.note]
+    failed = [sample.n_failed for sample in of_seeds]
+    if any(failed):
+        spread = str(max(failed)) if len(set(failed)) == 1 else f"{min(failed)} to {max(failed)}"
+        notes.append(f"{spread} without a score, ranked last")
+    if choice.other_seeds:
+        notes.append(f"seed {table.seeds[0]} alone, not all of the {len(table.seeds)} seeds are stored")
+    return replace(
+        cell,
+        ours=value,
+        ci_low=interval.low,
+        ci_high=interval.high,
+        seeds=len(of_seeds),
+        seed_std=deviation,
+        resamples=resampled.size,
+        note="; ".join(filter(None, notes)),
+        missing=choice.other_seeds,
+    )
+
+
+def _measured(
+    table: Any, block: Block, metrics: Sequence[str], rows: Sequence[Any], choices_made: Sequence[_Choice]
+) -> list[list[Sample]]:
+    """The samples of each row, one a seed. nDCG is left out on all populations but the row's first."""
+    columns = [[block.column(choice.population, scores) for scores in choice.scores] for choice in choices_made]
+    whole = [
+        choice.population in {(row.populations or table.populations)[0]}
+        for row, choice in zip(rows, choices_made, strict=True)
+    ]
+    admitted = [metric for metric in metrics if block.admits(metric)]
+    found: list[list[Sample]] = [[] for _ in columns]
+    for is_whole in (True, False):
+        chosen = [metric for metric in admitted if is_whole or not metric.startswith("ndcg")]
+        places = [place for place, flag in enumerate(whole) if flag is is_whole and columns[place]]
+        if not chosen or not places:
+            continue
+        samples = block.measure((c for place in places for c in columns[place]), chosen, table.resamples)
+        for place in places:
+            found[place] = [samples[column.digest] for column in columns[place]]
+    return found
+
+
+def seeds_text(table: Any, cells: Sequence[Cell]) -> str:
+    """Which of the seeds asked for a table of several is over; "" for a table of one."""
+    asked = len(table.seeds)
+    if asked < 2:
+        return ""
+    means = {cell.proxy for cell in cells if cell.seeds > 1}
+    alone = {cell.proxy for cell in cells if cell.seeds == 1 and cell.missing}
+    text = f"{asked} seeds are asked for ({', '.join(map(str, table.seeds))})"
+    if not means:
+        return f"{text}, 1 is stored: every figure is that of seed {table.seeds[0]}." if alone else f"{text}."
+    text += f": mean and standard deviation (±) over all of them for {len(means)} rows"
+    if alone:
+        text += f", seed {table.seeds[0]} alone for {len(alone)} rows of which not all are stored"
+    return f"{text}. A row without ± that does not say so draws nothing."
+
+
+def to_sheet(table: Any, cells: Sequence[Cell]) -> Sheet:
+    """A paper's table: one section a dataset, ours with its interval beside the published figure."""
+    several = any(cell.seed_std is not None for cell in cells)
+    published = [cell.published for cell in cells if cell.published is not None]
+    parts = [
+        f"Each cell: ours {'± standard deviation over seeds ' if several else ''}[95% interval] / published. "
+        f"**Bold**: the published figure lies outside our interval widened by {SLACK}; at a small n that interval is "
+        "wide, and not bold means that the two cannot be told apart at this n. `–`: the paper prints none.",
+        f"`{UNVERIFIED}`: a figure that was not checked against the paper."
+        if any(figure.unverified for figure in published)
+        else "",
+        legend(table.rows),
+        interval_text(table.resamples, [cell.n for cell in cells]),
+        "The CSV has n, population and number of resamples of each figure.",
+    ]
+    sheet = Sheet(table.title, [table.protocol.strip(), seeds_text(table, cells), " ".join(filter(None, parts))])
+    sheet.paragraphs = list(filter(None, sheet.paragraphs))
+    shown = {row.label or row.proxy: marked(row.label or row.proxy, row.proxy) for row in table.rows}
+    benchmarks = {split_dataset(table, entry)[0] for entry in table.datasets}
+    metrics = list(dict.fromkeys(cell.metric for cell in cells))
+    for entry in table.datasets:
+        benchmark, dataset = split_dataset(table, entry)
+        heading = dataset if len(benchmarks) == 1 else f"{benchmark}, {dataset}"
+        if entry in table.targets:
+            heading += f", target {table.targets[entry]}"
+        section = Section(heading, ["proxy", "n", "inputs", *map(metric_name, metrics), "notes"])
+        rows: dict[str, list[Cell]] = {}
+        for cell in cells:
+            if (cell.benchmark, cell.dataset) == (benchmark, dataset):
+                rows.setdefault(cell.proxy, []).append(cell)
+        for proxy, row in rows.items():
+            notes = dict.fromkeys(note for cell in row for note in cell.note.split("; ") if note)
+            marks = " ".join(sheet.mark(note) for note in notes)
+            section.rows.append([shown[proxy], str(row[0].n or ""), row[0].inputs, *map(_shown, row), marks])
+        sheet.sections.append(section)
+    return sheet
+
+
+def _printed(cell: Cell) -> str:
+    """The published figure with its paper's digits, of which three after the point are enough beside ours."""
+    if cell.published is None:
+        return "–"
+    text = cell.published.text
+    if len(text.partition(".")[2]) > 3:
+        text = f"{cell.published:.3f}"
+    return text + (UNVERIFIED if cell.published.unverified else "")
+
+
+def _shown(cell: Cell) -> str:
+    printed = _printed(cell)
+    if cell.ours is None:
+        return f"not computed / {printed}"
+    if math.isnan(cell.ours):
+        return f"undefined / {printed}"
+    deviation = "" if cell.seed_std is None else f" ± {cell.seed_std:.3f}"
+    text = f"{cell.ours:.3f}{deviation} [{cell.ci_low:.3f}, {cell.ci_high:.3f}] / {printed}"
+    return f"**{text}**" if cell.agrees is False else text
