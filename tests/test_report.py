@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from harness.benchmarks.benchmark import list_benchmarks, load_benchmark
-from harness.charts import SHADES, filled
+from harness.charts import definitions
+from harness.charts.vega import SHADES, filled
 from harness.cli import main
 from harness.config import compose_config
 from harness.correlation import correlate
@@ -21,7 +22,7 @@ from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.proxies import available, get_proxy
 from harness.rankings.aggregates import AGGREGATES
 from harness.rankings.results import Reader, inputs_of
-from harness.report import drawings, measures
+from harness.report import measures
 from harness.report.measures import (
     Board,
     Entry,
@@ -242,7 +243,7 @@ def test_pareto_front(better, front):
     vl_convert = pytest.importorskip("vl_convert")
     seconds, values = [1.0, 2.0, 2.0, 3.0, 0.5], [0.5, 0.4, 0.9, 0.9, 0.1]
     rows = [{"name": f"p{i}", "seconds": s, "value": v} for i, (s, v) in enumerate(zip(seconds, values, strict=True))]
-    spec = filled(drawings.chart("cost"), {"points": rows}, {"better": better}, 600, "")
+    spec = filled(definitions.chart("cost"), {"points": rows}, {"better": better}, 600, "")
     assert sorted(drawn_in(vl_convert.vega_to_scenegraph(spec), "dots_marks", SHADES["accent"])) == sorted(front)
 
 

@@ -17,15 +17,15 @@ import numpy as np
 from scipy.stats import rankdata
 
 from harness.benchmarks.benchmark import Benchmark, list_benchmarks, load_benchmark
+from harness.charts.definitions import AXES, chart
+from harness.charts.vega import bundle, library
 from harness.correlation import metric as get_metric
-from harness.charts import bundle, library
 from harness.engine.store import ScoreStore
 from harness.errors import HarnessError
 from harness.progress import progress_bar
 from harness.proxies import available, get_proxy
 from harness.proxies.base import Proxy
 from harness.rankings.aggregates import AGGREGATES, Aggregate
-from harness.report.drawings import AXES, chart
 from harness.report.measures import (
     Board,
     Entry,
@@ -55,7 +55,7 @@ BYTES_A_POINT = 15
 #: What a scatter plot can mark: the best-scored architectures, so many of the whole population.
 TOPS = (10, 100)
 
-#: The charts that pages draw, as `drawings.chart` knows them.
+#: The charts that pages draw, as `definitions.chart` knows them.
 CHARTS = (*(f"scatter_{axis}" for axis in AXES), "ndcg", "cost")
 
 #: Parts of a benchmark's card that its page prints as they are.

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harness.benchmarks.benchmark import load_benchmark
-from harness.charts import COLOURS, FORMATS, filled, library, save
+from harness.charts.definitions import chart
+from harness.charts.vega import COLOURS, FORMATS, filled, library, save
 from harness.correlation import Estimate, Metric
 from harness.correlation import metric as get_metric
 from harness.engine.store import ScoreStore
@@ -25,7 +26,6 @@ from harness.progress import progress_bar
 from harness.proxies import get_proxy
 from harness.rankings.aggregates import find_aggregate, ranks
 from harness.rankings.results import PAPER_INPUTS, Reader
-from harness.report.drawings import chart
 from harness.report.measures import (
     POPULATIONS,
     Board,
@@ -53,7 +53,7 @@ POINTS = 3000
 
 
 class Figure(NamedTuple):
-    """A plot to be drawn: its file's name, its kind as `drawings.chart` knows it, data sets, signals, title and more."""
+    """A plot to be drawn: the name of its file, its kind as `definitions.chart` has it, what fills it, its title."""
 
     file: str
     kind: str
@@ -319,7 +319,8 @@ def build_plots(config: Any) -> int:
     lacking = board.commands(left_out, population)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if "seeds" not in _draw(compared, dict.fromkeys(config.plots), config.formats, folder) and "seeds" in config.plots:
+        kinds = _draw(compared, dict.fromkeys(config.plots), config.formats, folder)
+        if "seeds" in config.plots and "seeds" not in kinds:
             print("seeds: no proxy has scores of two seeds, not drawn", file=sys.stderr)
             drawn = [entry for entry in entries.values() if 1 in {key.seed for key in board.keys(entry, 1)}]
             lacking += board.commands(drawn, population, seed=1)

@@ -108,8 +108,9 @@ def _place_labels(marks: list[dict[str, Any]]) -> None:
                 }
             ]
             start = {"x": {"field": "x"}, "y": {"field": "y"}}
-            end = {f"{c}2": {**one, "field": f"datum.{one['field']}"} for c, one in (("x", x), ("y", y))}
-            gap = " + ".join(f"abs(datum.{c} - scale('{c}', datum.datum.{e['field']}))" for c, e in (("x", x), ("y", y)))
+            ends = (("x", x), ("y", y))
+            end = {f"{c}2": {**one, "field": f"datum.{one['field']}"} for c, one in ends}
+            gap = " + ".join(f"abs(datum.{c} - scale('{c}', datum.datum.{one['field']}))" for c, one in ends)
             shown = {"signal": f"datum.opacity && datum.text && {gap} > {_OFFSETS[1] + 6} ? 0.8 : 0"}
             line = {"stroke": {"signal": "dot"}, "strokeWidth": {"value": 0.7}, "opacity": shown}
             update = {**start, **end, **line}

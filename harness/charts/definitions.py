@@ -1,20 +1,22 @@
-"""The charts of plots and page: what each shows, before any score is known.
+"""What charts show, before any figure is known.
 
-Each function returns an Altair chart with named data sets and signals; `SIGNALS` are those that all of them have.
-Whoever draws one fills these: `report/plots.py` for files, `site/page.js` in a browser.
+Each function returns an Altair chart with named data sets and signals. Whoever draws one fills these:
+`report/plots.py` and `search/plots.py` for files, `report/site/page.js` in a browser.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from harness.charts import COLOURS, SHADES, compiled, library, signal
+from harness.charts.vega import COLOURS, SHADES, compiled, library, signal
 
 #: Below it no network is passed through: counting alone. Seconds an architecture.
 LEAST_COST = 1e-3
 
-#: What stands above the vertical axis; the rest is said where it is used.
+#: Of all charts: `heading` stands above the vertical axis; the rest is said where it is used.
 SIGNALS = {"heading": "", "better": "higher", "across": "", "unit": 1.0, "names": []}
 
 #: Where axes that span orders of magnitude have ticks.
@@ -25,15 +27,21 @@ _SECONDS = (
     "datum.value >= 1 ? format(datum.value, ',') + ' s' : format(datum.value * 1000, '.3~g') + ' ms'"
 )
 
+#: A name with settings as the name of a field: colons, dots and brackets mean nothing there.
+_LITERAL = {ord(mark): f"\\{mark}" for mark in "\\:.[]"}
+
 #: The axes of scores: linear, logarithmic, flattened at both ends around zero; or their ranks, the best at the right.
 AXES = ("linear", "log", "symlog", "rank")
 
 
 @cache
 def chart(kind: str) -> dict[str, Any]:
-    """A chart as Vega: `scatter_AXIS`, `cost`, `ndcg`, `bands`, `seeds` or `matrix`."""
+    """A chart as Vega: `scatter_AXIS`, `cost`, `ndcg`, `bands`, `seeds`, `matrix` or `trajectories`."""
     name, _, axis = kind.partition("_")
-    drawn = {"scatter": scatter, "cost": cost, "ndcg": ndcg, "bands": bands, "seeds": seeds, "matrix": matrix}[name]
+    drawn = {
+        "scatter": scatter, "cost": cost, "ndcg": ndcg, "bands": bands, "seeds": seeds, "matrix": matrix,
+        "trajectories": trajectories,
+    }[name]  # fmt: skip
     return compiled(drawn(axis) if axis else drawn(), SIGNALS)
 
 
@@ -99,21 +107,27 @@ def _across() -> Any:
     )
 
 
+def _front(chart: Any) -> Any:
+    """A chart whose rows say whether they are in the `front`: none has a cost as low and more `gain`."""
+    alt = library()
+    order = [alt.SortField("cost"), alt.SortField("gain", order="descending")]
+    return (
+        chart.transform_window(best="max(gain)", frame=[None, 0], ignorePeers=True, sort=order)
+        .transform_window(before="lag(best)", sort=order)
+        .transform_calculate(front="!isValid(datum.before) || datum.gain > datum.before")
+    )
+
+
 def cost() -> Any:
     """A metric against seconds an architecture, with intervals, names, and the front that none is cheaper and better.
 
     Data `points`: name, seconds, value, low, high. Signal `better`: higher or lower.
     """
     alt = library()
-    order = [alt.SortField("cost"), alt.SortField("gain", order="descending")]
-    points = (
-        _data("points")
-        .transform_calculate(
+    points = _front(
+        _data("points").transform_calculate(
             cost=f"max(datum.seconds, {LEAST_COST})", gain="better === 'lower' ? -datum.value : datum.value"
         )
-        .transform_window(best="max(gain)", frame=[None, 0], ignorePeers=True, sort=order)
-        .transform_window(before="lag(best)", sort=order)
-        .transform_calculate(front="!isValid(datum.before) || datum.gain > datum.before")
     )
     x = alt.X(
         "cost:Q",
@@ -130,7 +144,7 @@ def cost() -> Any:
     dots = points.mark_circle(size=52, opacity=1, strokeWidth=1).properties(name="dots")
     # Besides each name, rows without a text, which labels keep clear of: eight of the whisker, fifteen of the front.
     labels = (
-        points.transform_window(next="lead(cost)", groupby=["front"], sort=order)
+        points.transform_window(next="lead(cost)", groupby=["front"], sort=[alt.SortField("cost")])
         .transform_calculate(spot="sequence(0, datum.front && isValid(datum.next) ? 24 : 9)")
         .transform_flatten(["spot"])
         .transform_calculate(
@@ -242,3 +256,71 @@ def matrix() -> Any:
         cells.mark_rect().encode(color=alt.Color("rho:Q", scale=scale, legend=None)),
         cells.mark_text(fontSize=8.5).encode(text="text:N", color=text),
     ).properties(width=alt.Step(20), height=alt.Step(20))
+
+
+def trajectories() -> Any:
+    """The accuracy that searches hold, a line and its band a search.
+
+    Data `points`: search, at, accuracy, low, high. Signals: `across`, what `at` counts, and `names` of the searches.
+    """
+    alt = library()
+    repeated = [(colour, dash) for dash in ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3]) for colour in COLOURS]
+    legend = alt.Legend(orient="bottom", title=None, columns=2, labelLimit=340, symbolOpacity=1, offset=30)
+    colours = alt.Scale(domain=signal("names"), range=[colour for colour, _ in repeated])
+    dashes = alt.Scale(domain=signal("names"), range=[dash for _, dash in repeated])
+    ticks = alt.Axis(grid=False, format="~g", tickCount=6, labelOverlap="greedy", labelSeparation=10)
+    points = _data("points").encode(alt.X("at:Q", scale=alt.Scale(type="log", nice=False), title=None, axis=ticks))
+    y = alt.Y("low:Q", scale=alt.Scale(zero=False, nice=True), title=None)
+    return _wide(
+        points.mark_area(opacity=0.15).encode(y, alt.Y2("high:Q"), alt.Color("search:N", scale=colours, legend=legend)),
+        points.mark_line(strokeWidth=1.6).encode(
+            alt.Y("accuracy:Q"),
+            alt.Color("search:N", scale=colours, legend=legend),
+            alt.StrokeDash("search:N", scale=dashes, legend=legend),
+        ),
+        _across(),
+        height=380,
+    )
+
+
+def pareto(proxies: Sequence[str]) -> Any:
+    """Each proxy against the parameters of the networks that a search scored, the later the darker, with the front.
+
+    Data `history`: place, params in millions, and a score a proxy.
+    """
+    alt = library()
+    panels = []
+    for proxy in proxies:
+        scored = _data("history").transform_calculate(cost="datum.params", gain=f"datum[{json.dumps(proxy)}]")
+        points = _front(scored.transform_filter("isFinite(datum.gain)")).encode(
+            alt.X("cost:Q", scale=alt.Scale(zero=False), title="parameters (M)", axis=alt.Axis(grid=False)),
+            alt.Y("gain:Q", scale=alt.Scale(zero=False), title=proxy),
+        )
+        later = alt.Color("place:Q", scale=alt.Scale(range=["#a6cbe6", "#08306b"]), legend=None)
+        dots = points.mark_circle(size=18, opacity=0.8).encode(color=later).properties(name="dots")
+        front = points.transform_filter("datum.front").mark_line(interpolate="step-after", strokeWidth=1.5, point=True)
+        line = front.encode(color=alt.value(signal("accent")), order="cost:Q").properties(name="front")
+        panels.append(alt.layer(dots, line).properties(width=340, height=260))
+    return alt.hconcat(*panels)
+
+
+def population(quantities: Sequence[str]) -> Any:
+    """Scores and parameters of the members in the order in which they were evaluated, phase by phase.
+
+    Data `history`: place, and a value a quantity; `starts`: place, phase.
+    """
+    alt = library()
+    panels = []
+    for quantity in quantities:
+        last = quantity == quantities[-1]
+        x = alt.X("place:Q", title="evaluations" if last else None, axis=alt.Axis(grid=False, labels=last),
+                  scale=alt.Scale(nice=False))  # fmt: skip
+        y = alt.Y(quantity.translate(_LITERAL) + ":Q", scale=alt.Scale(zero=False), title=quantity)
+        dots = _data("history").mark_circle(size=14, opacity=0.7).encode(x, y, color=alt.value(signal("cool")))
+        starts = _data("starts").mark_rule().encode(x, color=alt.value(signal("dot")))
+        layers = [starts, dots]
+        if not panels:
+            names = _data("starts").mark_text(align="left", baseline="bottom", angle=330, fontSize=11)
+            layers.append(names.encode(x, y=alt.value(-4), text="phase:N", color=alt.value(signal("faint"))))
+        panels.append(alt.layer(*layers).properties(width=660, height=130))
+    return alt.vconcat(*panels).resolve_scale(x="shared")
