@@ -11,7 +11,7 @@ from harness.errors import HarnessError, UnknownNameError
 from harness.paths import data_dir
 
 if TYPE_CHECKING:
-    from harness.engine.scoring import Job
+    from harness.engine.scorer import Job
 
 
 @dataclass
@@ -368,7 +368,7 @@ def compose_config(command: str, overrides: list[str]) -> Any:
 def job_of(config: Any) -> Job:
     """The engine's job for a configuration of `harness score`. Raises UnknownNameError: no such benchmark."""
     from harness.benchmarks.benchmark import load_benchmark
-    from harness.engine.scoring import Job
+    from harness.engine.scorer import Job
 
     return Job(
         benchmark=config.benchmark,

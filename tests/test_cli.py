@@ -343,7 +343,7 @@ def test_exceptions_while_scoring_give_exit_code_1(capsys, monkeypatch):
 
 
 def test_interrupt_gives_exit_code_130(capsys, monkeypatch):
-    from harness.engine.scoring import Scorer
+    from harness.engine.scorer import Scorer
 
     def interrupted(self, index, labels):
         raise KeyboardInterrupt

@@ -21,7 +21,8 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from harness.engine.scoring import Job, Result, plan, score_subject
+from harness.engine.scorer import Job, Result, score_subject
+from harness.engine.scoring import plan
 from harness.errors import HarnessError, UnknownNameError
 from harness.probes.base import EncodingProbe, Probe, Subject, Unscorable
 from harness.proxies import available, get_proxy

@@ -29,9 +29,7 @@ from harness.errors import HarnessError
 from harness.proxies import available
 from harness.rankings.aggregates import AGGREGATES
 from harness.rankings.results import PAPER_INPUTS, Scores, proxies_of
-from harness.tables.cells import (
-    COLUMNS as CELL_COLUMNS,
-)
+from harness.tables import cells as figures
 from harness.tables.cells import (
     Cell,
     find_block,
@@ -46,7 +44,7 @@ from harness.tables.measure import Block, Measurements, split_dataset
 from harness.tables.sheet import Section, Sheet
 
 COLUMNS = (
-    *(name for name in CELL_COLUMNS if name not in ("seeds", "seed_std", "published", "delta", "agrees")),
+    *(name for name in figures.COLUMNS if name not in ("seeds", "seed_std", "published", "delta", "agrees")),
     "rank",
     "group",
 )

@@ -16,7 +16,8 @@ import numpy as np
 
 from harness.benchmarks.benchmark import load_benchmark
 from harness.correlation import correlate, metric
-from harness.engine.scoring import Job, run
+from harness.engine.scorer import Job
+from harness.engine.scoring import run
 from harness.engine.store import ScoreStore
 from harness.errors import HarnessError
 from harness.proxies import available, get_proxy
