@@ -221,12 +221,15 @@ class PlotsConfig:
     dataset: str | None = None
     proxies: list[str] = field(default_factory=list)
     population: str | None = None
-    plots: list[str] = field(default_factory=lambda: ["scatter", "matrix", "ndcg", "cost", "seeds", "bands"])
+    plots: list[str] = field(
+        default_factory=lambda: ["scatter", "matrix", "ndcg", "cost", "seeds", "bands", "published"]
+    )
     metric: str = "kendall"
     top: int = 100
     resamples: int = 1000
     cache: str | None = "results/.cache"
     formats: list[str] = field(default_factory=lambda: ["svg", "png"])
+    tables: str = "results/tables"
     store: str = "results/scores"
     output: str = "results/plots"
 
