@@ -22,7 +22,11 @@ def vocabulary() -> dict[str, list[str]]:
     values = {
         "benchmark": list(benchmarks),
         "dataset": list(dict.fromkeys(name for benchmark in loaded for name in benchmark.datasets)),
-        "population": list(dict.fromkeys(name for benchmark in loaded for name in benchmark.space.populations)),
+        "population": list(
+            dict.fromkeys(
+                name for benchmark in loaded for name in (*benchmark.space.populations, *benchmark.populations_of_card)
+            )
+        ),
         "proxies": [f"[{name}]" for name in available()],
         "inputs": choices("inputs"),
         "table": choices("table"),

@@ -87,10 +87,12 @@ class Block:
         return first != second
 
     def population(self, text: str) -> np.ndarray:
-        """Indices of a population's members for which the benchmark stores a figure."""
+        """Indices of a population's members for which the benchmark stores a figure.
+
+        Raises SelectionError where it stores them of a selection and the population holds others.
+        """
         if text not in self._populations:
-            members = self.benchmark.population(text)
-            self._populations[text] = members[np.isfinite(self.accuracies[members])]
+            self._populations[text] = self.benchmark.with_figures(text, self.accuracies)
         return self._populations[text]
 
     def scores(self, spec: str, population: str, inputs: str = PAPER_INPUTS, seed: int = 0) -> Scores:
