@@ -8,8 +8,9 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 CELLS ?= 20
 HARNESS = $(VENV)/bin/harness
 READY   = $(VENV)/.ready
+TORCHVISION ?= torchvision==0.28.*
 
-.PHONY: help setup reproduce-tables page test lint bench verify verify-references queue clean
+.PHONY: help setup setup-all test-torch reproduce-tables page test lint bench verify verify-references queue clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -32,8 +33,18 @@ page: $(READY)  ## draw plots and write the page to open in a browser into resul
 	$(HARNESS) report plots
 	$(HARNESS) report page
 
-test: $(READY)  ## run the tests
-	$(VENV)/bin/python -m pytest -n 2
+test: $(READY)  ## run the tests (PYTEST=--no-skip: those that miss something fail)
+	$(VENV)/bin/python -m pytest -n 2 $(PYTEST)
+
+# torchvision of the same age as torch 2.13: the models that the tests score come from it and from timm.
+setup-all: $(READY)  ## install what the tests skip without: Ray, playwright, torchvision and timm
+	$(VENV)/bin/pip install -q -e ".[ray,browser]" "$(TORCH)" $(TORCHVISION) timm
+
+# A torch of its own beside the one in $(VENV): make test-torch TORCH=torch==2.6.0
+test-torch:  ## run the tests of probes, proxies, scoring and API on another torch (TORCH=torch==2.6.0)
+	$(MAKE) setup VENV=.venv-$(subst torch==,torch,$(TORCH)) TORCH=$(TORCH)
+	.venv-$(subst torch==,torch,$(TORCH))/bin/python -m pytest -n 2 tests/test_proxies_by_hand.py \
+	  tests/test_proxy_invariants.py tests/test_hessian.py tests/test_scoring.py tests/test_api.py $(PYTEST)
 
 lint: $(READY)  ## check the style
 	$(VENV)/bin/ruff check harness tests

@@ -10,6 +10,10 @@ class HarnessError(Exception):
     """A mistake in what was asked or in the data at hand. The message names the cause and the fix."""
 
 
+class InputError(HarnessError, ValueError):
+    """Data or an argument of the wrong kind, shape or range: also a ValueError, as Python's own functions raise."""
+
+
 class UnknownNameError(HarnessError, KeyError):
     """A name that is not registered; the message carries the nearest valid one."""
 

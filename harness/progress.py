@@ -1,40 +1,29 @@
-"""Progress of whatever takes more than a moment."""
+"""Progress of whatever takes more than a moment, by tqdm: on a terminal, in a notebook, in a log."""
 
 from __future__ import annotations
 
 import sys
-import time
+from typing import Any
 
 
-class Progress:
-    """Items done, rate and time left on standard error: a moving line on a terminal, else now and then."""
+def progress_bar(total: int | None, unit: str = "networks", enabled: bool = True) -> Any:
+    """A bar of tqdm on standard error, to be advanced by `update(n)` and closed (it is a context manager).
 
-    def __init__(self, total: int, items: str = "networks", enabled: bool = True):
-        self._total, self._items, self._done, self._enabled = total, items, 0, enabled
-        self._started = self._shown = time.monotonic()
-        self._terminal = sys.stderr.isatty()
+    On a terminal it moves twice a second and is gone in the end; elsewhere it is a line every half minute.
+    """
+    from tqdm.auto import tqdm
 
-    def advance(self, count: int = 1) -> None:
-        """Count finished items and show the line where it is due."""
-        self._done += count
-        now = time.monotonic()
-        if not self._enabled or now - self._shown < (0.5 if self._terminal else 30):
-            return
-        self._shown = now
-        rate = self._done / (now - self._started)
-        left = (self._total - self._done) / rate
-        text = f"{self._done:,}/{self._total:,} {self._items}, {rate:.2f} a second, {duration(left)} left"
-        print(f"\r\x1b[K{text}" if self._terminal else text, end="" if self._terminal else "\n", file=sys.stderr)
-        sys.stderr.flush()
-
-    def close(self) -> None:
-        """Remove the moving line."""
-        if self._enabled and self._terminal:
-            print("\r\x1b[K", end="", file=sys.stderr)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as text: `2 min 05 s`, `1 h 02 min`."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+    tqdm.monitor_interval = 0  # no thread beside workers that are forked
+    terminal = sys.stderr.isatty()
+    form = "{n_fmt}/{total_fmt} {unit}, {rate_noinv_fmt}, {remaining} left{postfix}"
+    return tqdm(
+        total=total,
+        unit=unit,
+        disable=not enabled,
+        leave=False,
+        dynamic_ncols=terminal,
+        mininterval=0.5 if terminal else 30,
+        maxinterval=float("inf"),
+        delay=0 if terminal else 30,
+        bar_format=None if terminal else form + "\n",
+    )

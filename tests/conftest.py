@@ -20,6 +20,18 @@ from harness.probes.base import Subject
 os.environ["NAS_HARNESS_BENCHMARKS"] = os.path.join(os.path.dirname(__file__), "no_imported_benchmarks")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-skip", action="store_true", help="a test that is skipped fails: all that tests need is here")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item):
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and item.config.getoption("--no-skip"):
+        report.outcome, report.longrepr = "failed", f"skipped, which --no-skip forbids: {report.longrepr[-1]}"
+    return report
+
+
 class Chain(nn.Module):
     """Convolution, BatchNorm, ReLU, twice; the mean over positions; a linear layer."""
 

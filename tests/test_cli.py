@@ -55,7 +55,6 @@ def python(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProc
 def test_usage(capsys, arguments):
     assert main(arguments) == 0
     out, err = capsys.readouterr()
-    assert out == cli.USAGE
     assert err == ""
     for word in ("harness score", "harness report", "harness list", "--version"):
         assert word in out
@@ -85,7 +84,7 @@ def test_help_of_a_command_lists_its_settings(capsys, command, settings, flag):
     assert err == ""
 
 
-@pytest.mark.parametrize("command", cli.commands())
+@pytest.mark.parametrize("command", cli.cli.commands)
 def test_help_of_every_command_has_examples_of_it(capsys, command):
     assert main([command, "--help"]) == 0
     out, err = capsys.readouterr()
@@ -153,9 +152,9 @@ def refused(capsys, arguments: list[str]) -> str:
 
 MISTAKES = [
     (["scor"], ["unknown command 'scor'", "did you mean 'score'?"]),
-    (["list"], ["harness list proxies|benchmarks"]),
+    (["list"], ["Missing argument 'proxies|benchmarks"]),
     (["list", "proxy"], ["unknown list 'proxy'", "did you mean 'proxies'?"]),
-    (["list", "proxies", "benchmarks"], ["harness list proxies|benchmarks"]),
+    (["list", "proxies", "benchmarks"], ["unexpected extra argument", "benchmarks"]),
     (["score"], ["no proxy was asked for", "proxies=[synflow", "harness list proxies"]),
     (["score", "proxies=[snipp]"], ["unknown proxy 'snipp'", "did you mean 'snip'?"]),
     (["score", "proxies=[synflow,nasswot]"], ["unknown proxy 'nasswot'", "did you mean 'naswot'?"]),

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from harness import correlation
 from harness.correlation import (
     METRICS,
     Estimate,
+    bootstrap,
     bootstrap_weights,
     correlate,
     correlate_many,
@@ -27,6 +27,7 @@ from harness.correlation import (
     spearman_rho,
     top_precision,
 )
+from harness.errors import HarnessError
 
 ALL_METRICS = ("kendall", "spearman", "ndcg_1000", "ndcg_7", "top_1%", "top_20%", "regret_10", "regret_3")
 
@@ -94,6 +95,44 @@ def test_ndcg_refuses_accuracies_that_are_not_percentages(accuracies):
         correlate([1, 2], accuracies)
 
 
+# The best of five architectures scored last: nDCG is 0.387 in percent, and 0.929 if fractions passed.
+FRACTIONS = np.array([0.71, 0.73, 0.74, 0.72, 0.94])
+MISPLACED = [2, 4, 5, 3, 1]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda accuracies: ndcg(MISPLACED, accuracies),
+        lambda accuracies: metric("ndcg_2").weighted(MISPLACED, accuracies),
+        lambda accuracies: correlate(MISPLACED, accuracies),
+        lambda accuracies: correlate_many({"a": MISPLACED}, accuracies, ["kendall", "ndcg_10"], resamples=0),
+        lambda accuracies: paired_difference(MISPLACED, MISPLACED, accuracies, "ndcg_10"),
+    ],
+)
+@pytest.mark.parametrize("accuracies", [FRACTIONS, FRACTIONS.tolist(), FRACTIONS > 0.8, FRACTIONS / 0.94])
+def test_ndcg_refuses_fractions_and_names_the_remedies(call, accuracies):
+    with pytest.raises(ValueError, match=r"as fractions are. Multiply them by 100; .*\[\"kendall\", \"spearman\"\]"):
+        call(accuracies)
+    call(100.0 * np.asarray(accuracies))
+    call([*np.asarray(accuracies)[:-1], 1.5])
+
+
+def test_fractions_serve_where_the_unit_makes_no_difference():
+    first, second = (correlate(MISPLACED, one, ["kendall", "top_20%"]) for one in (FRACTIONS, 100 * FRACTIONS))
+    assert first == second
+    assert regret([1, 2], [0.9, 0.8], 1) == pytest.approx(0.1)
+    assert ndcg([1, 2, 3], [1.0, 1.0, 1.0]) == ndcg([1, 2, 3], [100.0, 100.0, 100.0]) == 1.0
+
+
+def test_negated_losses_are_ranked_and_ndcg_of_them_is_refused():
+    losses = [-0.61, -0.58, -0.70, -0.65]
+    found = correlate([2, 3, 0, 1], losses, ["kendall", "spearman", "regret_2"], resamples=9)
+    assert (found["kendall"].value, found["regret_2"].value) == (1.0, 0.0)
+    with pytest.raises(ValueError, match=r"4 are outside \[0, 100\]. Where they are another figure, such as a loss,"):
+        correlate([2, 3, 0, 1], losses)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -111,8 +150,9 @@ def test_ndcg_refuses_accuracies_that_are_not_percentages(accuracies):
     ],
 )
 def test_options_out_of_range_are_refused(call, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         call()
+    assert isinstance(caught.value, HarnessError), "the command line prints it as one line"
 
 
 def test_series_are_aligned_by_index():
@@ -133,6 +173,51 @@ def test_series_are_aligned_by_index():
 def test_missing_values_of_nullable_series_are_failed():
     pd = pytest.importorskip("pandas")
     assert rank_scores(pd.Series([1.5, None, 0.5], dtype="Float64")).tolist() == [2, 0, 1]
+
+
+MASKED = np.ma.masked_array([5.0, 999.0, 4.0, -7.0, 1.0], mask=[0, 1, 0, 1, 0])
+UNMASKED = [5.0, np.nan, 4.0, np.nan, 1.0]
+
+
+def test_masked_scores_are_failed():
+    accuracies = [70.0, 60.0, 65.0, 75.0, 50.0]
+    assert rank_scores(MASKED).tolist() == [3, 0, 2, 0, 1]
+    for name in ALL_METRICS:
+        assert metric(name).point(MASKED, accuracies) == metric(name).point(UNMASKED, accuracies)
+        weights = next(bootstrap_weights(5, 4, 0))
+        np.testing.assert_array_equal(
+            metric(name).weighted(MASKED, accuracies)(weights), metric(name).weighted(UNMASKED, accuracies)(weights)
+        )
+    assert correlate(MASKED, accuracies, resamples=9) == correlate(UNMASKED, accuracies, resamples=9)
+    assert correlate(MASKED, accuracies, resamples=0).n_failed == 2
+    assert paired_difference(MASKED, accuracies, accuracies, resamples=9) == paired_difference(
+        UNMASKED, accuracies, accuracies, resamples=9
+    )
+    together = correlate_many({"a": MASKED, "b": np.ma.masked_array(accuracies)}, accuracies, resamples=9)
+    assert together["a"] == correlate(UNMASKED, accuracies, resamples=9)
+    assert together["b"].n_failed == 0, "a mask that hides nothing"
+
+
+def test_masked_integers_stay_distinct():
+    values = np.array([2**60, 2**60 + 1, 2**61])
+    assert rank_scores(np.ma.masked_array(values, mask=[0, 0, 1])).tolist() == [1, 2, 0]
+
+
+def test_masked_infinities_and_nan_below_the_mask_count_once():
+    scores = np.ma.masked_invalid([3.0, np.nan, np.inf, 2.0])
+    scores[3] = np.ma.masked
+    assert rank_scores(scores).tolist() == [1, 0, 0, 0]
+    assert correlate(scores, [4.0, 3.0, 2.0, 1.0], "kendall", resamples=0).n_failed == 3
+
+
+@pytest.mark.parametrize("function", [kendall_tau, spearman_rho, ndcg, top_precision, regret, correlate])
+def test_masked_accuracies_are_refused(function):
+    with pytest.raises(ValueError, match="2 of 5 accuracies are masked: leave out these rows, of the scores too"):
+        function([1, 2, 3, 4, 5], MASKED)
+    with pytest.raises(ValueError, match="accuracies are masked"):
+        paired_difference([1, 2, 3, 4, 5], [2, 1, 3, 4, 5], MASKED)
+    kept = ~MASKED.mask
+    function(np.arange(5)[kept], MASKED[kept])
 
 
 # Point values ---------------------------------------------------------------------------------------------
@@ -172,7 +257,7 @@ def test_ndcg_by_hand():
 def test_ndcg_ranks_start_at_log2_of_2():
     # 0.63... with ranks that start at 1; 0.5 / (1 / log2 3) = 0.79... if they start at 2, and a rank
     # that starts at 0 divides by log2 1 = 0.
-    assert ndcg([2, 1], [0, 1], 2) == pytest.approx(1 / math.log2(3), rel=1e-14)
+    assert ndcg([2, 1], [0, 2], 2) == pytest.approx(1 / math.log2(3), rel=1e-14)
 
 
 def test_ndcg_in_percent_is_governed_by_the_place_of_the_best():
@@ -221,12 +306,14 @@ def test_constant_scores_leave_correlations_undefined_and_the_rest_defined():
     assert math.isnan(ndcg([1, 2, 3], [0, 0, 0]))
 
 
-@pytest.mark.parametrize("ties", TIES[:4])
-@pytest.mark.parametrize("n", [2, 3, 17, 300])
+def varied(n: int, ties: str) -> bool:
+    """Whether neither column of the table is constant."""
+    return all(len(set(column)) > 1 for column in table(n, ties, seed=n))
+
+
+@pytest.mark.parametrize(("n", "ties"), [(n, ties) for n in (2, 3, 17, 300) for ties in TIES[:4] if varied(n, ties)])
 def test_correlations_are_those_of_scipy(ties, n):
     scores, accuracies = table(n, ties, seed=n)
-    if len(set(scores)) == 1 or len(set(accuracies)) == 1:
-        pytest.skip("constant")
     assert kendall_tau(scores, accuracies) == pytest.approx(stats.kendalltau(scores, accuracies).statistic, abs=1e-14)
     assert spearman_rho(scores, accuracies) == pytest.approx(stats.spearmanr(scores, accuracies).statistic, abs=1e-14)
 
@@ -283,8 +370,8 @@ def test_ties_are_expectations_over_all_orders(seed):
 
 # Properties -----------------------------------------------------------------------------------------------
 
-# Integers in a small range: transformations below are exact, and ties frequent.
-pairs = st.lists(st.tuples(st.integers(-6, 6), st.integers(0, 12)), min_size=2, max_size=40)
+# Integers in a small range: transformations below are exact, and ties frequent. 0 and 1 alone would be fractions.
+pairs = st.lists(st.tuples(st.integers(-6, 6), st.sampled_from([0, *range(2, 13)])), min_size=2, max_size=40)
 
 
 @given(pairs)
@@ -450,7 +537,7 @@ def test_a_chunk_of_a_large_space_stays_below_100_megabytes():
 def test_intervals_do_not_depend_on_the_chunk(monkeypatch):
     scores, accuracies = table(150, "score and accuracy")
     before = correlate(scores, accuracies, ALL_METRICS, resamples=30)
-    monkeypatch.setattr(correlation, "_CHUNK_COLUMNS", 7)
+    monkeypatch.setattr(bootstrap, "_CHUNK_COLUMNS", 7)
     after = correlate(scores, accuracies, ALL_METRICS, resamples=30)
     for name in ALL_METRICS:
         assert after[name].low == pytest.approx(before[name].low, rel=1e-12)

@@ -142,7 +142,7 @@ def test_links_lead_somewhere(page):
         assert (page.parent / target).exists() or not target, target
 
 
-@pytest.mark.parametrize("command", cli.commands())
+@pytest.mark.parametrize("command", cli.cli.commands)
 def test_examples_of_the_help_can_be_read(command, capsys, monkeypatch):
     assert cli.main([command, "--help"]) == 0
     lines = capsys.readouterr().out.split("xamples:", 1)[1].splitlines()

@@ -11,7 +11,7 @@ import harness
 from harness.cli import doctor, main
 from harness.config import compose_config
 from harness.engine.store import Row, ScoreKey, ScoreStore
-from harness.findings import Finding
+from harness.verify.findings import Finding
 
 ROOT = Path(harness.__file__).resolve().parents[1]
 FLOPS = ScoreKey("nasbench201", "cifar10", "none", "flops", 0)

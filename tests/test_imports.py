@@ -1,4 +1,5 @@
-"""What the scoring path imports: nothing beyond torch, numpy, pandas, pyarrow, hydra-core and omegaconf."""
+"""What the scoring path imports: nothing beyond torch, numpy, pandas, pyarrow, hydra-core, omegaconf, click
+and tqdm."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import harness
 
 ROOT = Path(harness.__file__).resolve().parents[1]
 
-ALLOWED = ("torch", "numpy", "pandas", "pyarrow", "hydra-core", "omegaconf")
+ALLOWED = ("torch", "numpy", "pandas", "pyarrow", "hydra-core", "omegaconf", "click", "tqdm")
 
 CODE = """
 import sys

@@ -183,6 +183,22 @@ def test_estimates_are_computed_once_and_follow_their_input(tmp_path, monkeypatc
     assert Estimates(path, RESAMPLES).of({"a": scores, "b": -scores}, accuracies, ["kendall"]) == before
 
 
+def test_estimates_follow_every_file_of_the_correlations(tmp_path, monkeypatch):
+    folder = tmp_path / "correlation"
+    shutil.copytree(Path(measures.correlation.__file__).parent, folder)
+    monkeypatch.setattr(measures.correlation, "__file__", str(folder / "__init__.py"))
+    path, scores = tmp_path / "estimates.json", np.arange(20.0)
+    first = Estimates(path, RESAMPLES)
+    first.of({"a": scores}, scores, ["kendall"])
+    first.save()
+    monkeypatch.setattr(measures, "correlate_many", None)
+    Estimates(path, RESAMPLES).of({"a": scores}, scores, ["kendall"])
+    with (folder / "weighted" / "kendall.py").open("a", encoding="utf-8") as file:
+        file.write("# another definition\n")
+    with pytest.raises(TypeError, match="not callable"):
+        Estimates(path, RESAMPLES).of({"a": scores}, scores, ["kendall"])
+
+
 def test_cutoffs():
     assert cutoffs(1) == [1]
     assert cutoffs(20) == [1, 2, 5, 10, 20]

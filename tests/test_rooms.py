@@ -22,7 +22,7 @@ FLOORS = (
     {"probes", "benchmarks"},
     {"spaces"},
     {"correlation"},
-    {"errors", "paths", "seeds", "registry", "specs", "progress", "findings"},
+    {"errors", "paths", "seeds", "registry", "specs", "progress"},
 )
 #: Import paths of earlier versions: they stand beside the house.
 ALIASES = {"store", "benchmark"}

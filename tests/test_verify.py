@@ -19,20 +19,20 @@ import pytest
 import yaml
 
 import harness
-from harness import correlation
 from harness.benchmarks import benchmark as benchmarks
 from harness.benchmarks.benchmark import load_benchmark
 from harness.cli import main
 from harness.config import compose_config
+from harness.correlation import points
 from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.errors import HarnessError
-from harness.findings import Finding
 from harness.probes import positive
 from harness.proxies import available
 from harness.rankings.results import Reader
 from harness.verify import CHECKS, GUARD
 from harness.verify.baseline import LARGEST_MOVE, correlations, digest, guarded_benchmarks, read_baseline
 from harness.verify.expectation import Expectation, find_proxy, parse_expectation
+from harness.verify.findings import Finding
 
 ROOT = Path(harness.__file__).resolve().parents[1]
 COMMITTED = f"store={ROOT / 'results' / 'scores'}"
@@ -49,11 +49,12 @@ def failing(findings: list[Finding]) -> list[Finding]:
 
 
 def mutate(monkeypatch, module: Any, name: str, old: str, new: str) -> None:
-    """Replace a function of a module by one whose source reads `new` where it read `old`."""
-    source = inspect.getsource(getattr(module, name))
+    """Replace a function that a module uses by one whose source reads `new` where it read `old`."""
+    function = getattr(module, name)
+    source = inspect.getsource(function)
     assert source.count(old) == 1, f"{name} no longer reads {old!r} once: adapt the mutation"
     code = compile(source.replace(old, new), f"<mutated {name}>", "exec", __future__.annotations.compiler_flag)
-    namespace = dict(vars(module))
+    namespace = dict(function.__globals__)
     exec(code, namespace)
     monkeypatch.setattr(module, name, namespace[name])
 
@@ -128,7 +129,7 @@ def test_committed_correlations_have_not_moved():
 
 
 def test_an_off_by_one_in_the_discount_of_ndcg_is_caught(monkeypatch, capsys):
-    mutate(monkeypatch, correlation, "_weighted_ndcg", "np.arange(1, places + 1)", "np.arange(2, places + 2)")
+    mutate(monkeypatch, points, "weighted_ndcg", "np.arange(1, places + 1)", "np.arange(2, places + 2)")
     assert main(["verify", "correlations", *RANKING]) == 1
     out = capsys.readouterr().out
     assert "ndcg_10 was 0." in out

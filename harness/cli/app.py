@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import click
+
+from harness import __version__
+from harness.cli import completion
 from harness.errors import HarnessError, UnknownNameError
 
 USAGE = """\
-harness: training-free NAS proxies on NAS benchmarks, beside what the papers printed
+Training-free NAS proxies on NAS benchmarks, beside what the papers printed.
 
+\b
   harness score benchmark=nasbench201 dataset=cifar10 "proxies=[synflow,vkdnw]" population=no_dead_ops limit=20
   harness score inputs=cifar10 inputs.path=DATA "proxies=[snip,naswot]" population="sample(100, seed=0)"
   harness report table=vkdnw_table1
@@ -21,19 +27,14 @@ harness: training-free NAS proxies on NAS benchmarks, beside what the papers pri
   harness search benchmark=esformer algorithm=decoupled "proxies=[entropic_score,logsynflow]" budget=10min
   harness report plots dataset=cifar10  # figures of how well the stored scores rank (results/plots)
   harness report page                   # leaderboard, proxies and benchmarks as one folder to open (results/site)
-  harness list proxies|benchmarks|targets|tables|algorithms|spaces
+  harness list proxies
   harness verify                        # do the committed numbers still hold?
   harness verify --proxy mypackage.proxies:MaxGradient --expect "tau>=0.5"
-  harness verify references path=FILE.parquet
-  harness verify nasbench101            # all its cells, made from nothing, are the stored ones
   harness import nats_sss NATS-sss-v1_0-50262-simple      # an official archive; --check compares only
-  harness doctor                        # versions, device, data, store
-  harness completion bash|zsh|fish
   harness queue minutes=60 data=DATA    # scoring runs still missing, from the top of results/QUEUE.md
-  harness --version
 
-Settings are key=value (Hydra): `harness COMMAND --help` lists them, with examples. Add -m to sweep,
-as in: harness score -m "proxies=[vkdnw]" seed=0,1,2, or shards=8 hydra/launcher=submitit_slurm for a cluster
+Settings are key=value (Hydra): `harness COMMAND --help` lists them, with examples. Add -m to sweep, as in:
+harness score -m "proxies=[vkdnw]" seed=0,1,2, or shards=8 hydra/launcher=submitit_slurm for a cluster.
 """
 
 #: Commands that compute no score: there is nothing to go on from when they are stopped.
@@ -41,6 +42,132 @@ _READING = {"report", "verify", "list", "doctor", "completion"}
 
 #: Hydra's own flags, for which the run is handed to Hydra as a whole.
 _HYDRA_FLAGS = {"-m", "--multirun", "--cfg", "-c", "--info", "-i", "--resolve", "--experimental-rerun"}
+
+#: Settings are handed on as they were typed, Hydra's flags among them.
+_AS_TYPED = {"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
+
+
+class _Names(click.ParamType):
+    """One of some names, which are read when they are needed."""
+
+    name = "name"
+
+    def __init__(self, kind: str, names: Callable[[], Iterable[str]]):
+        self.kind, self.names = kind, names
+
+    def convert(self, value: str, param: Any, ctx: Any) -> str:
+        names = list(self.names())
+        if value not in names:
+            raise UnknownNameError(self.kind, value, names)
+        return value
+
+    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list:
+        return _items(self.names(), incomplete)
+
+
+class _Settings(click.ParamType):
+    """`key=value` settings of a command: read by Hydra, completed here."""
+
+    name = "settings"
+
+    def __init__(self, command: str):
+        self.command = command
+
+    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list:
+        return _items(completion.settings_of(self.command), incomplete)
+
+
+def _items(words: Iterable[str], incomplete: str) -> list:
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(word) for word in words if word.startswith(incomplete)]
+
+
+class _Configured(click.Command):
+    """A command whose settings are those of a file in `conf/`, which its help shows."""
+
+    def __init__(self, name: str, run: Callable[..., int], config: str | None = None, options: Sequence[Any] = ()):
+        self.config = config or name
+        settings = click.Argument(["settings"], nargs=-1, type=_Settings(self.config), metavar="[KEY=VALUE]...")
+        super().__init__(
+            name,
+            callback=lambda settings, **options: run(list(settings), **options),
+            params=[settings, *options],
+            context_settings=_AS_TYPED,
+        )
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        self.format_usage(ctx, formatter)
+        formatter.write(f"\n{_described(self.config)}\n")
+        if len(self.params) > 1:
+            self.format_options(ctx, formatter)
+
+
+def _described(config: str) -> str:
+    """A command's settings with what each does: its file of the configuration."""
+    from harness.config import config_path
+
+    return config_path(config).read_text(encoding="utf-8").split("\nhydra:")[0].rstrip()
+
+
+class _Group(click.Group):
+    """A group that names the nearest command where one is unknown."""
+
+    kind = "command"
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
+        known = self.list_commands(ctx)
+        if args[0] not in known:
+            raise UnknownNameError(self.kind, args[0], known)
+        return super().resolve_command(ctx, args)
+
+
+class _Parts(_Group):
+    """A command that goes on with the name of a part of it, or without one does its main part.
+
+    Args:
+        main: the main part, which takes the settings when no part is named.
+        parts: the others, by name.
+    """
+
+    def __init__(self, name: str, kind: str, main: _Configured, parts: Callable[[], Mapping[str, click.Command]]):
+        super().__init__(name, context_settings=_AS_TYPED, no_args_is_help=False)
+        self.kind, self.main, self.parts = kind, main, parts
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.parts())
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return self.main if name == self.main.name else self.parts().get(name)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        asks_help = bool(args) and args[0] in ("-h", "--help")
+        nothing_typed = not args and not ctx.resilient_parsing  # a shell asks what may follow
+        if nothing_typed or (args and not asks_help and (args[0][:1] in "-~" or "=" in args[0])):
+            args = [self.main.name, *args]
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
+        if args[0] == self.main.name:
+            return args[0], self.main, args[1:]
+        return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list:
+        settings = _items(completion.settings_of(self.main.config), incomplete)
+        return [*super().shell_complete(ctx, incomplete), *self.main.shell_complete(ctx, incomplete), *settings]
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.width = 120
+        formatter.write_usage(ctx.command_path, f"[{'|'.join(self.list_commands(ctx))}] [KEY=VALUE]...")
+        formatter.write(f"\n{_described(self.main.config)}\n")
+        if len(self.main.params) > 1:
+            self.main.format_options(ctx, formatter)
+
+
+@click.group(cls=_Group, help=USAGE, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, message="harness %(version)s")
+def cli() -> None:
+    """What may follow `harness`. Each command returns its exit code."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,8 +179,9 @@ def main(argv: list[str] | None = None) -> int:
         before = signal.signal(signal.SIGTERM, _stop)
     try:
         return _dispatch(arguments)
-    except HarnessError as error:
-        print(f"harness: {error}", file=sys.stderr)
+    except (HarnessError, click.UsageError) as error:
+        said = error.format_message() if isinstance(error, click.UsageError) else error
+        print(f"harness: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         after = (
@@ -77,33 +205,48 @@ def _stop(*_: object) -> None:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE, end="")
-        return 0
-    if arguments[0] == "--version":
-        from harness import __version__
-
-        print(f"harness {__version__}")
-        return 0
-    known = commands()
-    if arguments[0] not in known:
-        raise UnknownNameError("command", arguments[0], known)
-    return known[arguments[0]](arguments[1:])
+    if completion.COMPLETE in os.environ:
+        return completion.answer(cli)
+    if not arguments or arguments[0] == "help":
+        arguments = ["--help"]
+    try:
+        # Not `cli.main`, which has ways of its own with Ctrl-C and closed pipes.
+        with cli.make_context("harness", arguments) as context:
+            return cli.invoke(context) or 0
+    except click.exceptions.Exit as done:  # the help was shown
+        return done.exit_code
 
 
-def commands() -> dict[str, Callable[[list[str]], int]]:
-    """What may follow `harness`: by name the task, which takes the other arguments and returns the exit code."""
-    return {
-        "list": _list,
-        "score": _score_or_sweep,
-        "report": _report,
-        "search": lambda rest: _app("search", _search, rest),
-        "verify": _verify,
-        "import": _import,
-        "queue": lambda rest: _app("queue", _queue, rest),
-        "doctor": lambda rest: _app("doctor", _doctor, rest),
-        "completion": _completion,
-    }
+def _app(command: str, task: Callable[[Any], int], arguments: list[str]) -> int:
+    """Run `task` on the composed configuration, directly or, for sweeps and Hydra's own flags, by Hydra."""
+    from harness.config import check_overrides, compose_config, quoted, register
+    from harness.paths import data_dir
+
+    arguments = [quoted(argument) for argument in arguments]
+    if not _HYDRA_FLAGS & set(arguments):
+        return task(compose_config(command, arguments))
+
+    import hydra
+
+    register()
+    flags = [a for a in arguments if a.startswith("-")]
+    values = {"--cfg", "-c", "--info", "-i"}
+    overrides = [
+        a for a, before in zip(arguments, ["", *arguments], strict=False) if a not in flags and before not in values
+    ]
+    check_overrides(command, overrides, sweep=bool({"-m", "--multirun"} & set(flags)))
+    codes: list[int] = []
+
+    def job(config: Any) -> None:
+        try:
+            codes.append(task(config))
+        except HarnessError as error:
+            print(f"harness: {error}", file=sys.stderr)
+            codes.append(2)
+
+    sys.argv = [f"harness {command}", *arguments]
+    hydra.main(version_base="1.3", config_path=str(data_dir("conf")), config_name=command)(job)()
+    return max(codes, default=0)
 
 
 def lists() -> dict[str, Callable[[], dict[str, str]]]:
@@ -139,83 +282,30 @@ def lists() -> dict[str, Callable[[], dict[str, str]]]:
 
         return {name: cls.summary for name, cls in available().items()}
 
-    return {
-        "proxies": proxies,
-        "benchmarks": benchmarks,
-        "targets": targets,
-        "tables": tables,
-        "algorithms": algorithms,
-        "spaces": spaces,
-    }
+    return {kind.__name__: kind for kind in (proxies, benchmarks, targets, tables, algorithms, spaces)}
 
 
-def _list(arguments: list[str]) -> int:
-    """One name a line with its summary."""
-    kinds = lists()
-    if {"-h", "--help"} & set(arguments):
-        print("harness list: names and what they stand for, one a line. Examples:")
-        for kind in kinds:
-            print(f"  harness list {kind}")
-        return 0
-    if len(arguments) != 1:
-        raise HarnessError(f"say what to list: harness list {'|'.join(kinds)}")
-    if arguments[0] not in kinds:
-        raise UnknownNameError("list", arguments[0], kinds)
-    entries = kinds[arguments[0]]()
+@cli.command(
+    "list",
+    help="Names and what they stand for, one a line.\n\n\b\nExamples:\n"
+    + "\n".join(f"  harness list {kind}" for kind in lists()),
+)
+@click.argument("kind", type=_Names("list", lists), metavar=f"{'|'.join(lists())}")
+def _list(kind: str) -> int:
+    entries = lists()[kind]()
     width = max(map(len, entries), default=0)
     for name, summary in entries.items():
         print(f"{name:<{width}}  {summary}")
     return 0
 
 
-def _app(command: str, task: Callable[[Any], int], arguments: list[str]) -> int:
-    """Run `task` on the composed configuration, directly or, for sweeps and Hydra's own flags, by Hydra."""
-    from harness.config import check_overrides, compose_config, config_path, quoted, register
-    from harness.paths import data_dir
-
-    if {"-h", "--help"} & set(arguments):
-        print(config_path(command).read_text(encoding="utf-8").split("\nhydra:")[0].rstrip())
-        return 0
-    arguments = [quoted(argument) for argument in arguments]
-    if not _HYDRA_FLAGS & set(arguments):
-        return task(compose_config(command, arguments))
-
-    import hydra
-
-    register()
-    flags = [a for a in arguments if a.startswith("-")]
-    values = {"--cfg", "-c", "--info", "-i"}
-    overrides = [
-        a for a, before in zip(arguments, ["", *arguments], strict=False) if a not in flags and before not in values
-    ]
-    check_overrides(command, overrides, sweep=bool({"-m", "--multirun"} & set(flags)))
-    codes: list[int] = []
-
-    def job(config: Any) -> None:
-        try:
-            codes.append(task(config))
-        except HarnessError as error:
-            print(f"harness: {error}", file=sys.stderr)
-            codes.append(2)
-
-    sys.argv = [f"harness {command}", *arguments]
-    hydra.main(version_base="1.3", config_path=str(data_dir("conf")), config_name=command)(job)()
-    return max(codes, default=0)
-
-
 def _score_or_sweep(arguments: list[str]) -> int:
     from harness.cli.launch import MULTIRUN, is_sweep, sweep
     from harness.config import quoted
 
-    if not is_sweep(arguments) or {"-h", "--help"} & set(arguments) or (_HYDRA_FLAGS - MULTIRUN) & set(arguments):
+    if not is_sweep(arguments) or (_HYDRA_FLAGS - MULTIRUN) & set(arguments):
         return _app("score", _score, arguments)
     return sweep([quoted(argument) for argument in arguments])
-
-
-def _queue(config: Any) -> int:
-    from harness.cli.queue import work_off
-
-    return work_off(config)
 
 
 def _score(config: Any) -> int:
@@ -237,135 +327,123 @@ def _score(config: Any) -> int:
     return 1 if summary.errors else 0
 
 
-def _search(config: Any) -> int:
-    from harness.search.command import search
-
-    return search(config)
+cli.add_command(_Configured("score", _score_or_sweep))
 
 
-def _report(arguments: list[str]) -> int:
-    """`harness report` builds tables; `harness report plots` and `harness report page` draw what is stored."""
+def _task(name: str, module: str, function: str, config: str | None = None) -> _Configured:
+    """The command that hands its configuration to a function, which is imported when it is run."""
 
-    def tables(config: Any) -> int:
-        from harness.tables.build import build_tables
+    def task(configuration: Any) -> int:
+        from importlib import import_module
 
-        return build_tables(config)
+        return getattr(import_module(module), function)(configuration)
 
-    def plots(config: Any) -> int:
-        from harness.report.plots import build_plots
-
-        return build_plots(config)
-
-    def page(config: Any) -> int:
-        from harness.report.page import build_page
-
-        return build_page(config)
-
-    parts = {"plots": plots, "page": page}
-    if not arguments or arguments[0][0] in "-~" or "=" in arguments[0]:
-        return _app("report", tables, arguments)
-    if arguments[0] not in parts:
-        raise UnknownNameError("part of the report", arguments[0], parts)
-    return _app(f"report_{arguments[0]}", parts[arguments[0]], arguments[1:])
+    return _Configured(name, lambda settings: _app(config or name, task, settings), config)
 
 
-def _verify(arguments: list[str]) -> int:
+cli.add_command(
+    _Parts(
+        "report",
+        "part of the report",
+        _task("report", "harness.tables.build", "build_tables"),
+        lambda: {
+            "plots": _task("plots", "harness.report.plots", "build_plots", "report_plots"),
+            "page": _task("page", "harness.report.page", "build_page", "report_page"),
+        },
+    )
+)
+cli.add_command(_task("search", "harness.search.command", "search"))
+
+
+def _checks() -> dict[str, click.Command]:
+    from harness.verify import CHECKS
+
+    def command(name: str, check: Callable[[Any], int]) -> click.Command:
+        return _Configured(name, lambda settings: _app("verify", check, settings), "verify")
+
+    return {name: command(name, check) for name, check in CHECKS.items() if name}
+
+
+def _verify(settings: list[str], proxy: tuple[str, ...], expect: tuple[str, ...]) -> int:
     from harness.verify import CHECKS, expectations
 
-    settings, options = _options(arguments, ("--proxy", "--expect"))
-    if any(options.values()) and not {"-h", "--help"} & set(arguments):
-        if len(options["--proxy"]) != 1 or not options["--expect"]:
-            raise HarnessError(
-                "name one proxy and at least one expectation: harness verify --proxy MODULE:CLASS --expect 'tau>=0.5'"
-            )
-        return _app("verify", expectations(options["--proxy"][0], options["--expect"]), settings)
-    name = ""
-    if settings and "=" not in settings[0] and not settings[0].startswith("-"):
-        name, *settings = settings
-    if name not in CHECKS:
-        raise UnknownNameError("check", name, filter(None, CHECKS))
-    return _app("verify", CHECKS[name], settings)
+    if not (proxy or expect):
+        return _app("verify", CHECKS[""], settings)
+    if len(proxy) != 1 or not expect:
+        raise HarnessError(
+            "name one proxy and at least one expectation: harness verify --proxy MODULE:CLASS --expect 'tau>=0.5'"
+        )
+    return _app("verify", expectations(proxy[0], expect), settings)
 
 
-def _options(arguments: list[str], names: tuple[str, ...]) -> tuple[list[str], dict[str, list[str]]]:
-    """Arguments without the options `names`, and the values of each, given as `--name value` or `--name=value`."""
-    others, values = [], {name: [] for name in names}
-    waiting = iter(arguments)
-    for argument in waiting:
-        name, equals, value = argument.partition("=")
-        if name not in names:
-            others.append(argument)
-        elif equals:
-            values[name].append(value)
-        else:
-            following = next(waiting, None)
-            if following is None:
-                raise HarnessError(f"{name} needs a value (`harness verify --help`)")
-            values[name].append(following)
-    return others, values
+cli.add_command(
+    _Parts(
+        "verify",
+        "check",
+        _Configured(
+            "verify",
+            _verify,
+            options=[
+                click.Option(["--proxy"], multiple=True, metavar="MODULE:CLASS", help="proxy to hold to a claim"),
+                click.Option(["--expect"], multiple=True, metavar="CLAIM", help="such as 'tau>=0.5'; may be repeated"),
+            ],
+        ),
+        _checks,
+    )
+)
 
 
-def _doctor(config: Any) -> int:
-    from harness.cli.doctor import examine
+def _archives() -> list[str]:
+    from harness.benchmarks.importers import available
 
-    return examine(config)
-
-
-def _completion(arguments: list[str]) -> int:
-    from harness.cli.completion import SHELLS, script
-
-    if {"-h", "--help"} & set(arguments):
-        print("harness completion: a script that completes commands, settings and names with the Tab key. Examples:")
-        for name, shell in SHELLS.items():
-            print(f"  {shell.install:<64}  # {name}")
-        return 0
-    if len(arguments) != 1:
-        raise HarnessError(f"say for which shell: harness completion {'|'.join(SHELLS)}")
-    print(script(arguments[0]), end="")
-    return 0
+    return list(available())
 
 
-IMPORT_USAGE = """\
-harness import NAME PATH            read an official archive into a benchmark
-harness import --check NAME PATH    compare it with the embedded table: exit code 1 where they differ
+@cli.command("import")
+@click.argument("name", type=_Names("archive", _archives))
+@click.argument("path")
+@click.option("--check", is_flag=True, help="Compare with the embedded table instead: exit code 1 where they differ.")
+def _import(name: str, path: str, check: bool) -> int:
+    """Read an official archive into a benchmark.
 
-NAME and PATH:
-  nasbench201   NAS-Bench-201-v1_1-096897.pth
-  nats_tss      the folder NATS-tss-v1_0-3ffb9-simple
-  nats_sss      the folder NATS-sss-v1_0-50262-simple
-  nasbench101   nasbench_only108.tfrecord or nasbench_full.tfrecord
-  nasbench301   zc_nasbench301.json
-  nds           the folder of the NDS files, or one file; nds_darts, nds_enas_in, … take their file alone
+    \b
+    NAME and PATH:
+      nasbench201   NAS-Bench-201-v1_1-096897.pth
+      nats_tss      the folder NATS-tss-v1_0-3ffb9-simple
+      nats_sss      the folder NATS-sss-v1_0-50262-simple
+      nasbench101   nasbench_only108.tfrecord or nasbench_full.tfrecord
+      nasbench301   zc_nasbench301.json
+      nds           the folder of the NDS files, or one file; nds_darts, nds_enas_in, … take their file alone
 
-Examples:
-  harness import nats_sss NATS-sss-v1_0-50262-simple
-  harness import --check nasbench201 NAS-Bench-201-v1_1-096897.pth
+    \b
+    Examples:
+      harness import nats_sss NATS-sss-v1_0-50262-simple
+      harness import --check nasbench201 NAS-Bench-201-v1_1-096897.pth
 
-Benchmarks are written below $NAS_HARNESS_BENCHMARKS (by default ~/.local/share/nas-proxy-harness/benchmarks).
-Embedded tables are never changed: an archive of one becomes the benchmark NAME_imported.
-"""
+    Benchmarks are written below $NAS_HARNESS_BENCHMARKS (by default ~/.local/share/nas-proxy-harness/benchmarks).
+    Embedded tables are never changed: an archive of one becomes the benchmark NAME_imported.
+    """
+    from harness.benchmarks.importers import check_archive, import_archive
 
-
-def _import(arguments: list[str]) -> int:
-    from harness.benchmarks.importers import available, check_archive, import_archive
-
-    if {"-h", "--help"} & set(arguments):
-        print(IMPORT_USAGE, end="")
-        return 0
-    flags = [argument for argument in arguments if argument.startswith("-")]
-    given = [argument for argument in arguments if not argument.startswith("-")]
-    if given and given[0] not in available():
-        raise UnknownNameError("archive", given[0], available())
-    if len(given) != 2 or set(flags) - {"--check"}:
-        raise HarnessError("say what to import: harness import [--check] NAME PATH (`harness import --help`)")
-    if flags:
-        lines, differs = check_archive(*given)
+    if check:
+        lines, differs = check_archive(name, path)
         print("\n".join(lines))
         return 1 if differs else 0
-    for folder in import_archive(*given):
+    for folder in import_archive(name, path):
         print(f"benchmark {folder.name} written to {folder}")
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+cli.add_command(_task("queue", "harness.cli.queue", "work_off"))
+cli.add_command(_task("doctor", "harness.cli.doctor", "examine"))
+
+
+@cli.command(
+    "completion",
+    help="A script that completes commands, settings and names with the Tab key.\n\n\b\nExamples:\n"
+    + "\n".join(f"  {install:<40}# {shell}" for shell, install in completion.SHELLS.items()),
+)
+@click.argument("shell", type=_Names("shell", lambda: completion.SHELLS), metavar="|".join(completion.SHELLS))
+def _completion(shell: str) -> int:
+    print(completion.script(cli, shell), end="")
+    return 0

@@ -7,7 +7,6 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import harness
@@ -17,10 +16,10 @@ from harness.engine.inputs import load_inputs
 from harness.engine.scoring import resolve_device
 from harness.engine.store import ScoreKey, ScoreStore
 from harness.errors import HarnessError
-from harness.findings import Finding, show
-from harness.progress import Progress
+from harness.progress import progress_bar
 from harness.proxies import available, get_proxy
 from harness.tables.cells import load_table, read_published
+from harness.verify.findings import Finding, show
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,9 +146,9 @@ def _store(store: ScoreStore) -> Iterator[Finding]:
         return
     statuses: Counter[str] = Counter()
     found: list[Finding] = []
-    with closing(Progress(len(keys), "partitions")) as progress:
+    with progress_bar(len(keys), "partitions") as progress:
         for key in keys:
-            progress.advance()
+            progress.update()
             try:
                 frame = store.read(key)
                 found += [Finding(subject, *seen) for seen in _partition(key, frame)]

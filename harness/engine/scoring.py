@@ -29,7 +29,7 @@ from harness.engine.inputs import Inputs, load_inputs
 from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.errors import HarnessError
 from harness.probes.base import EncodingProbe, Probe, Subject, Unscorable
-from harness.progress import Progress
+from harness.progress import progress_bar
 from harness.proxies import get_proxy
 from harness.proxies.base import Proxy
 from harness.seeds import stable_seed
@@ -488,17 +488,18 @@ def run(job: Job, progress: bool = True) -> Summary:
 
     if networks:
         writing = _Writer(store, targets, writer, job.flush_seconds)
-        bar = Progress(len(networks), enabled=progress)
         try:
-            with closing(score_networks(job, networks)) as scored:
+            with (
+                progress_bar(len(networks), enabled=progress) as bar,
+                closing(score_networks(job, networks)) as scored,
+            ):
                 for rows, finished in scored:
                     for label, row in rows:
                         writing.add(label, row)
                         summary.add(label, [row])
-                    bar.advance(finished)
+                    bar.update(finished)
         finally:
             writing.flush()
-            bar.close()
         writing.compact()
     summary.seconds = time.perf_counter() - started
     return summary

@@ -26,8 +26,9 @@ from harness.errors import HarnessError
 from harness.proxies import available, get_proxy
 from harness.rankings.aggregates import AGGREGATES
 from harness.rankings.results import PAPER_INPUTS, Reader, Scores, inputs_of, scoring_commands
-from harness.tables.cells import METRIC_NAMES, load_table, read_published
+from harness.tables.cells import METRIC_NAMES, load_table, place_of, read_published
 from harness.tables.leaderboard import inapplicable
+from harness.tables.measure import split_dataset
 
 #: Populations looked at, where a space has them, besides those that the tables of its benchmark name.
 POPULATIONS = ("all", "no_dead_ops", "no_dead_ops.sample(1000, seed=0)", "sample(1000, seed=0)", "sample(300, seed=0)")
@@ -219,11 +220,11 @@ def printed() -> dict[tuple[str, str, str, str, str], tuple[Printed, ...]]:
     found: dict[tuple[str, str, str, str, str], tuple[Printed, ...]] = {}
     for table in paper_tables():
         for row in table.rows:
-            for dataset in table.datasets:
+            for entry in table.datasets:
                 for metric in table.metrics:
-                    value = figures.get((table.paper, table.paper_table, dataset, row.published or row.proxy, metric))
+                    value = figures.get(place_of(table, row, entry, metric))
                     if value is not None:
-                        key = (table.benchmark, dataset, row.proxy, row.inputs, metric)
+                        key = (*split_dataset(table, entry), row.proxy, row.inputs, metric)
                         one = Printed(f"{table.paper}, {table.paper_table}", value, tuple(table.populations))
                         found[key] = (*found.get(key, ()), one)
     return found
@@ -242,8 +243,8 @@ class Estimates:
         self.path, self.resamples = path, resamples
         self._known: dict[str, list[float]] = {}
         self._used: dict[str, list[float]] = {}
-        code = Path(correlation.__file__).read_bytes()
-        self._code = hashlib.sha256(code).hexdigest()
+        code = sorted(Path(correlation.__file__).parent.rglob("*.py"))
+        self._code = hashlib.sha256(b"".join(file.read_bytes() for file in code)).hexdigest()
         if path is not None and path.is_file():
             try:
                 self._known = json.loads(path.read_text(encoding="utf-8"))

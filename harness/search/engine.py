@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ import pandas as pd
 
 from harness.engine.store import hive_folder, write_table, write_text
 from harness.errors import HarnessError
+from harness.progress import progress_bar
 from harness.search.algorithms import Algorithm, Phase, order
 from harness.search.genes import Genotype, SearchSpace
 from harness.search.objective import Objective, best_so_far, check_combination, fitness
@@ -258,31 +258,22 @@ class Run:
 
     def go(self, folder: Path | None = None, save_seconds: float = 10.0, progress: bool = False) -> None:
         """Run to the end of the budget, saving the state below `folder` now and then where one is given."""
-        self._started = saved = shown = time.perf_counter()
+        self._started = saved = time.perf_counter()
         # Only whole steps are saved: a step that was cut off is done again, from the same draws.
-        while self.step():
-            now = time.perf_counter()
-            if folder is not None and now - saved >= save_seconds:
-                self.save(folder)
-                saved = now
-            if progress and now - shown >= (0.5 if sys.stderr.isatty() else 30):
-                shown = now
-                self._show()
+        with progress_bar(self.budget.evaluations, "evaluations", progress) as bar:
+            while self.step():
+                now = time.perf_counter()
+                if folder is not None and now - saved >= save_seconds:
+                    self.save(folder)
+                    saved = now
+                bar.set_postfix_str(f"phase {self.phase.name}, {100 * self.spent():.0f}% of the budget", refresh=False)
+                bar.update(len(self.state.history) - bar.n)
         self._pause()
-        if progress and sys.stderr.isatty():
-            print("\r\x1b[K", end="", file=sys.stderr)
 
     def _pause(self) -> None:
         now = time.perf_counter()
         self.state.seconds += now - self._started
         self._started = now
-
-    def _show(self) -> None:
-        done = (
-            f"{len(self.state.history):,} evaluations, phase {self.phase.name}, {100 * self.spent():.0f}% of the budget"
-        )
-        terminal = sys.stderr.isatty()
-        print(f"\r\x1b[K{done}" if terminal else done, end="" if terminal else "\n", file=sys.stderr, flush=True)
 
     # State on disk.
 

@@ -17,10 +17,10 @@ from itertools import chain
 from typing import Any
 
 from harness.benchmarks.enumeration import verify_nasbench101
-from harness.findings import Finding, show
 from harness.verify.accuracies import check_accuracies
 from harness.verify.baseline import check_correlations, write_baseline
 from harness.verify.expectation import check_expectations, find_proxy, parse_expectation
+from harness.verify.findings import Finding, show
 from harness.verify.references import verify_references
 from harness.verify.scores import check_scores
 from harness.verify.tables import check_tables

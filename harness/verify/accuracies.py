@@ -7,8 +7,8 @@ from typing import Any
 
 from harness.benchmarks.benchmark import Benchmark
 from harness.errors import HarnessError
-from harness.findings import Finding
 from harness.verify.baseline import accuracy_digests, guarded_benchmarks, read_baseline
+from harness.verify.findings import Finding
 
 
 def check_accuracies(config: Any) -> Iterator[Finding]:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,12 @@ from harness.benchmarks.benchmark import Benchmark, embedded_benchmark, list_ben
 from harness.correlation import correlate
 from harness.engine.store import ScoreKey, ScoreStore, write_text
 from harness.errors import HarnessError, UnknownNameError
-from harness.findings import Finding
-from harness.progress import Progress
+from harness.progress import progress_bar
 from harness.proxies import get_proxy
 from harness.rankings.aggregates import AGGREGATES
 from harness.rankings.results import PAPER_INPUTS, Reader
 from harness.tables.measure import resamples_for
+from harness.verify.findings import Finding
 from harness.verify.scores import chosen_keys
 
 #: nDCG at 10 too: it is the first to feel an error in the discount of the ranks.
@@ -121,9 +120,9 @@ def correlations(
         sets = sorted({(key.space, key.dataset, key.seed) for key in keys})
         asked += [(space, dataset, PAPER_INPUTS, name, seed) for space, dataset, seed in sets for name in AGGREGATES]
     members: dict[tuple[str, str], np.ndarray | None] = {}
-    with closing(Progress(len(asked), "partitions")) as progress:
+    with progress_bar(len(asked), "partitions") as progress:
         for space, dataset, inputs, spec, seed in asked:
-            progress.advance()
+            progress.update()
             try:
                 benchmark = load_benchmark(space)
                 if not benchmark.has_accuracies or not benchmark.targets(dataset):

@@ -19,10 +19,10 @@ from harness.correlation import correlate, metric
 from harness.engine.scoring import Job, run
 from harness.engine.store import ScoreStore
 from harness.errors import HarnessError
-from harness.findings import Finding
 from harness.proxies import available, get_proxy
 from harness.proxies.base import Proxy
 from harness.specs import configure, split_spec
+from harness.verify.findings import Finding
 
 #: Small enough for every push, of every kind of cell, and known to every space.
 POPULATION = "sample(100, seed=0)"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -15,12 +14,12 @@ from harness.benchmarks.benchmark import load_benchmark
 from harness.engine.scoring import Job, score_networks
 from harness.engine.store import Row, ScoreKey, ScoreStore, check_range
 from harness.errors import HarnessError
-from harness.findings import Finding
 from harness.probes.base import EncodingProbe
-from harness.progress import Progress
+from harness.progress import progress_bar
 from harness.proxies import get_proxy
 from harness.proxies.base import Proxy
 from harness.seeds import stable_rng
+from harness.verify.findings import Finding
 
 #: A score that keeps its place among the stored ones may deviate by this many times its proxy's tolerance.
 SAME_PLACE = 10.0
@@ -111,14 +110,14 @@ def _recomputed(groups: dict[Job, list[_Partition]], exact: bool) -> Iterator[Fi
         for partition in partitions:
             for index in partition.sample:
                 networks[job][int(index)].append(partition.key.proxy)
-    with closing(Progress(sum(map(len, networks.values())))) as progress:
+    with progress_bar(sum(map(len, networks.values()))) as progress:
         for job, partitions in groups.items():
             fresh: dict[str, dict[int, Row]] = defaultdict(dict)
             proxies = tuple(partition.key.proxy for partition in partitions)
             for rows, finished in score_networks(replace(job, proxies=proxies), networks[job]):
                 for label, row in rows:
                     fresh[label][row.index] = row
-                progress.advance(finished)
+                progress.update(finished)
             for partition in partitions:
                 yield _compared(partition, fresh[partition.key.proxy], exact)
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from harness.config import choices, compose_config
 from harness.errors import HarnessError
-from harness.findings import Finding
 from harness.tables.build import build_tables
+from harness.verify.findings import Finding
 
 
 def check_tables(config: Any) -> Iterator[Finding]:

@@ -1,0 +1,256 @@
+"""Rank correlation between proxy scores and accuracies, with paired bootstrap intervals.
+
+A training-free proxy is judged by how well the order of its scores agrees with the order of the trained
+accuracies. Point values of Kendall's tau-b and Spearman's rho are SciPy's; nDCG, top-fraction precision and
+regret are expectations over every order of tied scores, so no value depends on the order of the rows.
+
+A bootstrap resample of n rows is a vector of n counts that sum to n. Every metric here has a weighted form
+that takes an (n, R) matrix of such counts and returns the R values that the metric has on the R replicated
+data sets, so that no replicated data set is ever built. One matrix serves all proxies: differences between
+proxies are paired.
+
+Conventions shared by the whole package:
+
+* a higher score predicts a higher accuracy;
+* a NaN, infinite or masked score is a *failed* one: its row stays in the population, ranked below every finite
+  score and tied with the other failed rows;
+* accuracies are finite, none is masked; nDCG needs them in percent, in [0, 100] and not all
+  in [0, 1], as fractions are;
+* a correlation with a constant vector is undefined, and reported as NaN;
+* what cannot be measured is refused with an InputError, a ValueError that names cause and remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness.correlation.bootstrap import Estimate, bootstrap_weights, check_bootstrap, estimate, resampled_values
+from harness.correlation.inputs import check_accuracies, check_scores, rank_scores
+from harness.correlation.metrics import METRICS, Metric, metric, parse_metric
+from harness.correlation.points import kendall_tau, ndcg, regret, spearman_rho, top_precision
+from harness.correlation.weighted.ties import Weighted
+
+__all__ = [
+    "METRICS",
+    "Correlation",
+    "Estimate",
+    "Metric",
+    "Sample",
+    "Weighted",
+    "bootstrap_weights",
+    "correlate",
+    "correlate_many",
+    "estimate",
+    "kendall_tau",
+    "metric",
+    "ndcg",
+    "paired_difference",
+    "rank_scores",
+    "regret",
+    "sample_many",
+    "spearman_rho",
+    "top_precision",
+]
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """The agreement of one proxy with the accuracies.
+
+    Attributes:
+        n: rows, failed ones included.
+        n_failed: rows whose score is masked or not finite.
+        estimates: estimate by canonical metric name.
+        confidence: coverage that the intervals aim at, in (0, 1).
+        resamples: number of bootstrap resamples.
+        seed: seed of the resamples.
+    """
+
+    n: int
+    n_failed: int
+    estimates: dict[str, Estimate]
+    confidence: float
+    resamples: int
+    seed: int
+
+    def __getitem__(self, metric: str) -> Estimate:
+        """Return the estimate of a metric; KeyError names those there are."""
+        if metric not in self.estimates:
+            raise KeyError(f"{metric!r} was not computed; there are {', '.join(self.estimates)}")
+        return self.estimates[metric]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The agreement of one proxy with the accuracies, on the data and on its resamples.
+
+    Attributes:
+        n: rows, failed ones included.
+        n_failed: rows whose score is masked or not finite.
+        values: value on the data by canonical metric name; NaN where undefined.
+        resampled: (R,) values on the resamples by canonical metric name; NaN where undefined.
+    """
+
+    n: int
+    n_failed: int
+    values: dict[str, float]
+    resampled: dict[str, np.ndarray]
+
+
+def correlate(
+    scores: Any,
+    accuracies: Any,
+    metrics: Iterable[str] | str = ("kendall", "spearman", "ndcg_1000"),
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Correlation:
+    """Measure how well the scores of one proxy rank the accuracies.
+
+    The interval is the percentile bootstrap (Efron & Tibshirani 1993, section 13.3) over the rows, linear
+    interpolation between order statistics. Values do not depend on the row order; intervals do within their
+    sampling error, and only where accuracies are tied.
+
+    nDCG, top precision and regret hang on the few most accurate rows, each of which more than a third of the
+    resamples lack: their intervals are wide, need not be centred on the value, and may miss their coverage.
+
+    Args:
+        scores: (n,) scores, n >= 2, higher is better; non-finite and masked ones are failed and
+            ranked last.
+        accuracies: (n,) finite accuracies, none of them masked; in percent, in [0, 100], for nDCG. If both this
+            and `scores` are pandas Series they are aligned by index; otherwise rows correspond by position.
+        metrics: names that `metric` takes.
+        resamples: bootstrap resamples; 0 for no intervals.
+        confidence: coverage of the intervals, in (0, 1).
+        seed: non-negative seed of the resamples.
+
+    Returns:
+        Values and intervals. Resamples in which a metric is undefined are left out of its interval.
+
+    Raises:
+        InputError: lengths or indices differ, fewer than 2 rows, not one-dimensional, an accuracy is masked
+            or not finite (or for nDCG not in percent), a metric is unknown, or an option is out of range.
+    """
+    return correlate_many({"scores": scores}, accuracies, metrics, resamples, confidence, seed)["scores"]
+
+
+def correlate_many(
+    scores: Mapping[str, Any],
+    accuracies: Any,
+    metrics: Iterable[str] | str = ("kendall", "spearman", "ndcg_1000"),
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Correlation]:
+    """Measure several proxies on the same rows and the same resamples.
+
+    A proxy has the values and intervals that `correlate` gives it alone.
+
+    Args:
+        scores: (n,) scores by proxy name, each as in `correlate`.
+        accuracies: (n,) accuracies, as in `correlate`.
+        metrics: names that `metric` takes.
+        resamples: bootstrap resamples; 0 for no intervals.
+        confidence: coverage of the intervals, in (0, 1).
+        seed: non-negative seed of the resamples.
+
+    Returns:
+        The correlation of each proxy, in the order of `scores`.
+
+    Raises:
+        InputError: as `correlate`; the message names the proxy at fault.
+    """
+    check_bootstrap(resamples, confidence, seed)
+    return {
+        name: Correlation(
+            n=sample.n,
+            n_failed=sample.n_failed,
+            estimates={key: estimate(value, sample.resampled[key], confidence) for key, value in sample.values.items()},
+            confidence=confidence,
+            resamples=resamples,
+            seed=seed,
+        )
+        for name, sample in sample_many(scores, accuracies, metrics, resamples, seed).items()
+    }
+
+
+def sample_many(
+    scores: Mapping[str, Any],
+    accuracies: Any,
+    metrics: Iterable[str] | str = ("kendall", "spearman", "ndcg_1000"),
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Sample]:
+    """Measure several proxies on the same rows and the same resamples, and keep the resampled values.
+
+    Args:
+        scores, accuracies, metrics, resamples, seed: as in `correlate_many`.
+
+    Returns:
+        Values on the data and on each resample, by proxy, in the order of `scores`. Entry r of every array
+        belongs to the same resample, so that any function of several proxies' values has its own distribution.
+
+    Raises:
+        InputError: as `correlate`; the message names the proxy at fault.
+    """
+    check_bootstrap(resamples, 0.95, seed)
+    chosen = [metric(name) for name in ((metrics,) if isinstance(metrics, str) else metrics)]
+    accuracy_array = check_accuracies(accuracies)
+    arrays = {name: check_scores(scores[name], accuracies, name) for name in sorted(scores)}
+    ranks = {name: rank_scores(array) for name, array in arrays.items()}
+    drawn = resampled_values(list(ranks.values()), accuracy_array, chosen, resamples, seed)
+    resampled = dict(zip(ranks, drawn, strict=True))
+    return {
+        name: Sample(
+            n=accuracy_array.size,
+            n_failed=int(np.count_nonzero(~np.isfinite(arrays[name]))),
+            values={one.name: one.point(ranks[name], accuracy_array) for one in chosen},
+            resampled={one.name: values for one, values in zip(chosen, resampled[name], strict=True)},
+        )
+        for name in scores
+    }
+
+
+def paired_difference(
+    scores_a: Any,
+    scores_b: Any,
+    accuracies: Any,
+    metric: str = "kendall",
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """Estimate by how much a metric of one proxy exceeds that of another on the same rows.
+
+    Both proxies are evaluated on the same resamples, so the interval is that of the difference and not of
+    two independent values.
+
+    Args:
+        scores_a: (n,) scores of the first proxy, as in `correlate`.
+        scores_b: (n,) scores of the second proxy.
+        accuracies: (n,) accuracies, as in `correlate`.
+        metric: a name that the function `metric` takes.
+        resamples: bootstrap resamples; 0 for no interval.
+        confidence: coverage of the interval, in (0, 1).
+        seed: non-negative seed of the resamples.
+
+    Returns:
+        The metric of a minus the metric of b. Resamples in which either is undefined are left out.
+
+    Raises:
+        InputError: as `correlate`.
+    """
+    check_bootstrap(resamples, confidence, seed)
+    chosen = parse_metric(metric)
+    accuracy_array = check_accuracies(accuracies)
+    ranks = [
+        rank_scores(check_scores(scores, accuracies, label))
+        for scores, label in ((scores_a, "scores_a"), (scores_b, "scores_b"))
+    ]
+    value_a, value_b = (chosen.point(rank, accuracy_array) for rank in ranks)
+    resampled_a, resampled_b = resampled_values(ranks, accuracy_array, [chosen], resamples, seed)[:, 0]
+    return estimate(value_a - value_b, resampled_a - resampled_b, confidence)

@@ -1,0 +1,129 @@
+"""Resamples as counts, values of the metrics on them, and percentile intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from harness.correlation.inputs import positive
+from harness.correlation.metrics import Metric
+from harness.correlation.weighted.ties import Outcomes
+from harness.errors import InputError
+
+# Columns of a chunk: few enough for a chunk at n of about 10^4 to stay in cache, and not a power of two,
+# whose row stride would map a column to a few cache sets. The byte limit takes over for large n.
+_CHUNK_COLUMNS = 56
+_CHUNK_BYTES = 64 * 2**20
+
+# Counts of resamples are kept for the next call up to this many of one n, 10 MB.
+_KEPT_COUNTS = 5_000_000
+
+
+def bootstrap_weights(n: int, resamples: int, seed: int, chunk: int | None = None) -> Iterator[np.ndarray]:
+    """Draw bootstrap resamples as counts, in chunks.
+
+    Resample r draws n rows with replacement from the generator seeded with (seed, r), so that it depends
+    neither on the chunk size nor on how many resamples are asked for.
+
+    Args:
+        n: rows of the data, at least 1.
+        resamples: number of resamples, at least 0.
+        seed: non-negative integer.
+        chunk: resamples in each array; by default at most 56, and no more than 64 MiB (or 1 resample).
+
+    Yields:
+        (n, c) float64 counts with c <= chunk; each column sums to n.
+
+    Raises:
+        InputError: an argument is out of range.
+    """
+    if n < 1 or resamples < 0:
+        raise InputError(f"n must be at least 1 and resamples at least 0, got {n} and {resamples}")
+    if chunk is None:
+        chunk = max(1, min(_CHUNK_COLUMNS, _CHUNK_BYTES // (8 * n)))
+    return _draw(n, resamples, seed, positive(chunk, "chunk"))
+
+
+def _draw(n: int, resamples: int, seed: int, chunk: int) -> Iterator[np.ndarray]:
+    kept = _counts if n * resamples <= _KEPT_COUNTS else _counts.__wrapped__
+    for start in range(0, resamples, chunk):
+        yield kept(n, start, min(chunk, resamples - start), seed).astype(np.float64)
+
+
+@lru_cache(maxsize=128)
+def _counts(n: int, start: int, columns: int, seed: int) -> np.ndarray:
+    """(n, columns) counts of the resamples from `start` on.
+
+    Drawing them takes as long as one proxy's tau; a report draws those of a few n for dozens of tables.
+    """
+    counts = np.empty((n, columns), dtype=np.uint16 if n < 2**16 else np.uint32)
+    for column in range(columns):
+        # RandomState: its streams never change with the version of numpy, so that tables do not either.
+        rows = np.random.RandomState([seed, start + column]).randint(n, size=n)
+        counts[:, column] = np.bincount(rows, minlength=n)
+    return counts
+
+
+def resampled_values(
+    ranks: list[np.ndarray],
+    accuracies: np.ndarray,
+    metrics: list[Metric],
+    resamples: int,
+    seed: int,
+) -> np.ndarray:
+    """Return the (proxies, metrics, resamples) values of all metrics on the same resamples."""
+    values = np.empty((len(ranks), len(metrics), resamples))
+    if not values.size:
+        return values
+    # A count belongs to a place in the order of accuracy, not to a row of the input. The scores have no say in
+    # it: a proxy's resamples are the same whichever others are measured beside it.
+    order = np.argsort(accuracies, kind="stable")
+    ordered = accuracies[order]
+    outcomes = Outcomes(ordered)
+    plans = [[chosen.weighted(rank[order], ordered, outcomes) for chosen in metrics] for rank in ranks]
+    done = 0
+    for weights in bootstrap_weights(accuracies.size, resamples, seed):
+        columns = slice(done, done + weights.shape[1])
+        for i, plans_of_proxy in enumerate(plans):
+            for j, plan in enumerate(plans_of_proxy):
+                values[i, j, columns] = plan(weights)
+        done = columns.stop
+    return values
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value on the data with its bootstrap percentile interval.
+
+    Attributes:
+        value: the value on the data itself; NaN where undefined.
+        low: lower end of the interval; NaN without resamples or if no resample has a defined value.
+        high: upper end, likewise.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def estimate(value: float, resampled: np.ndarray, confidence: float = 0.95) -> Estimate:
+    """Return a value with the percentile interval of its (R,) resampled values, undefined ones left out."""
+    defined = resampled[~np.isnan(resampled)]
+    if not defined.size:
+        return Estimate(value, math.nan, math.nan)
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(defined, (tail, 1.0 - tail))
+    return Estimate(value, float(low), float(high))
+
+
+def check_bootstrap(resamples: int, confidence: float, seed: int) -> None:
+    if resamples < 0:
+        raise InputError(f"resamples must be at least 0, got {resamples}")
+    if not 0.0 < confidence < 1.0:
+        raise InputError(f"confidence must be in (0, 1), got {confidence!r}")
+    if seed < 0:
+        raise InputError(f"seed must be at least 0, got {seed}")
