@@ -302,6 +302,7 @@ def _cells(
         notes = [row.note, f"{sample.n_failed} without a score, ranked last" if sample.n_failed else ""]
         if source != PAPER_INPUTS and source != row.inputs and inputs != board.block.inputs(row.proxy, row.inputs):
             notes.append("on noise: scores on images are not stored")
+        notes.append(board.block.stand_in(row.proxy, source))
         if label in board.elsewhere:
             notes.insert(0, f"not ranked: {one.population}, {sample.n:,} architectures")
         done = replace(

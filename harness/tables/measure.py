@@ -81,6 +81,10 @@ class Block:
         read = {key.inputs for key in self.reader.keys(spec, self.dataset, inputs)} - {"none"}
         return " + ".join(sorted(read)) or "none"
 
+    def stand_in(self, spec: str, inputs: str = PAPER_INPUTS) -> str:
+        """What has to be said of the images that the scores were computed from, as `Reader.stand_in`."""
+        return self.reader.stand_in(spec, self.dataset, inputs)
+
     def draws(self, spec: str, inputs: str = PAPER_INPUTS) -> bool:
         """Whether scores depend on the seed."""
         first, second = (self.reader.keys(spec, self.dataset, inputs, seed) for seed in (0, 1))

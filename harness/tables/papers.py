@@ -120,6 +120,7 @@ def _block_cells(
                 needed = (row.populations or table.populations)[0]
                 cell = not_computed(cell, f"needs all of {needed}", choice.first_population)
             else:
+                cell = replace(cell, note="; ".join(filter(None, [cell.note, block.stand_in(row.proxy, row.inputs)])))
                 cell = _computed(cell, metric, of_seeds, choice, table)
             cells.append(cell)
     return cells
