@@ -113,19 +113,18 @@ class Board:
 
     def __init__(self, reader: Reader, dataset: str, populations: Sequence[str] = POPULATIONS):
         self.reader, self.benchmark, self.dataset = reader, reader.benchmark, dataset
-        self._asked = (*populations, *_table_populations(self.benchmark.name))
+        own = self.benchmark.populations_of_card
+        self._asked = (*populations, *own, *_table_populations(self.benchmark.name))
 
     @cached_property
     def populations(self) -> dict[str, np.ndarray]:
         """Indices of the architectures that have an accuracy, by population, the largest first."""
-        finite = np.isfinite(self._accuracies)
         found = {}
         for population in dict.fromkeys(self._asked):
             try:
-                indices = self.benchmark.population(population)
-            except HarnessError:  # another space's population, or a sample larger than this benchmark
+                found[population] = self.benchmark.with_figures(population, self._accuracies)
+            except HarnessError:  # another space's population, a sample larger than this benchmark, or a selection's
                 continue
-            found[population] = indices[finite[indices]]
         return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
 
     @cached_property
@@ -202,9 +201,9 @@ def boards(store: ScoreStore) -> list[Board]:
     found = []
     for name in list_benchmarks():
         reader = Reader(store, load_benchmark(name))
-        if not reader.benchmark.has_accuracies:
-            continue
-        found += [Board(reader, dataset) for dataset in reader.benchmark.datasets if (name, dataset) in stored]
+        benchmark = reader.benchmark
+        known = [name for name in benchmark.datasets if benchmark.has_accuracies and benchmark.targets(name)]
+        found += [Board(reader, dataset) for dataset in known if (benchmark.name, dataset) in stored]
     return found
 
 

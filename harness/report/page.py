@@ -328,7 +328,7 @@ def benchmark_facts(benchmark: Benchmark, found: Sequence[Board]) -> dict[str, A
     datasets = []
     for name, dataset in benchmark.datasets.items():
         facts = {"name": name, "classes": dataset.classes, "resolution": dataset.resolution}
-        if benchmark.has_accuracies:
+        if benchmark.has_accuracies and benchmark.targets(name):
             accuracies = benchmark.accuracies(name).dropna()
             facts["targets"] = list(benchmark.targets(name))
             facts |= {
@@ -346,7 +346,7 @@ def benchmark_facts(benchmark: Benchmark, found: Sequence[Board]) -> dict[str, A
         "rows": len(benchmark),
         "default_target": card.get("default_target", "–"),
         "datasets": datasets,
-        "populations": list(benchmark.space.populations),
+        "populations": [*benchmark.space.populations, *benchmark.populations_of_card],
         "scored": [board.dataset for board in found if board.benchmark is benchmark],
         "texts": {
             name: str(card.get(name, "")).strip().splitlines() for name in ("notes", "origin", "licence", "citation")

@@ -101,6 +101,11 @@ class Board:
     def name(self) -> str:
         return f"{self.benchmark}/{self.dataset}"
 
+    @property
+    def is_selection(self) -> bool:
+        """Whether its figures are of a selection of the space, so that its ranks are none of the space."""
+        return self.block is not None and not self.block.benchmark.is_complete
+
 
 def populations_of(table: Any, block: Block) -> list[str]:
     """Those of the table's populations that the benchmark has, in the table's order."""
@@ -201,6 +206,8 @@ def _board(table: Any, rows: Sequence[Any], entry: str, measurements: Measuremen
     if block is None:
         return board
     populations = populations_of(table, block)
+    if not populations:
+        return Board(benchmark, dataset, None, f"none of the table's populations has figures of {entry}")
     required = {_label(row): inapplicable(row.proxy, block.benchmark.space) for row in rows}
     board.inapplicable = {label: what for label, what in required.items() if what}
     found: dict[str, dict[str, _Found]] = {name: {} for name in populations}
@@ -295,6 +302,7 @@ def _cells(
         notes = [row.note, f"{sample.n_failed} without a score, ranked last" if sample.n_failed else ""]
         if source != PAPER_INPUTS and source != row.inputs and inputs != board.block.inputs(row.proxy, row.inputs):
             notes.append("on noise: scores on images are not stored")
+        notes.append(board.block.stand_in(row.proxy, source))
         if label in board.elsewhere:
             notes.insert(0, f"not ranked: {one.population}, {sample.n:,} architectures")
         done = replace(
@@ -350,12 +358,14 @@ def _general(name: str) -> str:
 
 
 def _overall(rows: Sequence[Any], boards: Sequence[Board]) -> tuple[list[Cell], Ranked]:
-    """Mean rank over the boards with at least half of the rows, of the rows that are on all of these.
+    """Mean rank over the boards of whole spaces with at least half of the rows, of the rows that are on all of these.
 
     No cells where fewer than two boards have as many: the ranks of one are in its own section.
     """
     counting = [
-        board for board in boards if board.samples and 2 * len(board.samples) >= len(rows) - len(board.inapplicable)
+        board
+        for board in boards
+        if board.samples and 2 * len(board.samples) >= len(rows) - len(board.inapplicable) and not board.is_selection
     ]
     labels = [_label(row) for row in rows if counting and all(_label(row) in board.samples for board in counting)]
     shared = [
@@ -467,6 +477,8 @@ def _board_section(sheet: Sheet, board: Board, rows: Mapping[str, list[Cell]], s
         return section
     n = len(board.block.population(board.population))
     section.text = f"Ranks are over population {board.population}, {n:,} architectures."
+    texts = board.block.benchmark.populations_of_card
+    section.text += "".join(f" {name}: {text}" for name, text in texts.items() if board.population.startswith(name))
     for label, row in sorted(rows.items(), key=_order):
         counted = [f"{row[0].n:,}" if row[0].n else ""]
         section.rows.append(_row(sheet, shown[label], row, [*board.metrics, "seconds"], counted, [row[0].inputs]))
