@@ -132,11 +132,19 @@ def test_datasets_and_targets(benchmark):
     )
 
 
-def test_missing_accuracies_are_nan(benchmark):
-    accuracies = benchmark.accuracies("ImageNet16-120", "test_200ep_seed888")
-    live = benchmark.population("no_dead_ops")
-    assert accuracies.notna().sum() == 9_445
-    assert accuracies[live].notna().all()
+def test_missing_figures_are_nan(benchmark):
+    assert benchmark.accuracies("cifar10", "edgetpu_latency").notna().sum() == 10_926
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "ImageNet16-120"])
+def test_all_cells_have_validation_accuracies_and_a_single_run(benchmark, dataset):
+    """They rank the cells nearly as the test accuracies do, and are none of each other's columns."""
+    test = benchmark.accuracies(dataset)
+    for target, least, most in (("valid_200ep", 0.98, 0.997), ("test_200ep_seed888", 0.98, 0.9995)):
+        found = benchmark.accuracies(dataset, target)
+        assert found.notna().all()
+        assert least < stats.spearmanr(found, test).statistic < most
+    assert not benchmark.accuracies(dataset, "valid_200ep").equals(benchmark.accuracies(dataset, "test_200ep_seed888"))
 
 
 def test_representatives_are_the_first_of_their_network(benchmark):
@@ -166,8 +174,8 @@ def test_unknown_names_are_answered_with_the_nearest(benchmark, call, nearest):
 
 
 def test_a_target_is_looked_for_in_its_dataset(benchmark):
-    with pytest.raises(UnknownNameError, match=r"target of nasbench201/cifar100 'test_200ep_seed888'"):
-        benchmark.accuracies("cifar100", "test_200ep_seed888")
+    with pytest.raises(UnknownNameError, match=r"target of nasbench201/cifar100 'edgegpu_latency'"):
+        benchmark.accuracies("cifar100", "edgegpu_latency")
 
 
 # Samples --------------------------------------------------------------------------------------------------

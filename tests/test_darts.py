@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from harness.benchmarks.benchmark import Benchmark, load_benchmark
-from harness.engine.scoring import Job, Scorer, score_subject
+from harness.engine.scorer import Job, Scorer, score_subject
 from harness.errors import HarnessError
 from harness.probes.base import Subject, hooked
 from harness.probes.gaussian import LinearRegions

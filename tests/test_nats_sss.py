@@ -12,7 +12,8 @@ from torch import nn
 from harness.benchmarks.benchmark import Benchmark, load_benchmark
 from harness.benchmarks.importers import read_archive
 from harness.benchmarks.importers.safe import unpickle_bz2
-from harness.engine.scoring import Job, Scorer, run
+from harness.engine.scorer import Job, Scorer
+from harness.engine.scoring import run
 from harness.errors import HarnessError
 from harness.probes.base import Subject
 from harness.probes.gaussian import LinearRegions

@@ -22,7 +22,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import harness
-from harness.engine.scoring import Job, Scorer, run
+from harness.engine.scorer import Job, Scorer
+from harness.engine.scoring import run
 from harness.engine.store import ScoreStore
 from harness.probes.neutral import neutral
 from harness.proxies import available

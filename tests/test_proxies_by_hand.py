@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from harness.engine.scoring import Result, score_subject
+from harness.engine.scorer import Result, score_subject
 from harness.probes.base import Subject
 from harness.proxies import available, get_proxy
 from harness.spaces.base import Operation

@@ -21,7 +21,8 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from harness.engine.scoring import Job, Result, plan, score_subject
+from harness.engine.scorer import Job, Result, score_subject
+from harness.engine.scoring import plan
 from harness.errors import HarnessError, UnknownNameError
 from harness.probes.base import EncodingProbe, Probe, Subject, Unscorable
 from harness.proxies import available, get_proxy
@@ -42,6 +43,7 @@ VARIANTS = (
     "ssnr:saliency=synflow",
     "t_cet:codes=relu",
     "t_cet:saliency=synflow",
+    "vkdnw:rows=1",
     "vkdnw:variant=repo",
     "zico:minibatches=3",
 )
@@ -287,7 +289,7 @@ def wrong_values(name: str) -> list[str]:
         if type(field.default) is str:
             found.append(f"{field.name}=foo")
         elif type(field.default) is int:
-            found += [f"{field.name}=0", f"{field.name}=-1"]
+            found += [f"{field.name}={value}" for value in (0, -1) if value != field.default]
     return [f"{name}:{text}" for text in found]
 
 

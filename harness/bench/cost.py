@@ -48,7 +48,7 @@ def _sets() -> dict[str, list[str]]:
 def _prepare(cells: int, seed: int, device: str = "cpu") -> tuple[Any, list[int]]:
     import torch
 
-    from harness.engine.scoring import Job, Scorer
+    from harness.engine.scorer import Job, Scorer
 
     torch.set_num_threads(1)
     scorer = Scorer(Job("nasbench201", "cifar10", ("synflow",), device=device))
@@ -73,7 +73,7 @@ def _forward_backward(subject: Any, repeats: int = 3) -> float:
 
 def cost_ratios(cells: int, seed: int) -> dict[str, Any]:
     """For each set of proxies the median over cells of (its cost / one forward + backward pass)."""
-    from harness.engine.scoring import score_subject
+    from harness.engine.scorer import score_subject
     from harness.proxies import get_proxy
 
     scorer, indices = _prepare(cells, seed)
@@ -101,7 +101,7 @@ def sharing_ratios(cells: int, seed: int) -> dict[str, float]:
     - `whole_pass_each`: a proxy that reads a network builds it and runs one whole forward and backward in torch's
       default memory layout, whatever it needs of them, as zero-cost-nas does for most of its own
     """
-    from harness.engine.scoring import score_subject
+    from harness.engine.scorer import score_subject
     from harness.probes.base import EncodingProbe
     from harness.proxies import get_proxy
 
@@ -135,7 +135,7 @@ def _whole_pass(scorer: Any, index: int) -> float:
 
 
 def _rate(ready: Any, indices: list[int], members: list[str], device: str, seconds: float, answer: Any) -> None:
-    from harness.engine.scoring import score_subject
+    from harness.engine.scorer import score_subject
     from harness.proxies import get_proxy
 
     scorer, _ = _prepare(1, 0, device)
@@ -173,7 +173,7 @@ def worker_speedup(cells: int, seed: int, workers: int = 2, seconds: float = 20.
 
 
 def _peak(index: int, members: list[str] | None, answer: Any) -> None:
-    from harness.engine.scoring import score_subject
+    from harness.engine.scorer import score_subject
     from harness.proxies import get_proxy
 
     scorer, _ = _prepare(1, 0)

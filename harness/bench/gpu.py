@@ -28,7 +28,7 @@ WORKERS = (1, 2, 4, 8)
 
 def failures(device: str) -> dict[str, str]:
     """The statuses of proxies that have no score for a cell on the device, of all that have one on any."""
-    from harness.engine.scoring import score_subject
+    from harness.engine.scorer import score_subject
     from harness.proxies import get_proxy
 
     scorer, (index,) = _prepare(1, 0, device)

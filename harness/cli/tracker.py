@@ -13,7 +13,7 @@ from harness.engine.store import ScoreStore
 from harness.errors import HarnessError, UnknownNameError
 
 if TYPE_CHECKING:
-    from harness.engine.scoring import Job
+    from harness.engine.scorer import Job
 
 METRICS = ("kendall", "spearman")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.engine.given import classes_of, own_images, own_labels, own_network
-from harness.engine.scoring import score_subject
+from harness.engine.scorer import score_subject
 from harness.errors import HarnessError, UnknownNameError
 from harness.probes.base import Subject
 from harness.probes.neutral import neutral

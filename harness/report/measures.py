@@ -18,16 +18,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harness import correlation
-from harness.benchmarks.benchmark import list_benchmarks, load_benchmark
+from harness.benchmarks.benchmark import Target, list_benchmarks, load_benchmark
 from harness.config import TableConfig, choices
-from harness.correlation import Estimate, correlate_many, ndcg
+from harness.correlation import Estimate, Metric, correlate_many, ndcg
 from harness.engine.store import ScoreKey, ScoreStore
 from harness.errors import HarnessError
 from harness.proxies import available, get_proxy
 from harness.rankings.aggregates import AGGREGATES
 from harness.rankings.results import PAPER_INPUTS, Reader, Scores, inputs_of, scoring_commands
-from harness.tables.cells import METRIC_NAMES, load_table, read_published
+from harness.tables.cells import METRIC_NAMES, load_table, place_of, read_published
 from harness.tables.leaderboard import inapplicable
+from harness.tables.measure import split_dataset
 
 #: Populations looked at, where a space has them, besides those that the tables of its benchmark name.
 POPULATIONS = ("all", "no_dead_ops", "no_dead_ops.sample(1000, seed=0)", "sample(1000, seed=0)", "sample(300, seed=0)")
@@ -77,6 +78,18 @@ def metric_title(name: str) -> str:
     kind, _, number = name.partition("_")
     form = {"ndcg": "nDCG_{}", "top": "top-{} precision", "regret": "regret of the best of {}"}[kind]
     return form.format(number)
+
+
+def metric_heading(chosen: Metric) -> str:
+    """A metric with its unit and direction, for an axis."""
+    unit = " (percentage points)" if chosen.name.startswith("regret") else ""
+    return f"{metric_title(chosen.name)}{unit}, {chosen.direction} is better"
+
+
+def figure_heading(figure: Target) -> str:
+    """What a benchmark stores of its architectures, with its unit, for an axis."""
+    unit = f" ({figure.unit})" if figure.unit else ""
+    return f"{figure.kind}{unit}" + ("" if figure.higher_is_better else ", lower is better")
 
 
 def is_sample(population: str) -> bool:
@@ -220,11 +233,11 @@ def printed() -> dict[tuple[str, str, str, str, str], tuple[Printed, ...]]:
     found: dict[tuple[str, str, str, str, str], tuple[Printed, ...]] = {}
     for table in paper_tables():
         for row in table.rows:
-            for dataset in table.datasets:
+            for entry in table.datasets:
                 for metric in table.metrics:
-                    value = figures.get((table.paper, table.paper_table, dataset, row.published or row.proxy, metric))
+                    value = figures.get(place_of(table, row, entry, metric))
                     if value is not None:
-                        key = (table.benchmark, dataset, row.proxy, row.inputs, metric)
+                        key = (*split_dataset(table, entry), row.proxy, row.inputs, metric)
                         one = Printed(f"{table.paper}, {table.paper_table}", value, tuple(table.populations))
                         found[key] = (*found.get(key, ()), one)
     return found
@@ -373,6 +386,46 @@ def band(accuracies: np.ndarray, share: float) -> np.ndarray:
     """Boolean (n,): the share of the architectures that is most accurate; those tied with the last of them too."""
     place = max(2, math.floor(len(accuracies) * share + 0.5))
     return accuracies >= np.sort(accuracies)[-min(place, len(accuracies))]
+
+
+class Best(NamedTuple):
+    """The best-scored architectures of a population.
+
+    Attributes:
+        marked: boolean (n,): those with the best scores; those tied with the last of them too.
+        least: the accuracy that as many of the most accurate architectures reach.
+        hits: how many of the best-scored reach it.
+    """
+
+    marked: np.ndarray
+    least: float
+    hits: int
+
+
+def best_scored(one: Series, top: int) -> Best:
+    """The `top` best-scored architectures of the whole population; one without a score is none of them."""
+    scored = one.scores[np.isfinite(one.scores)]
+    least = np.sort(one.accuracies)[-min(top, len(one.accuracies))]
+    if not len(scored):
+        return Best(np.zeros(len(one.scores), dtype=bool), float(least), 0)
+    marked = one.scores >= np.sort(scored)[-min(top, len(scored))]
+    return Best(marked, float(least), int(np.count_nonzero(one.accuracies[marked] >= least)))
+
+
+def score_axis(scores: np.ndarray) -> tuple[str, float]:
+    """The axis that scores (n,) are read best on, and the score at which `symlog` turns from linear to logarithmic.
+
+    Logarithmic where scores span orders of magnitude; linear near zero alone where some of these are not positive.
+    """
+    scores = scores[np.isfinite(scores)]
+    if not len(scores):
+        return "linear", 1.0
+    if scores.min() > 0 and scores.max() / scores.min() > 100:
+        return "log", 1.0
+    inner = np.subtract(*np.quantile(scores, (0.95, 0.05)))
+    if scores.min() <= 0 and inner > 0 and np.ptp(scores) > 20 * inner:
+        return "symlog", float(np.median(np.abs(scores))) or 1.0
+    return "linear", 1.0
 
 
 class BandEstimate(NamedTuple):

@@ -137,7 +137,7 @@ class NetworkScores(Objective):
         self, space: OpenSpace, proxies: Sequence[str], inputs: str, inputs_path: str | None, seed: int, device: str
     ):
         from harness.engine.inputs import load_inputs
-        from harness.engine.scoring import resolve_device
+        from harness.engine.scorer import resolve_device
 
         for name in proxies:
             if find_aggregate(name) is not None:
@@ -168,7 +168,7 @@ class NetworkScores(Objective):
     def score(self, genotype: Genotype, columns: Sequence[int]) -> Scored:
         import time
 
-        from harness.engine.scoring import score_subject
+        from harness.engine.scorer import score_subject
         from harness.probes.base import Subject
         from harness.seeds import stable_seed
 

@@ -11,7 +11,7 @@ from harness.config import choices
 from harness.engine.store import ScoreStore, write_text
 from harness.errors import HarnessError, UnknownNameError
 from harness.rankings.results import scoring_commands
-from harness.tables import leaderboard, papers
+from harness.tables import leaderboard, overview, papers
 from harness.tables.cells import COLUMNS, Cell, find_block, load_table, retarget, to_csv
 from harness.tables.measure import Measurements
 from harness.tables.sheet import WRITERS, Sheet
@@ -21,8 +21,13 @@ def build_table(table: Any, measurements: Measurements) -> tuple[Sequence[Cell],
     """Figures of a table, how it is shown, and the columns of its CSV."""
     if table.kind == "leaderboard":
         return *leaderboard.build_leaderboard(table, measurements), leaderboard.COLUMNS
+    if table.kind == "overview":
+        tables = [load_table(name) for name in choices("table")]
+        cells = [cell for one in tables if one.kind == "paper" for cell in papers.table_cells(one, measurements)]
+        cells = overview.compared(cells)
+        return cells, overview.to_sheet(table, cells), overview.COLUMNS
     if table.kind != "paper":
-        raise UnknownNameError("kind of table", table.kind, ["paper", "leaderboard"])
+        raise UnknownNameError("kind of table", table.kind, ["paper", "leaderboard", "overview"])
     cells = papers.table_cells(table, measurements)
     return cells, papers.to_sheet(table, cells), COLUMNS
 

@@ -29,9 +29,7 @@ from harness.errors import HarnessError
 from harness.proxies import available
 from harness.rankings.aggregates import AGGREGATES
 from harness.rankings.results import PAPER_INPUTS, Scores, proxies_of
-from harness.tables.cells import (
-    COLUMNS as CELL_COLUMNS,
-)
+from harness.tables import cells as figures
 from harness.tables.cells import (
     Cell,
     find_block,
@@ -46,7 +44,7 @@ from harness.tables.measure import Block, Measurements, split_dataset
 from harness.tables.sheet import Section, Sheet
 
 COLUMNS = (
-    *(name for name in CELL_COLUMNS if name not in ("seeds", "seed_std", "published", "delta", "agrees")),
+    *(name for name in figures.COLUMNS if name not in ("seeds", "seed_std", "published", "delta", "agrees")),
     "rank",
     "group",
 )
@@ -223,9 +221,11 @@ def _board(table: Any, rows: Sequence[Any], entry: str, measurements: Measuremen
     n = {name: len(block.population(name)) for name in populations}
     population = board.population or next((name for name in populations if n[name] <= WORKABLE), populations[-1])
     whole = population == populations[0]
+    # A leaderboard's nDCG has the cut-off of each population.
+    names = (f"ndcg_{gain_places(n[population])}" if name == "ndcg" else metric(name).name for name in table.metrics)
     board.metrics = [
         name
-        for name in (m if m != "ndcg" else f"ndcg_{gain_places(n[population])}" for m in table.metrics)
+        for name in dict.fromkeys(names)
         if block.admits(name) and (whole or not name.startswith("ndcg"))
     ]
     complete = found[population] if board.population else {}

@@ -21,6 +21,7 @@ from harness.tables.cells import (
     marked,
     metric_name,
     not_computed,
+    place_of,
     read_published,
     with_commands,
 )
@@ -83,10 +84,8 @@ def _block_cells(
     choices_made = [_choose(table, row, block) if block else _Choice("", ()) for row in rows]
     samples = _measured(table, block, metrics, rows, choices_made) if block else [[] for _ in rows]
     for row, choice, of_seeds in zip(rows, choices_made, samples, strict=True):
-        paper, place = row.paper or table.paper, row.paper_table or table.paper_table
         for metric in metrics:
-            theirs = row.published_dataset or dataset, row.published or row.proxy
-            printed = published.get((paper, place, *theirs, metric))
+            place = place_of(table, row, entry, metric)
             cell = Cell(
                 proxy=row.label or row.proxy,
                 dataset=dataset,
@@ -95,11 +94,13 @@ def _block_cells(
                 ours=None,
                 ci_low=math.nan,
                 ci_high=math.nan,
-                published=printed,
+                published=published.get(place),
                 note=row.note if not row.note_datasets or dataset in row.note_datasets else "",
                 benchmark=benchmark,
                 population=choice.population,
                 inputs=block.inputs(row.proxy, row.inputs) if block else "",
+                place=place,
+                absolute=table.absolute,
             )
             if block is None:
                 cell = not_computed(cell, reason)
@@ -188,6 +189,7 @@ def to_sheet(table: Any, cells: Sequence[Cell]) -> Sheet:
         f"`{UNVERIFIED}`: a figure that was not checked against the paper."
         if any(figure.unverified for figure in published)
         else "",
+        "The papers' figures are absolute values: ours are compared without their signs." if table.absolute else "",
         legend(table.rows),
         interval_text(table.resamples, [cell.n for cell in cells]),
         "The CSV has n, population and number of resamples of each figure.",
