@@ -10,7 +10,7 @@ HARNESS = $(VENV)/bin/harness
 READY   = $(VENV)/.ready
 TORCHVISION ?= torchvision==0.28.*
 
-.PHONY: help setup setup-all test-torch reproduce-tables page test lint bench verify verify-references queue clean
+.PHONY: help setup setup-all test-torch reproduce-tables page test lint bench bench-gpu verify verify-references queue clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -48,6 +48,9 @@ test-torch:  ## run the tests of probes, proxies, scoring and API on another tor
 
 lint: $(READY)  ## check the style
 	$(VENV)/bin/ruff check harness tests
+
+bench-gpu: $(READY)  ## on a machine with a GPU, ten minutes: networks a second, utilisation, speed-up of workers
+	$(VENV)/bin/python -m harness.bench.gpu
 
 bench: $(READY)  ## cost of the passes in units of one forward + backward pass
 	$(VENV)/bin/python -m harness.bench

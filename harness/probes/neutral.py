@@ -59,8 +59,7 @@ def neutral(device: torch.device, seed: int = 0, threads: int | None = None) -> 
     with _lock, ExitStack() as stack:
         stack.enter_context(_no_modes())
         stack.enter_context(_settings())
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.inference_mode(False))  # which switches gradients on
         for kind in {"cpu", device.type}:
             if torch.amp.is_autocast_available(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
