@@ -27,8 +27,8 @@ STATISTICS = {
 
 #: Images that stand in for a dataset's own, by their digest: what is said of every figure that was computed from them.
 STAND_INS = {
-    "3194f18f2ca6e7ae": "images: 106 of ImageNet16 (70 classes) and 120 pictures of ImageNet (one a class) shrunk to 16 "
-    "x 16, in place of the dataset's own",
+    "3194f18f2ca6e7ae": "images: 106 of ImageNet16 (70 classes) and 120 pictures of ImageNet (one a class) shrunk to "
+    "16 x 16, in place of the dataset's own",
 }
 
 
