@@ -9,7 +9,8 @@ from scipy import stats
 from torch import nn
 
 from harness.benchmarks.benchmark import load_benchmark
-from harness.engine.scoring import Job, run
+from harness.engine.scorer import Job
+from harness.engine.scoring import run
 from harness.engine.store import ScoreStore
 from harness.errors import HarnessError
 from harness.probes.base import Subject
