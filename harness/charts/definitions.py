@@ -73,7 +73,7 @@ def scatter(axis: str) -> Any:
         scale = alt.Scale(type=axis, nice=axis == "log", padding=6)
         if axis == "symlog":
             scale.constant = signal("unit")
-    number = "replace(format(datum.value, datum.value >= 1e6 ? '.3~e' : ',.4~g'), '+', '')"
+    number = "abs(datum.value) >= 1e6 ? replace(format(datum.value, '.3~e'), '+', '') : format(datum.value, ',.4~r')"
     ticks = alt.Axis(grid=False, tickCount=6, labelExpr=number, labelOverlap="greedy", labelSeparation=10)
     x = alt.X("score:Q", scale=scale, title=None, axis=ticks)
     y = alt.Y("accuracy:Q", scale=alt.Scale(zero=False, nice=True, padding=4), title=None, axis=alt.Axis(tickCount=6))
@@ -131,7 +131,7 @@ def cost() -> Any:
     )
     x = alt.X(
         "cost:Q",
-        scale=alt.Scale(type="log", nice=False, padding=24),
+        scale=alt.Scale(type="log", nice=False, padding=30),
         title="time for one architecture, at most",
         axis=alt.Axis(grid=False, values=_STEPS, labelExpr=_SECONDS, labelOverlap="greedy", labelSeparation=8),
     )
@@ -141,17 +141,17 @@ def cost() -> Any:
         interpolate="step-after", strokeDash=[5, 4], strokeWidth=1.3
     )
     whiskers = points.mark_rule(strokeWidth=1.8, opacity=0.75, strokeCap="round").properties(name="whiskers")
-    dots = points.mark_circle(size=52, opacity=1, strokeWidth=1).properties(name="dots")
-    # Besides each name, rows without a text, which labels keep clear of: eight of the whisker, fifteen of the front.
+    dots = points.mark_circle(size=44, opacity=1, strokeWidth=0.8).properties(name="dots")
+    # Besides each name, rows without a text, which labels keep clear of: eight of its whisker, sixty of the front.
     labels = (
         points.transform_window(next="lead(cost)", groupby=["front"], sort=[alt.SortField("cost")])
-        .transform_calculate(spot="sequence(0, datum.front && isValid(datum.next) ? 24 : 9)")
+        .transform_calculate(spot="sequence(0, datum.front && isValid(datum.next) ? 69 : 9)")
         .transform_flatten(["spot"])
         .transform_calculate(
             text="datum.spot === 0 ? datum.name : ''",
             rank="(datum.spot ? 1e6 : 0) + (datum.front ? 0 : 1e3) - datum.gain",
             at="datum.spot % 9 && datum.spot < 9 ? lerp([datum.low, datum.high], (datum.spot - 1) / 7) : datum.value",
-            cost="datum.spot < 9 ? datum.cost : datum.cost * pow(datum.next / datum.cost, (datum.spot - 8) / 16)",
+            cost="datum.spot < 9 ? datum.cost : datum.cost * pow(datum.next / datum.cost, (datum.spot - 8) / 61)",
         )
         .mark_text(fontSize=11)
         .properties(name="labels")
@@ -293,7 +293,8 @@ def trajectories() -> Any:
     """
     alt = library()
     repeated = [(colour, dash) for dash in ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3]) for colour in COLOURS]
-    legend = alt.Legend(orient="bottom", title=None, columns=2, labelLimit=340, symbolOpacity=1, offset=30)
+    stroke = {"symbolType": "stroke", "symbolStrokeWidth": 3, "symbolSize": 300, "symbolOpacity": 1}
+    legend = alt.Legend(orient="bottom", title=None, columns=2, labelLimit=340, offset=30, **stroke)
     colours = alt.Scale(domain=signal("names"), range=[colour for colour, _ in repeated])
     dashes = alt.Scale(domain=signal("names"), range=[dash for _, dash in repeated])
     ticks = alt.Axis(grid=False, format="~g", tickCount=6, labelOverlap="greedy", labelSeparation=10)

@@ -49,7 +49,7 @@ from harness.report.measures import (
 from harness.seeds import stable_rng
 
 #: Bytes that the scores of all scatter plots may take: the folder stays under 5 MB however many scores there are.
-POINT_BYTES = 1_700_000
+POINT_BYTES = 1_300_000
 BYTES_A_POINT = 15
 
 #: What a scatter plot can mark: the best-scored architectures, so many of the whole population.
