@@ -889,16 +889,28 @@ def test_epe_nas(case):
     assert case.score("epe_nas") == near(sum(abs(s) for _, s in class_sums(case).values()))
 
 
+def of_many_classes(make_subject: Callable, *labels: int) -> Case:
+    """101 classes, of which the mini-batch has these."""
+    case = Case(make_subject, "chain", "kaiming_fan_in", size=len(labels), classes=101)
+    images, drawn = case.subject.batch(0, len(labels))
+    case.subject.batch = lambda number, size: (images, drawn.new_tensor(labels))
+    return case
+
+
 def test_epe_nas_of_more_than_a_hundred_classes(make_subject):
-    """Each class's sum is divided by its images, and the classes are compared with each other."""
-    case = Case(make_subject, "chain", "kaiming_fan_in", size=9, classes=101)
-    images, _ = case.subject.batch(0, 9)
-    labels = case.subject.batch(0, 9)[1].new_tensor([100, 7, 3, 7, 100, 3, 55, 7, 3])
-    case.subject.batch = lambda number, size: (images, labels)
-    sums = [s / n for n, s in class_sums(case).values()]
-    assert len(sums) == 4
-    expected = sum(abs(a - b) for a in sums for b in sums) / len(sums)
+    """Each class's sum is divided by its images; classes of two images and more are compared with each other."""
+    case = of_many_classes(make_subject, 100, 7, 3, 7, 100, 3, 55, 7, 3, 20)
+    sums = [s / n for n, s in class_sums(case).values() if n > 1]
+    assert len(sums) == 3
+    expected = sum(abs(a - b) for a in sums for b in sums) / 3
     assert case.score("epe_nas") == near(expected)
+
+
+@pytest.mark.parametrize("labels", [(5, 5, 9, 30), (1, 2, 3, 4)])
+def test_epe_nas_with_fewer_than_two_classes_to_compare_has_no_score(make_subject, labels):
+    result = of_many_classes(make_subject, *labels).result("epe_nas")
+    assert result.score is None
+    assert "two classes have two images" in result.status
 
 
 def weight_jacobian(case: Case, count: int = 128) -> tuple[np.ndarray, np.ndarray]:

@@ -173,6 +173,11 @@ class EpeNas(_InputJacobian):
 
     s_c = sum over the class's correlation matrix of ln(|r| + 1e-5). Up to 100 classes: sum of |s_c|. Above:
     s_c divided by the class's number of images, and the mean over classes of the sum of |s_c - s_d|.
+
+    Above 100 classes a class with one image is no term and not counted in the mean, as in the authors' code
+    (VascoLopes/EPE-NAS @ 22bd3410, `search.py`): the correlation of one image is a number without the length to
+    divide by, and the `except` around the division goes on to the next class. The paper has no such rule. With
+    fewer than two classes left there is nothing to compare: a status, where the code gives 0 or divides by 0.
     """
 
     name: ClassVar[str] = "epe_nas"
@@ -186,8 +191,11 @@ class EpeNas(_InputJacobian):
         sums = np.array([matrix[np.ix_(group, group)].sum() for group in groups])
         if seen["classes"] <= 100:
             return np.abs(sums).sum()
-        sums /= np.array([len(group) for group in groups])
-        return np.abs(sums[:, None] - sums[None, :]).sum() / len(sums)
+        counts = np.array([len(group) for group in groups])
+        means = (sums / counts)[counts > 1]
+        if len(means) < 2:
+            raise Unscorable("fewer than two classes have two images each: use a larger batch size")
+        return np.abs(means[:, None] - means[None, :]).sum() / len(means)
 
 
 @dataclass(frozen=True)
