@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from torch import nn
 
+from harness.errors import HarnessError
 from harness.probes.base import Subject
 from harness.proxies import available, get_proxy
 from harness.scoring import Result, score_subject
@@ -677,6 +678,23 @@ def test_ssnr_leaves_a_layer_of_one_weight_out(make_subject, monkeypatch, salien
     terms = [sum_over_deviation(s) for s in saliencies(case, saliency).values()]
     assert terms[1] == 0
     assert case.score("ssnr", saliency=saliency) == near(terms[0] + terms[2])
+    logs = [log_of_sum_over_deviation(s) for s in saliencies(case, saliency).values()]
+    assert logs[1] != 0
+    assert case.score("ssnr", saliency=saliency, variant="repo") == near(sum(logs))
+
+
+def log_of_sum_over_deviation(values: np.ndarray) -> float:
+    """As the authors' code: the unbiased deviation, the sum alone where there is none, its logarithm unless 0."""
+    values = values.ravel()
+    deviation = values.std(ddof=1) if len(values) > 1 else 0.0
+    ratio = values.sum() / deviation if deviation > 0 else values.sum()
+    return math.log(ratio) if ratio else 0.0
+
+
+@pytest.mark.parametrize("saliency", ["snip", "grad", "synflow"])
+def test_ssnr_as_the_authors_code(case, saliency):
+    expected = sum(log_of_sum_over_deviation(s) for s in saliencies(case, saliency).values())
+    assert case.score("ssnr", saliency=saliency, variant="repo") == near(expected)
 
 
 # Codes of activations -------------------------------------------------------------------------------------
@@ -757,6 +775,22 @@ def test_t_cet(case, codes, saliency):
     expected = sum(sum_over_deviation(terms[layer]) * value for layer, value in values.items())
     assert expected > 0
     assert case.score("t_cet", codes=codes, saliency=saliency) == near(expected)
+
+
+@pytest.mark.parametrize("saliency", ["snip", "synflow"])
+def test_t_cet_as_the_authors_code(case, saliency):
+    """Codes of the outputs with running statistics, of a layer that serves twice joined."""
+    tape = forward(case.name, case.weights(), case.batch()[0], "running")
+    values = {layer: regular(log_determinant(equal_bits(calls))) for layer, calls in tape.gave("layer").items()}
+    terms = saliencies(case, saliency)
+    expected = sum(log_of_sum_over_deviation(terms[layer]) * value for layer, value in values.items())
+    assert expected != 0
+    assert case.score("t_cet", saliency=saliency, variant="repo") == near(expected)
+
+
+def test_t_cet_as_the_authors_code_reads_no_relu():
+    with pytest.raises(HarnessError, match="leave out codes=relu"):
+        get_proxy("t_cet:variant=repo:codes=relu")
 
 
 def shannon(tape: Tape, eps: float, over: str = "channels") -> float:
