@@ -848,7 +848,7 @@ def test_entropic_score_makes_every_activation_a_relu(make_subject, tiny_network
 @by_hand("swap")
 @pytest.mark.parametrize("name", ["chain", "staged", "strided", "loose", "residual"])
 def test_swap(make_subject, name):
-    """Distinct rows of (units, images) over the mini-batches of two repeats, weights N(0, 1)."""
+    """Distinct rows of (units, images) over one mini-batch in two repeats, weights N(0, 1)."""
     case = Case(make_subject, name, "gaussian", size=10)
     with inputs_of(case.subject.network) as batches:
         score = case.score("swap", init=None, repeats=2)
@@ -858,8 +858,16 @@ def test_swap(make_subject, name):
         units = [u for calls in tape.gave("relu").values() for y in calls for u in (y > 0).reshape(10, -1).T]
         counts.append(len({tuple(unit) for unit in units}))
     assert len(counts) == 2
+    assert np.array_equal(*batches)
     assert max(counts) < 2**10  # so that there is something to count
     assert score == sum(counts) / 2
+
+
+@pytest.mark.parametrize(("size", "status"), [(2, "all 4 patterns of 2 images occur: give more images"), (12, "ok")])
+def test_a_swap_count_at_its_ceiling_is_no_score(make_subject, size, status):
+    result = Case(make_subject, "chain", "gaussian", size=size).result("swap", init=None)
+    assert result.status == status
+    assert (result.score is None) == (size == 2)
 
 
 @by_hand("nregions")

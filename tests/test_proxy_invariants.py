@@ -41,7 +41,9 @@ VARIANTS = (
     "ssnr:saliency=grad",
     "ssnr:saliency=synflow",
     "t_cet:codes=relu",
+    "ssnr:variant=repo",
     "t_cet:saliency=synflow",
+    "t_cet:variant=repo",
     "vkdnw:variant=repo",
     "zico:minibatches=3",
 )

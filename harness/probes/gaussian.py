@@ -72,11 +72,11 @@ def _like(subject: Subject, images: Any) -> Any:
 
 @dataclass(frozen=True)
 class UnitPatterns(Probe):
-    """Forwards of image batches with N(0, 1) weights; observable `distinct_patterns` (repeats,).
+    """Forwards of a mini-batch with N(0, 1) weights; observable `distinct_patterns` (repeats,).
 
     A unit's pattern is the sign of its ReLU output over the images; counted are the distinct patterns of all
-    units of four-dimensional ReLU outputs. A new initialisation and a new mini-batch a repeat. `cell` takes the
-    space's network of one cell.
+    units of four-dimensional ReLU outputs. A new initialisation a repeat, the same mini-batch. `cell` takes the
+    space's network of one cell. Raises Unscorable where all patterns that so many images allow occur.
     """
 
     batch_size: int = 16
@@ -95,7 +95,8 @@ class UnitPatterns(Probe):
             if subject is None:
                 raise Unscorable("there is no network of one cell here: leave out cell=True")
         network = subject.network
-        met = torch.zeros(2**self.batch_size, dtype=torch.bool, device=subject.device)
+        images, _ = subject.images(self.batch_size, self.dtype)
+        met = torch.zeros(2 ** len(images), dtype=torch.bool, device=subject.device)
 
         def mark(values):
             active = (by_image(values) > 0).float()
@@ -112,12 +113,13 @@ class UnitPatterns(Probe):
         hooks = [(module, keep) for module in activations(network).values()]
         for repeat in range(self.repeats):
             subject.initialise("gaussian", repeat, self.dtype)
-            images, _ = subject.images(self.batch_size, self.dtype, repeat, self.repeats)
             met.zero_()
             with torch.no_grad(), hooked(hooks):
                 finite_logits(network, images)
             if not met.any():
                 raise Unscorable("no four-dimensional ReLU output")
+            if met.all():
+                raise Unscorable(f"all {len(met)} patterns of {len(images)} images occur: give more images")
             counts.append(int(met.sum()))
         return {"distinct_patterns": np.array(counts, dtype=np.float64)}
 

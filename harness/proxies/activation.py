@@ -229,14 +229,16 @@ class NRegions(Proxy):
 class Swap(Proxy):
     """SWAP: number of distinct patterns that units show over a mini-batch (cardinality over units, not images).
 
-    N(0, 1) weights, 16 images. The authors' script averages 32 repeats, this one 4 (`repeats`). Their script for
-    DARTS counts in one cell that reads the images (`cell`; pym1024/SWAP, `correlation.py`): in a whole network nearly
-    all 2^16 patterns occur.
+    N(0, 1) weights, one mini-batch of 16 images for all repeats. The authors' script averages 32 repeats, this one 4
+    (`repeats`). A count at its ceiling, 2 to the number of images, says nothing of the network: a status. Their
+    script for DARTS counts in one cell that reads the images (`cell`; pym1024/SWAP @ f6049f7c, `correlation.py`): in
+    a whole network nearly all 2^16 patterns occur.
     """
 
     name: ClassVar[str] = "swap"
     summary: ClassVar[str] = "distinct sample-wise activation patterns"
     citation: ClassVar[str] = "Peng et al., SWAP-NAS, ICLR 2024"
+    version: ClassVar[int] = 2  # 1 took another mini-batch each repeat
     inputs: ClassVar[str] = "images"
 
     batch_size: int = 16
