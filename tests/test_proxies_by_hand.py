@@ -23,7 +23,8 @@ from harness.probes.base import Subject
 from harness.proxies import available, get_proxy
 from harness.scoring import Result, score_subject
 from harness.spaces.base import Operation
-from harness.spaces.nasbench201 import NasBench201
+from harness.spaces.nasbench201 import CONV1, CONV3, NONE, POOL, SKIP, NasBench201
+from harness.spaces.nasbench201_network import OneCell
 
 EPS = 1e-5  # of BatchNorm
 COVERED: set[str] = set()
@@ -879,7 +880,7 @@ def test_nregions(make_subject, tiny_network):
 
     case = Case(narrow, "chain", "kaiming_fan_in")
     with inputs_of(case.subject.network) as batches:
-        score = case.score("nregions", batch_size=None, samples=1100, thin=False)
+        score = case.score("nregions", batch_size=None, samples=1100, network="full")
     codes = set()
     for images in batches:
         assert images.shape[1:] == (3, 3, 3)
@@ -891,12 +892,48 @@ def test_nregions(make_subject, tiny_network):
     assert score == len(codes)
 
 
-def test_nregions_counts_in_the_thin_network_where_there_is_one(make_subject, tiny_network):
+def test_nregions_counts_in_the_network_that_is_asked_for_or_the_next(make_subject, tiny_network):
+    """TE-NAS's own of images of one channel, else the thin one, else the full one."""
     thin = make_subject(tiny_network("chain", widths=(1, 2)))
-    case = Case(make_subject, "chain", "kaiming_fan_in", thin=lambda: thin)
+    cell = OneCell([CONV3, SKIP, CONV1, POOL, NONE, CONV1], 3)
+    own = make_subject(cell, shape=(1, 8, 8))
     settings = {"batch_size": None, "samples": 200}
-    narrow, full = case.score("nregions", **settings), case.score("nregions", thin=False, **settings)
-    assert narrow < 190 < full
+
+    def counted(network: str, **options) -> float:
+        case = Case(make_subject, "chain", "kaiming_fan_in", **options)
+        return case.score("nregions", network=network, **settings)
+
+    with inputs_of(cell) as read:
+        of_cell = counted("cell", thin=lambda: thin, regions=lambda: own)
+    assert [images.shape for images in read] == [(200, 1, 3, 3)]
+    of_thin, of_full = counted("thin", thin=lambda: thin, regions=lambda: own), counted("full", thin=lambda: thin)
+    assert of_cell != of_thin < 190 < of_full
+    assert counted("cell", thin=lambda: thin, regions=lambda: None) == counted("cell", thin=lambda: thin) == of_thin
+    assert counted("cell") == counted("thin") == of_full
+
+
+def test_nregions_on_images_as_large_as_the_mini_batches(make_subject):
+    """As AZ-NAS's port of TE-NAS counts: in the full network, whose images of any size differ."""
+    case = Case(make_subject, "chain", "kaiming_fan_in")
+    with inputs_of(case.subject.network) as read:
+        score = case.score("nregions", batch_size=None, samples=64, network="full", resolution=0)
+    assert [images.shape for images in read] == [(64, 3, 8, 8)]
+    assert score == 64
+
+
+def test_nregions_of_a_cell_of_one_channel(make_subject):
+    """Codes of TE-NAS's network for NAS-Bench-201, written out: a 1x1 convolution on an edge beside a copy."""
+    cell = OneCell([SKIP, NONE, NONE, SKIP, CONV1, NONE], 3)
+    own = make_subject(cell, shape=(1, 8, 8))
+    case = Case(make_subject, "chain", "kaiming_fan_in", regions=lambda: own)
+    with inputs_of(cell) as read:
+        score = case.score("nregions", batch_size=None, samples=1000)
+    (images,) = read
+    (kernel,) = [w.item() for w in cell.state_dict().values() if w.ndim == 4]
+    convolved = images * (images > 0) * kernel
+    node = images + (convolved - convolved.mean()) / np.sqrt(convolved.var() + EPS)
+    codes = np.concatenate([images > 0, node > node.mean()], axis=1).reshape(1000, -1)
+    assert score == len(np.unique(codes, axis=0)) < 1000
 
 
 # Jacobians and kernels ------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ VARIANTS = (
     "grad_norm:norm=all",
     "grasp:keep=large",
     "meco:modules=all",
+    "nregions:network=thin",
     "ssnr:saliency=grad",
     "ssnr:saliency=synflow",
     "t_cet:codes=relu",
@@ -290,6 +291,7 @@ def wrong_values(name: str) -> list[str]:
             found.append(f"{field.name}=foo")
         elif type(field.default) is int:
             found += [f"{field.name}=0", f"{field.name}=-1"]
+    found = [text for text in found if (name, text) != ("nregions", "resolution=0")]  # that of the mini-batches
     return [f"{name}:{text}" for text in found]
 
 

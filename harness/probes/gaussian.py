@@ -126,16 +126,16 @@ class UnitPatterns(Probe):
 
 @dataclass(frozen=True)
 class LinearRegions(Probe):
-    """Forwards of tiny Gaussian images; observable `regions`: how many differ in the code of some ReLU.
+    """Forwards of Gaussian images; observable `regions`: how many differ in the code of some ReLU.
 
-    BatchNorm on batch statistics, as TE-NAS counts. `thin` takes the space's thin network (one channel, one
-    cell a stage) where it has one: a full network tells all images apart.
+    BatchNorm on batch statistics. `network`: `cell` is that of TE-NAS where the space has it, else `thin`: the space's
+    thin network where it has one, else `full`. `resolution` is the images' side, 0 that of the mini-batches.
     """
 
     samples: int = 3000
     chunk: int = 1000
     resolution: int = 3
-    thin: bool = True
+    network: str = "cell"
     init: str = "kaiming_fan_in"
     dtype: str = "float32"
 
@@ -143,8 +143,7 @@ class LinearRegions(Probe):
         import numpy as np
         import torch
 
-        if self.thin and subject.thin is not None:
-            subject = subject.thin()
+        subject = self._counted(subject)
         subject.initialise(self.init, dtype=self.dtype)
         codes: list = []
 
@@ -153,15 +152,11 @@ class LinearRegions(Probe):
 
         hooks = [(module, keep) for module in activations(subject.network).values()]
         generator = subject.generator("linear regions")
+        sides = (self.resolution, self.resolution) if self.resolution else subject.shape[1:]
         rows = []
         with torch.no_grad(), hooked(hooks):
             for start in range(0, self.samples, self.chunk):
-                size = (
-                    min(self.chunk, self.samples - start),
-                    subject.shape[0],
-                    self.resolution,
-                    self.resolution,
-                )
+                size = (min(self.chunk, self.samples - start), subject.shape[0], *sides)
                 images = torch.randn(size, generator=generator).to(subject.device, getattr(torch, self.dtype))
                 codes.clear()
                 finite_logits(subject.network, images)
@@ -169,3 +164,10 @@ class LinearRegions(Probe):
                     raise Unscorable("no ReLU module was reached")
                 rows.append(np.packbits(torch.cat(codes, dim=1).cpu().numpy(), axis=1))
         return {"regions": float(len(np.unique(np.concatenate(rows), axis=0)))}
+
+    def _counted(self, subject: Subject) -> Subject:
+        """The subject of the network that regions are counted in."""
+        own = subject.regions() if self.network == "cell" and subject.regions is not None else None
+        if own is not None:
+            return own
+        return subject if self.network == "full" or subject.thin is None else subject.thin()
