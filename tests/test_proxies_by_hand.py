@@ -20,6 +20,7 @@ from torch import nn
 
 from harness.errors import HarnessError
 from harness.probes.base import Subject
+from harness.probes.positive import AttentionPass
 from harness.proxies import available, get_proxy
 from harness.scoring import Result, score_subject
 from harness.spaces.base import Operation
@@ -1096,7 +1097,10 @@ def test_gradsign(case):
         signs = {key: total + np.sign(found[key]) for key, total in signs.items()}
         sizes = np.concatenate([np.abs(found[key]).ravel() for key in signs])
         assert sizes[sizes > 0].min() > 1e-9 * sizes.max(), "a sign here is rounding noise: take another seed"
-    assert case.score("gradsign") == sum(np.abs(total).sum() for total in signs.values())
+    total = sum(np.abs(total).sum() for total in signs.values())
+    assert case.score("gradsign") == total
+    count = sum(weights[key].size for key in signs)  # those of layers that nothing reaches too
+    assert case.score("gradsign", form="mean") == near(total / count)
 
 
 # Feature maps ---------------------------------------------------------------------------------------------
@@ -1267,6 +1271,23 @@ def test_dss(make_subject, tiny_network, fused, init):
         else:
             expected += np.abs(w * g).sum()
     assert case.score("dss", batch_size=None, dtype=None) == near(expected)
+    head = weights["head.weight"]
+    g = np.array([slope(flow_of, weights, "head.weight", place) for place in range(head.size)]).reshape(head.shape)
+    with_head = expected + np.abs(head * g).sum()
+    assert with_head > expected
+    assert case.score("dss", batch_size=None, dtype=None, variant="repo") == near(with_head)
+
+
+def test_dss_as_the_authors_code_counts_a_classifier_of_a_thousand_classes_twice(make_subject, tiny_network):
+    def head_of(classes: int) -> tuple[float, float]:
+        subject = make_subject(tiny_network("transformer", classes=classes), classes=classes)
+        paper, repo = (score_subject(subject, [get_proxy(f"dss:variant={v}")]).popitem()[1] for v in ("paper", "repo"))
+        seen = AttentionPass().run(subject, frozenset())
+        return repo.score - paper.score, seen["head_saliency"].sum()
+
+    for classes, times in ((999, 1), (1000, 2)):
+        added, head = head_of(classes)
+        assert added == pytest.approx(times * head, rel=1e-6)
 
 
 def test_dss_of_a_network_without_attention_has_no_value(make_subject):

@@ -34,8 +34,10 @@ SMALL = {"batch_size": 6, "resolution": 8}
 OWN = {"nregions": {"samples": 1000, "resolution": 3}, "swap": {"batch_size": 12}}
 #: Settings that take another way through a proxy than its defaults.
 VARIANTS = (
+    "dss:variant=repo",
     "flops:count=all",
     "grad_norm:norm=all",
+    "gradsign:form=mean",
     "grasp:keep=large",
     "meco:modules=all",
     "nregions:network=thin",

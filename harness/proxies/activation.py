@@ -264,8 +264,9 @@ class Swap(Proxy):
 class Meco(Proxy):
     """MeCo: sum over layers of the least eigenvalue of the Pearson correlation of a feature map's channels.
 
-    One Gaussian image of 64 x 64. Read are convolutions, normalisations and ReLUs; `modules=all` reads every
-    module as the authors' hooks do, so that containers count their last layer again.
+    One Gaussian image of 64 x 64. Read are convolutions, normalisations and ReLUs (`modules=leaf`): our default, not
+    the authors', whose hooks (HamsterMimi/MeCo) read every module, so that containers count their last layer again:
+    `modules=all`. The paper speaks of layers. On NAS-Bench-201 the two rank alike (rho 0.986).
     """
 
     name: ClassVar[str] = "meco"

@@ -13,6 +13,7 @@ from harness.probes.gradient import GradientPass
 from harness.probes.jacobian import WeightJacobian
 from harness.probes.persample import GradientSigns, TangentKernel
 from harness.probes.topology import Topology
+from harness.probes.weights import WeightCounts
 from harness.proxies.base import Proxy
 
 VKDNW = "Tybl & Neumann, Training-free NAS through Variance of Knowledge of Deep Network Weights, CVPR 2025"
@@ -235,8 +236,9 @@ class Ntk(Proxy):
 class GradSign(Proxy):
     """GradSign: sum over weights of |sum over images of sign(dL_n/dw)|, each image a mini-batch of its own.
 
-    The sum of the authors' repository; a later port takes the mean over weights, which turns the sign of the
-    correlation.
+    Weights are those of convolutions and linear layers. Settings: `form=sum` (default), as in `naswot-code` of the
+    authors' repository (cmu-catalyst/GradSign @ 26412be) and in the paper; `form=mean` over the weights, those that no
+    gradient reaches counted in, as in its `zero-cost-nas-code`. The two rank nearly without relation: rho 0.17.
     """
 
     name: ClassVar[str] = "gradsign"
@@ -244,13 +246,19 @@ class GradSign(Proxy):
     citation: ClassVar[str] = "Zhang & Jia, GradSign, ICLR 2022"
     tolerance: ClassVar[float] = 5e-3
     inputs: ClassVar[str] = "images"
+    choices: ClassVar[Mapping[str, Collection]] = {"form": ("sum", "mean")}
 
     init: str = "kaiming_fan_in"
     batch_size: int = 64
+    form: str = "sum"
     dtype: str = "float32"
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
-        return {GradientSigns(self.init, self.batch_size, self.dtype): ("sign_agreement",)}
+        wanted: dict[Probe, tuple[str, ...]] = {
+            GradientSigns(self.init, self.batch_size, self.dtype): ("sign_agreement",)
+        }
+        return wanted if self.form == "sum" else {**wanted, WeightCounts(): ("weight_counts",)}
 
     def score(self, seen: Mapping[str, Any]) -> float:
-        return seen["sign_agreement"].sum()
+        total = seen["sign_agreement"].sum()
+        return total if self.form == "sum" else total / seen["weight_counts"].sum()

@@ -275,6 +275,10 @@ class Dss(Proxy):
     |weights|, an image of ones, R the sum of the logits. Sum over the projections of attention modules (any
     module whose class name holds `Attention`) of |dR/dW|_nuc |W|_nuc, plus sum over the other linear layers,
     the classifier left out, of |W dR/dW|. LayerNorm stays. A network without attention has no score.
+
+    `variant=repo` adds the classifier's |W dR/dW|, which the paper's sum over the MLPs does not have, and adds it twice
+    where it has 1,000 outputs, as the authors' code does (decemberzhou/TF_TAS @ 42616bc, `p_utils.py` lists such a
+    layer twice). That code takes for projections what is named `qkv` or is square, as ours are.
     """
 
     name: ClassVar[str] = "dss"
@@ -282,11 +286,16 @@ class Dss(Proxy):
     citation: ClassVar[str] = "Zhou et al., Training-free Transformer Architecture Search, CVPR 2022"
     requires: ClassVar[str] = "attention"
     inputs: ClassVar[str] = "none"
+    choices: ClassVar[Mapping[str, Collection]] = {"variant": VARIANTS}
 
     init: str = "xavier"
+    variant: str = "paper"
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
-        return {AttentionPass(self.init): ("diversity", "saliency")}
+        return {AttentionPass(self.init): ("diversity", "saliency", "head_saliency", "head_outputs")}
 
     def score(self, seen: Mapping[str, Any]) -> float:
-        return seen["diversity"].sum() + seen["saliency"].sum()
+        total = seen["diversity"].sum() + seen["saliency"].sum()
+        if self.variant == "repo":
+            total += seen["head_saliency"].sum() * (2 if seen["head_outputs"] == 1000 else 1)
+        return total
