@@ -35,15 +35,20 @@ SMALL = {"batch_size": 6, "resolution": 8}
 OWN = {"nregions": {"samples": 1000, "resolution": 3}, "swap": {"batch_size": 12}}
 #: Settings that take another way through a proxy than its defaults.
 VARIANTS = (
+    "dss:variant=repo",
     "flops:count=all",
     "grad_norm:norm=all",
+    "gradsign:form=mean",
     "grasp:keep=large",
     "meco:modules=all",
+    "nregions:network=thin",
     "ssnr:saliency=grad",
     "ssnr:saliency=synflow",
     "t_cet:codes=relu",
+    "ssnr:variant=repo",
     "t_cet:saliency=synflow",
     "vkdnw:rows=1",
+    "t_cet:variant=repo",
     "vkdnw:variant=repo",
     "zico:minibatches=3",
 )
@@ -290,6 +295,7 @@ def wrong_values(name: str) -> list[str]:
             found.append(f"{field.name}=foo")
         elif type(field.default) is int:
             found += [f"{field.name}={value}" for value in (0, -1) if value != field.default]
+    found = [text for text in found if (name, text) != ("nregions", "resolution=0")]  # that of the mini-batches
     return [f"{name}:{text}" for text in found]
 
 

@@ -59,8 +59,9 @@ class Subject:
             depends on another, nor on the order of passes, nor on the device.
         shape: of one image. num_classes: of the labels.
         stages: modules whose outputs count as the network's stages, in order (AZ-NAS).
-        thin: makes a subject of the space's thin network (TE-NAS's linear regions), where there is one.
+        thin: makes a subject of the space's thin network (linear regions), where there is one.
         cell: makes a subject of the space's network of one cell (SWAP); None where the space has none.
+        regions: makes a subject of the network that TE-NAS counts linear regions in; None where the space has none.
         restore: bring back the weights that the network came with before each initialisation.
         keep_weights: score the weights that the network came with, instead of initialising them.
         images_at_hand: how many images there are for all mini-batches of a pass; None where `batch` gives any number.
@@ -79,13 +80,14 @@ class Subject:
         restore: bool = False,
         thin: Callable[[], Subject] | None = None,
         cell: Callable[[], Subject | None] | None = None,
+        regions: Callable[[], Subject | None] | None = None,
         images_at_hand: int | None = None,
     ):
         self.network, self.batch, self.seed = network, batch, seed
         self.shape, self.num_classes, self.device = shape, num_classes, device
         self.stages = stages or []
         self.keep_weights = keep_weights
-        self.thin, self.cell = thin, cell
+        self.thin, self.cell, self.regions = thin, cell, regions
         self.images_at_hand = images_at_hand
         for module in network.modules():
             # An in-place activation would overwrite what a hook on the layer before, or a removed norm, has kept.

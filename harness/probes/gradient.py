@@ -145,7 +145,7 @@ class _Watch:
             kind: {} for kind in ("relu", "layer") if f"{kind}_kernels" in wanted
         }
         self._source: dict[str, str] = {}  # weight layer -> the ReLU that feeds it
-        self._kernel = OncePerTensor(_agreement)
+        self._kernel = OncePerTensor(agreement)
         self._written: dict[int, str] = {}  # address of a ReLU's output, which the graph keeps alive -> ReLU
         self._fisher: dict[str, list] = {name: [] for name in layers}
         self._watching = False
@@ -231,7 +231,7 @@ def _to_host(values: list) -> Any:
     return torch.stack([v.to(device=device, dtype=torch.float64) for v in values]).cpu().numpy()
 
 
-def _agreement(values: Any) -> Any:
+def agreement(values: Any) -> Any:
     """Equal bits of the codes [value > 0] of each two images: (B, B) float64.
 
     Two codes of n units with a and b active ones, c of them in common, agree in n - a - b + 2 c: one product of

@@ -136,12 +136,14 @@ class AttentionPass(Probe):
 
     Observables, w the absolute weights and g their gradient: `diversity` (A,), per projection of an attention
     module |g|_nuc * |w|_nuc (nuclear norms; a fused projection of queries, keys and values counts as one);
-    `saliency` (M,), per other linear layer but the last the sum of |w * g|.
+    `saliency` (M,), per other linear layer but the last the sum of |w * g|; `head_saliency` (1,), the same for the
+    last, and `head_outputs`, its number of outputs.
     """
 
     init: str = "xavier"
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        import numpy as np
         import torch
         from torch import nn
 
@@ -164,7 +166,8 @@ class AttentionPass(Probe):
                     module.v_proj_weight,
                 ]
                 projections += [weight for weight in fused if weight is not None]
-        others = [module.weight for module in linear[:-1] if id(module) not in inside]
+        others = [module.weight for module in linear if id(module) not in inside]
+        heads = 1 if linear and id(linear[-1]) not in inside else 0
         if not projections:
             raise Unscorable("no attention module with linear projections")
         norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -181,7 +184,10 @@ class AttentionPass(Probe):
             )
         ]
         host = torch.stack([value.double().cpu() for value in values]).numpy()
-        return {"diversity": host[: len(projections)], "saliency": host[len(projections) :]}
+        diversity, saliency = np.split(host, [len(projections)])
+        saliency, head = np.split(saliency, [len(saliency) - heads])
+        outputs = linear[-1].out_features if linear else 0
+        return {"diversity": diversity, "saliency": saliency, "head_saliency": head, "head_outputs": outputs}
 
 
 def _diversity(weight: Any, grad: Any) -> Any:
