@@ -60,6 +60,11 @@ class HeadThenIdentity(Trunk):
         return nn.Identity()(super().forward(x))
 
 
+class CalledByKeyword(Trunk):
+    def forward(self, x):
+        return self.head(input=self.features(x))
+
+
 class Scaled(Trunk):
     def forward(self, x):
         return 2 * super().forward(x)
@@ -200,7 +205,16 @@ class Single(Trunk):
 #: Networks that end in a plain linear layer, and those that do not end in one alone.
 ENDING = (Trunk, NoBias, HeadThenIdentity, LayersOfTheirOwn)
 OTHERS = (
-    *(Scaled, ScaledInPlace, LearnedScale, ScaledByAHook, FeaturesTurnedInPlace, TwoCalls, TwoCallsSummed),
+    *(
+        CalledByKeyword,
+        Scaled,
+        ScaledInPlace,
+        LearnedScale,
+        ScaledByAHook,
+        FeaturesTurnedInPlace,
+        TwoCalls,
+        TwoCallsSummed,
+    ),
     *(WeightReadElsewhere, TiedLayers, Tokens, LayerAfterwards, HeadOfItsOwn, Parametrized, Convolutional),
 )
 
@@ -259,6 +273,7 @@ def passes(monkeypatch) -> list[int]:
 # The exact Jacobian ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of weight_norm under vmap
 @pytest.mark.parametrize("tensors", [1, 3, 128])
 @pytest.mark.parametrize("classes", [2, FEATURES, FEATURES + 1, 12])
 @pytest.mark.parametrize("kind", [*ENDING, *OTHERS, Single])

@@ -321,6 +321,8 @@ def _score(config: Any) -> int:
         f"{job.benchmark}/{job.dataset} seed {job.seed}{shard}: {summary.stored_now:,} scores computed, "
         f"{summary.stored_before:,} were stored already, {summary.seconds:.1f} s; store {job.store}"
     )
+    for (label, what), count in sorted(summary.alike.items()):
+        print(f"  {label}: {count:,} of those stored are {what}")
     for status, count in sorted(summary.failed.items()):
         print(f"  without a score: {count:,} x {status}")
     track(job)

@@ -98,6 +98,8 @@ class Recording:
         last: list[tuple] = []
 
         def watch(module, args, output):
+            if not args:  # called by keyword
+                return output
             calls.update(id(parameter) for parameter in _own(module).values())
             columns = {name: self._place[id(p)] for name, p in _own(module).items() if id(p) in self._place}
             forms = {column: _closed_form(module, name, args[0]) for name, column in columns.items()}

@@ -56,6 +56,7 @@ class Naswot(_Codes):
     name: ClassVar[str] = "naswot"
     summary: ClassVar[str] = "log-determinant of the ReLU codes' Hamming kernel"
     citation: ClassVar[str] = MELLOR
+    reads_head: ClassVar[bool] = False
 
     def score(self, seen: Mapping[str, Any]) -> float:
         value = log_determinants(seen["relu_kernels"].sum(axis=0)[None])[0]
@@ -74,6 +75,7 @@ class LayerwiseNaswot(_Codes):
     name: ClassVar[str] = "layerwise_naswot"
     summary: ClassVar[str] = "sum over layers of the log-determinant of the layer's kernel"
     citation: ClassVar[str] = XIANG
+    reads_head: ClassVar[bool] = False
 
     def score(self, seen: Mapping[str, Any]) -> float:
         values = log_determinants(seen["relu_kernels"])
@@ -154,6 +156,7 @@ class EntropicScore(Proxy):
     name: ClassVar[str] = "entropic_score"
     summary: ClassVar[str] = "entropy of the activations of a positive network"
     citation: ClassVar[str] = "Cavagnero et al., Entropic Score, 2023 (arXiv 2310.04179)"
+    reads_head: ClassVar[bool] = False
     inputs: ClassVar[str] = "none"
     choices: ClassVar[Mapping[str, Collection]] = {"over": ("channels", "positions", "layer")}
 
@@ -183,6 +186,7 @@ class Zen(Proxy):
     name: ClassVar[str] = "zen"
     summary: ClassVar[str] = "Gaussian complexity of the features before pooling"
     citation: ClassVar[str] = "Lin et al., Zen-NAS, ICCV 2021"
+    reads_head: ClassVar[bool] = False
     inputs: ClassVar[str] = "none"
 
     batch_size: int = 64
@@ -214,6 +218,7 @@ class NRegions(Proxy):
     name: ClassVar[str] = "nregions"
     summary: ClassVar[str] = "number of linear regions"
     citation: ClassVar[str] = "Chen et al., TE-NAS, ICLR 2021"
+    reads_head: ClassVar[bool] = False
     version: ClassVar[int] = 2  # 1 counted in the thin network of every space
     inputs: ClassVar[str] = "none"
     choices: ClassVar[Mapping[str, Collection]] = {"network": ("cell", "thin", "full"), "resolution": at_least(0)}
@@ -245,6 +250,7 @@ class Swap(Proxy):
     name: ClassVar[str] = "swap"
     summary: ClassVar[str] = "distinct sample-wise activation patterns"
     citation: ClassVar[str] = "Peng et al., SWAP-NAS, ICLR 2024"
+    reads_head: ClassVar[bool] = False
     version: ClassVar[int] = 2  # 1 took another mini-batch each repeat
     inputs: ClassVar[str] = "images"
 
@@ -272,6 +278,7 @@ class Meco(Proxy):
     name: ClassVar[str] = "meco"
     summary: ClassVar[str] = "least eigenvalues of the channels' correlation"
     citation: ClassVar[str] = "Jiang et al., MeCo, NeurIPS 2023"
+    reads_head: ClassVar[bool] = False
     inputs: ClassVar[str] = "none"
     choices: ClassVar[Mapping[str, Collection]] = {"modules": ("leaf", "all")}
 
@@ -293,6 +300,7 @@ class _Stages(Proxy):
     """AZ-NAS's readings of the outputs of the stem and of each cell."""
 
     citation: ClassVar[str] = "Lee & Ham, AZ-NAS, CVPR 2024"
+    reads_head: ClassVar[bool] = False
     inputs: ClassVar[str] = "random"
     observable: ClassVar[str]
 

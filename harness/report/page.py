@@ -299,6 +299,7 @@ def proxy_facts(name: str) -> dict[str, Any]:
         ("mini-batches", {"none": "reads none", "images": "images of the dataset", "random": "noise"}[proxy.inputs]),
         ("passes read", ", ".join(sorted(type(probe).__name__ for probe in proxy.needs()))),
         ("draws", "weights or inputs at random, from a seed for each architecture" if proxy.random else "nothing"),
+        ("last layer", "read" if proxy.reads_head else "not read: on noise, datasets of one image shape share scores"),
         ("sign", "as in the paper" if proxy.sign > 0 else "negated, so that higher is better"),
         ("version of the definition", str(proxy.version)),
     ]

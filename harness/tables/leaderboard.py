@@ -258,6 +258,7 @@ def _cells(
             continue
         one, sample = found[label], samples[label]
         notes = [row.note, f"{sample.n_failed} without a score, ranked last" if sample.n_failed else ""]
+        notes += one.scores.notes(row.proxy)
         if source != PAPER_INPUTS and source != row.inputs and inputs != board.block.inputs(row.proxy, row.inputs):
             notes.append("on noise: scores on images are not stored")
         notes.append(board.block.stand_in(row.proxy, source))

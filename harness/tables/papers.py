@@ -121,12 +121,12 @@ def _block_cells(
                 cell = not_computed(cell, f"needs all of {needed}", choice.first_population)
             else:
                 cell = replace(cell, note="; ".join(filter(None, [cell.note, block.stand_in(row.proxy, row.inputs)])))
-                cell = _computed(cell, metric, of_seeds, choice, table)
+                cell = _computed(cell, metric, of_seeds, choice, table, row.proxy)
             cells.append(cell)
     return cells
 
 
-def _computed(cell: Cell, metric: str, of_seeds: Sequence[Sample], choice: _Choice, table: Any) -> Cell:
+def _computed(cell: Cell, metric: str, of_seeds: Sequence[Sample], choice: _Choice, table: Any, spec: str) -> Cell:
     value, resampled, deviation = mean_over_seeds(of_seeds, metric)
     interval = estimate(value, resampled)
     notes = [cell.note]
@@ -134,6 +134,7 @@ def _computed(cell: Cell, metric: str, of_seeds: Sequence[Sample], choice: _Choi
     if any(failed):
         spread = str(max(failed)) if len(set(failed)) == 1 else f"{min(failed)} to {max(failed)}"
         notes.append(f"{spread} without a score, ranked last")
+    notes += dict.fromkeys(note for scores in choice.scores for note in scores.notes(spec))
     if choice.other_seeds:
         notes.append(f"seed {table.seeds[0]} alone, not all of the {len(table.seeds)} seeds are stored")
     return replace(
