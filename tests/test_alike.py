@@ -33,7 +33,7 @@ SIDE = 8
 #: Settings that make the passes cheap, and settings that take another way through a proxy.
 CHEAP = {"batch_size": 6, "samples": 200, "repeats": 2}
 VARIANTS = (
-    *("meco:modules=all", "swap:cell=True:batch_size=6", "nregions:thin=False:resolution=8", "zen:gamma=0.1"),
+    *("meco:modules=all", "swap:cell=True:batch_size=6", "nregions:network=full:resolution=8", "zen:gamma=0.1"),
     *("entropic_score:over=layer", "entropic_score:over=positions", "entropic_score:signed=True", "sed:part=skip"),
     *("t_cet:codes=relu", "flops:count=all", "naswot:dtype=float64", "layerwise_naswot:init=xavier"),
 )
