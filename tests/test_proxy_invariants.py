@@ -25,6 +25,7 @@ from harness.engine.scorer import Job, Result, score_subject
 from harness.engine.scoring import plan
 from harness.errors import HarnessError, UnknownNameError
 from harness.probes.base import EncodingProbe, Probe, Subject, Unscorable
+from harness.probes.initialise import initialise
 from harness.proxies import available, get_proxy
 from harness.proxies.base import Proxy
 from harness.spaces.nasbench201 import CONV1, CONV3, NONE, POOL, SKIP, NasBench201, encode
@@ -327,6 +328,18 @@ def test_the_initialisation_is_a_setting(name):
     schemes = [cheap(name, init=scheme) for scheme in ("kaiming_fan_in", "kaiming_fan_out", "default", "xavier")]
     assert proxy in schemes
     assert len({found[0] for found in evaluate(schemes, subject_of()).values()}) > 1
+
+
+def test_the_initialisation_of_nasbench_pytorch():
+    """He's law over the outputs for convolutions, N(0, 0.01) for linear layers, as that package's network has."""
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(400, 100))
+    initialise(network, "nasbench_pytorch", torch.Generator().manual_seed(3))
+    draws = torch.Generator().manual_seed(3)
+    convolution = torch.empty(8, 3, 3, 3).normal_(0, (2 / (9 * 8)) ** 0.5, generator=draws)
+    torch.testing.assert_close(network[0].weight, convolution)
+    torch.testing.assert_close(network[2].weight, torch.empty(100, 400).normal_(0, 0.01, generator=draws))
+    assert not network[0].bias.any()
+    assert not network[2].bias.any()
 
 
 # A score depends on the subject's seed and on nothing else ------------------------------------------------

@@ -40,12 +40,20 @@ def _xavier_normal(weight: torch.Tensor, generator: torch.Generator) -> None:
     nn.init.xavier_normal_(weight, generator=generator)
 
 
+def _nasbench_pytorch(weight: torch.Tensor, generator: torch.Generator) -> None:
+    if weight.ndim == 2:
+        weight.normal_(0.0, 0.01, generator=generator)
+    else:
+        SCHEMES["kaiming_fan_out"](weight, generator)
+
+
 SCHEMES = {
     "kaiming_fan_in": _kaiming_normal("fan_in"),
     "kaiming_fan_out": _kaiming_normal("fan_out"),
     "default": _torch_default,
     "gaussian": _gaussian,
     "xavier": _xavier_normal,
+    "nasbench_pytorch": _nasbench_pytorch,
 }
 
 
@@ -58,7 +66,9 @@ def initialise(network: nn.Module, scheme: str, generator: torch.Generator) -> N
 
     Args:
         scheme: `kaiming_fan_in`, `kaiming_fan_out` (He et al. 2015, ReLU gain), `default` (torch's own),
-            `gaussian` (N(0, 1)) or `xavier`.
+            `gaussian` (N(0, 1)), `xavier`, or `nasbench_pytorch`, that package's network's: convolutions as
+            `kaiming_fan_out`, which is N(0, sqrt(2 / (k^2 outputs))) there, linear layers N(0, 0.01); Zero-Cost NAS
+            scores NAS-Bench-101 with it (SamsungLabs/zero-cost-nas @ a43bfbc9, `nasbench1.py`).
 
     Raises:
         UnknownNameError: no such scheme.
