@@ -248,11 +248,16 @@ class PageConfig:
 
 @dataclass
 class QueueConfig:
-    """`harness queue`: for how many minutes to run the missing runs that `queue` lists; `data` stands for DATA."""
+    """`harness queue`. The comments in conf/queue.yaml say what each setting does.
+
+    `store` and `tables` are those of `--plan`: what the queue is written from.
+    """
 
     minutes: float | None = None
     data: str | None = None
     queue: str = "results/QUEUE.md"
+    store: str = "results/scores"
+    tables: list[str] = field(default_factory=list)
 
 
 SCHEMAS = {
