@@ -15,6 +15,7 @@ from harness.probes.base import (
     hooked,
     normalisations,
     replaced_forward,
+    to_host,
     weight_layers,
 )
 
@@ -171,26 +172,23 @@ class AttentionPass(Probe):
         ones = torch.ones(1, *subject.shape, dtype=torch.float64, device=subject.device)
         with replaced_forward(norms, _identity):
             grads = gradients(network(ones).sum(), projections + others)
+        finite = to_host([torch.ones(()) if grad is None else torch.isfinite(grad).all() for grad in grads])
+        forms = [_diversity] * len(projections) + [_saliency] * len(others)
         values = [
-            torch.zeros(()) if grad is None else form(weight.detach(), grad)
-            for weight, grad, form in zip(
-                projections + others,
-                grads,
-                [_diversity] * len(projections) + [_saliency] * len(others),
-                strict=True,
-            )
+            torch.zeros(()) if grad is None else form(weight.detach(), grad, known)
+            for weight, grad, form, known in zip(projections + others, grads, forms, finite, strict=True)
         ]
-        host = torch.stack([value.double().cpu() for value in values]).numpy()
+        host = to_host(values)
         return {"diversity": host[: len(projections)], "saliency": host[len(projections) :]}
 
 
-def _diversity(weight: Any, grad: Any) -> Any:
+def _diversity(weight: Any, grad: Any, finite: bool) -> Any:
     import torch
 
-    if not torch.isfinite(grad).all():
-        return grad.new_tensor(float("nan"))
+    if not finite:
+        return torch.tensor(float("nan"))
     return torch.linalg.matrix_norm(grad, ord="nuc") * torch.linalg.matrix_norm(weight, ord="nuc")
 
 
-def _saliency(weight: Any, grad: Any) -> Any:
+def _saliency(weight: Any, grad: Any, finite: bool) -> Any:
     return (weight * grad).abs().sum()
