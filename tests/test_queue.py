@@ -247,7 +247,8 @@ def planned(tmp_path, monkeypatch, capfd):
         monkeypatch.setattr(plan, "load_table", lambda i: compose_config("report", tables[i]).table)
         assert main(["queue", "--plan", "queue=QUEUE.md", "store=scores", *settings]) == 0
         lines = Path("QUEUE.md").read_text(encoding="utf-8").splitlines()
-        return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line[:3].strip("| ").isdigit()]
+        rows = [line for line in lines if line[:3].strip("| ").isdigit()]
+        return [[cell.strip() for cell in line.strip("|").split("|")] for line in rows]
 
     return run
 

@@ -13,6 +13,7 @@ from harness.errors import HarnessError, cause
 from harness.seeds import stable_seed
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import nn
 
@@ -206,6 +207,14 @@ def side_of_its_own(subject: Subject, resolution: int) -> Iterator[None]:
         raise Unscorable(
             f"the network cannot read images of {resolution} x {resolution} ({cause(error)}): {remedy}"
         ) from error
+
+
+def to_host(values: Sequence[torch.Tensor]) -> np.ndarray:
+    """Numbers (n,) float64 of n tensors of one element, in one transfer: on a GPU the host waits for each."""
+    import torch
+
+    device = next((v.device for v in values if v.device.type != "cpu"), torch.device("cpu"))
+    return torch.stack([v.to(device=device, dtype=torch.float64) for v in values]).cpu().numpy()
 
 
 def by_image(values: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ from harness.probes.base import (
     finite_logits,
     gradients,
     hooked,
+    to_host,
     weight_layers,
 )
 from harness.probes.hessian import hessian_gradient, twice_differentiable
@@ -83,7 +84,7 @@ class GradientPass(Probe):
         graph_grads = [by_id.get(id(weight)) for weight in weights]
         if "grasp" in wanted:
             products = hessian_gradient(weights, graph_grads)
-            found["grasp"] = _to_host(
+            found["grasp"] = to_host(
                 [
                     torch.zeros(()) if h is None else -(w.detach() * h).sum(dtype=torch.float64)
                     for w, h in zip(weights, products, strict=True)
@@ -107,7 +108,7 @@ class GradientPass(Probe):
             "zico": lambda: self._zico(subject, weights, grads, len(labels)),
         }
         saliencies = [w * g for w, g in zip(held, grads, strict=True)]
-        found.update({name: _to_host(compute()) for name, compute in per_layer.items() if name in wanted})
+        found.update({name: to_host(compute()) for name, compute in per_layer.items() if name in wanted})
         return found
 
     def _zico(self, subject: Subject, weights: list, first: list, read: int) -> list:
@@ -221,14 +222,6 @@ class _Watch:
             feeding = self._source if kind == "relu" else {name: name for name in self._layers}
             found[f"{kind}_places"] = np.array([place.get(feeding.get(name, ""), -1) for name in self._layers])
         return found
-
-
-def _to_host(values: list) -> Any:
-    """One transfer for all layers' scalars: (L,) float64."""
-    import torch
-
-    device = next((v.device for v in values if v.device.type != "cpu"), torch.device("cpu"))
-    return torch.stack([v.to(device=device, dtype=torch.float64) for v in values]).cpu().numpy()
 
 
 def agreement(values: Any) -> Any:

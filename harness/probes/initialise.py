@@ -78,16 +78,18 @@ def initialise(network: nn.Module, scheme: str, generator: torch.Generator) -> N
 
     if scheme not in SCHEMES:
         raise UnknownNameError("initialisation", scheme, SCHEMES)
+    drawn: list[tuple[torch.Tensor, torch.Tensor]] = []
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
                 on_host = torch.empty(module.weight.shape, dtype=torch.float32)
                 SCHEMES[scheme](on_host, generator)
-                module.weight.copy_(on_host)
+                drawn.append((module.weight, on_host))
                 if module.bias is not None:
                     if scheme == "default":
                         bound = 1 / math.sqrt(max(1, module.weight[0].numel()))
-                        module.bias.copy_(torch.empty(module.bias.shape).uniform_(-bound, bound, generator=generator))
+                        on_host = torch.empty(module.bias.shape).uniform_(-bound, bound, generator=generator)
+                        drawn.append((module.bias, on_host))
                     else:
                         module.bias.zero_()
             elif isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)):
@@ -97,3 +99,16 @@ def initialise(network: nn.Module, scheme: str, generator: torch.Generator) -> N
                     module.bias.zero_()
                 if isinstance(module, nn.modules.batchnorm._NormBase):
                     module.reset_running_stats()
+        _bring(drawn)
+
+
+def _bring(drawn: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Copy what was drawn on the CPU into the tensors that it is for: to another device all at once."""
+    import torch
+
+    if drawn and drawn[0][0].device.type != "cpu":
+        flat = torch.cat([values.flatten() for _, values in drawn]).to(drawn[0][0].device)
+        parts = flat.split([values.numel() for _, values in drawn])
+        drawn = [(target, part.view_as(values)) for (target, values), part in zip(drawn, parts, strict=True)]
+    for target, values in drawn:
+        target.copy_(values)

@@ -15,6 +15,7 @@ from harness.probes.base import (
     hooked,
     normalisations,
     replaced_forward,
+    to_host,
     weight_layers,
 )
 
@@ -174,29 +175,25 @@ class AttentionPass(Probe):
         ones = torch.ones(1, *subject.shape, dtype=torch.float64, device=subject.device)
         with replaced_forward(norms, _identity):
             grads = gradients(network(ones).sum(), projections + others)
+        finite = to_host([torch.ones(()) if grad is None else torch.isfinite(grad).all() for grad in grads])
+        forms = [_diversity] * len(projections) + [_saliency] * len(others)
         values = [
-            torch.zeros(()) if grad is None else form(weight.detach(), grad)
-            for weight, grad, form in zip(
-                projections + others,
-                grads,
-                [_diversity] * len(projections) + [_saliency] * len(others),
-                strict=True,
-            )
+            torch.zeros(()) if grad is None else form(weight.detach(), grad, known)
+            for weight, grad, form, known in zip(projections + others, grads, forms, finite, strict=True)
         ]
-        host = torch.stack([value.double().cpu() for value in values]).numpy()
-        diversity, saliency = np.split(host, [len(projections)])
+        diversity, saliency = np.split(to_host(values), [len(projections)])
         saliency, head = np.split(saliency, [len(saliency) - heads])
         outputs = linear[-1].out_features if linear else 0
         return {"diversity": diversity, "saliency": saliency, "head_saliency": head, "head_outputs": outputs}
 
 
-def _diversity(weight: Any, grad: Any) -> Any:
+def _diversity(weight: Any, grad: Any, finite: bool) -> Any:
     import torch
 
-    if not torch.isfinite(grad).all():
-        return grad.new_tensor(float("nan"))
+    if not finite:
+        return torch.tensor(float("nan"))
     return torch.linalg.matrix_norm(grad, ord="nuc") * torch.linalg.matrix_norm(weight, ord="nuc")
 
 
-def _saliency(weight: Any, grad: Any) -> Any:
+def _saliency(weight: Any, grad: Any, finite: bool) -> Any:
     return (weight * grad).abs().sum()
