@@ -276,6 +276,7 @@ class Scorer:
             stages=network.stages,
             thin=lambda: self.subject(index, partial(space.build, thin=True)),
             cell=lambda: self.subject(index, space.build_cell),
+            plain=True,
         )
 
     def score(self, index: int, labels: Sequence[str]) -> list[tuple[str, Row]]:

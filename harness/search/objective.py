@@ -184,6 +184,7 @@ class NetworkScores(Objective):
             self._space.classes,
             self._device,
             stages=network.stages,
+            plain=True,
         )
         proxies = [self._proxies[c] for c in columns]
         found = score_subject(subject, proxies)
