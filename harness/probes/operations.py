@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import types
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any
@@ -301,7 +302,7 @@ class Watch(TorchFunctionMode):
 
     Attributes:
         layers: by name, as `layers_of` gives them.
-        otherwise: layers and parameters that the network has used as other than the arguments of a layer or norm.
+        uses: how often, by its id, each fixed tensor was read to make another.
 
     A network may write into any tensor. `keep` holds one as it is: it is copied as soon as, and only if, the network is
     about to write into its memory.
@@ -316,7 +317,7 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self._handlers, self._every = handlers, every
         self._count = 0
-        self.otherwise: set[str] = set()
+        self.uses: Counter[int] = Counter()
         self._held: list[torch.Tensor] = []  # an id may be used again after its tensor is gone
         self._kept: dict[int, list[weakref.ref]] = {}
         self._fixed: dict[int, frozenset[str]] = {id(buffer): frozenset() for buffer in network.buffers()}
@@ -358,7 +359,7 @@ class Watch(TorchFunctionMode):
         else:
             result = self._operate(func, kind, args, kwargs, writes)
         if isinstance(result, (torch.Tensor, tuple, list)):
-            self._follow(kind.kind, result, args, kwargs)
+            self._follow(result, args, kwargs)
             if self._every is not None:
                 self._every(args[0] if args else kwargs.get("input"), result, kind.kind)
         return result
@@ -383,13 +384,13 @@ class Watch(TorchFunctionMode):
     def _classify(self, operation: Operation, args: tuple) -> None:
         """A product of features with fixed weights (n, m) is a linear layer; any other with weights has an owner."""
         weight = operation.get("weight")
-        if isinstance(weight, torch.Tensor) and weight.ndim == 2 and self._fixed.get(id(weight)):
-            if id(operation.get("input")) not in self._fixed:
-                operation.kind = LINEAR
-                operation.arguments["weight"] = weight.T
-                self._fixed[id(operation.weight)] = self._fixed[id(weight)]
-                self._held.append(operation.weight)
-                return
+        matrix = isinstance(weight, torch.Tensor) and weight.ndim == 2 and self._fixed.get(id(weight))
+        if matrix and id(operation.get("input")) not in self._fixed:
+            operation.kind = LINEAR
+            operation.arguments["weight"] = weight.T
+            self._fixed[id(operation.weight)] = matrix
+            self._held.append(operation.weight)
+            return
         owners = sorted({name for tensor in _tensors(args) for name in self._fixed.get(id(tensor), ())})
         known = [name for name in owners if name in self.layers]
         operation.owner = next(iter(known if operation.arguments else known or owners), None)
@@ -403,20 +404,19 @@ class Watch(TorchFunctionMode):
         """Whether a tensor is computed from parameters and buffers alone."""
         return id(tensor) in self._fixed
 
-    def _follow(self, kind: str | None, result: Any, args: tuple, kwargs: dict) -> None:
+    def _follow(self, result: Any, args: tuple, kwargs: dict) -> None:
         """What is computed from fixed tensors alone is fixed, and belongs to their owners."""
         fixed = self._fixed
         if not any(id(a) in fixed for a in args) and not any(type(a) in (tuple, list) for a in args) and not kwargs:
             return
         seen = list(_tensors((*args, *kwargs.values())))
-        owners = frozenset().union(*(fixed.get(id(tensor), ()) for tensor in seen))
-        made = [tensor for tensor in _tensors((result,)) if id(tensor) not in fixed]
-        if kind not in LAYERS and kind != NORMALISATION and made:
-            self.otherwise |= owners
+        self.uses.update(id(tensor) for tensor in seen if id(tensor) in fixed)
         if seen and all(id(tensor) in fixed for tensor in seen):
-            for tensor in made:
-                fixed[id(tensor)] = owners
-                self._held.append(tensor)
+            owners = frozenset().union(*(fixed[id(tensor)] for tensor in seen))
+            for tensor in _tensors((result,)):
+                if id(tensor) not in fixed:
+                    fixed[id(tensor)] = owners
+                    self._held.append(tensor)
 
     def _copy_before_write(self, targets: Any) -> None:
         for tensor in _tensors(

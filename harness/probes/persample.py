@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -72,6 +73,7 @@ def _at_once(subject: Subject, layers: dict, images: Any, labels: Any) -> tuple[
     trained = {name for name, layer in layers.items() if all(source.requires_grad for source in layer.sources)}
     missing = {name for name in trained if layers[name].parametrised}
     calls: dict[str, list] = {name: [] for name in layers}
+    applied: Counter[str] = Counter()
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     images = images.requires_grad_(True)
@@ -86,7 +88,9 @@ def _at_once(subject: Subject, layers: dict, images: Any, labels: Any) -> tuple[
         form = _closed_form(operation, layout.place(operation.index), count)
         if form is None or operation.weight is not layers[name].weight or not torch.is_grad_enabled():
             missing.add(name)
-        elif result.requires_grad:
+            return result
+        applied[name] += 1
+        if result.requires_grad:
             seen = watch.keep(operation.input.detach())
             result.register_hook(lambda grad: calls[name].append(form(seen.value, grad)))
         elif operation.input.any():  # the images do not reach it, but its weights have a gradient
@@ -116,7 +120,8 @@ def _at_once(subject: Subject, layers: dict, images: Any, labels: Any) -> tuple[
         for name in trained:
             for source in layers[name].sources:
                 source.requires_grad_(True)
-    missing |= watch.otherwise & trained
+    others = trained - missing  # a weight that is read by another way than by its layer's operation has no closed form
+    missing |= {name for name in others if watch.uses[id(layers[name].weight)] > applied[name]}
     found = {}
     for name, collected in calls.items():
         shapes = {tuple(part.shape for part in parts) for parts in collected}
