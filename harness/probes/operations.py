@@ -63,7 +63,8 @@ ACTIVATIONS = RELUS | {
     *("leaky_relu", "prelu", "rrelu", "elu", "celu", "selu", "gelu", "silu", "mish", "hardswish", "sigmoid", "tanh"),
     *("softplus", "hardsigmoid", "hardtanh", "special_expit"),
 }
-_NAMED.update({name: (ACTIVATION, ("input",)) for name in ACTIVATIONS})
+_NAMED.update(dict.fromkeys(ACTIVATIONS, (ACTIVATION, ("input",))))
+_NAMED["hardtanh"] = (ACTIVATION, ("input", "min_val", "max_val"))
 
 _WRITING = frozenset({"__setitem__"} | {f"__i{name}__" for name in (
     *("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift", "and", "or", "xor"),
@@ -370,6 +371,8 @@ class Watch(TorchFunctionMode):
             self._classify(operation, args)
         elif operation.get("transposed"):
             operation.kind = TRANSPOSED
+        elif operation.name == "hardtanh" and operation.get("min_val") == 0:  # as nn.ReLU6 computes it
+            operation.name = "relu6"
         if operation.kind in LAYERS:
             operation.owner = self._owner(operation.weight)
         if operation.kind in LAYERS or operation.kind == ACTIVATION:
