@@ -104,7 +104,7 @@ def _classes(network: nn.Module, inputs: torch.Tensor) -> int:
     training = network.training
     try:
         with torch.no_grad():
-            logits = network.eval()(inputs[:1])
+            logits = network.eval()(inputs[:1].clone())  # it may write into its input
     except Exception as error:
         raise HarnessError(
             f"the network cannot read inputs of {tuple(inputs.shape[1:])} ({str(error).splitlines()[0]}): give "

@@ -91,7 +91,7 @@ class Subject:
         self.keep_weights = keep_weights
         self.thin, self.cell = thin, cell
         self.images_at_hand = images_at_hand
-        self._plain, self._hidden = plain, _why_hidden(network)
+        self.plain, self._hidden = plain, _why_hidden(network)
         self._layouts: dict[bool, Layout] = {}
         self._trainable = [p.requires_grad for p in network.parameters()]
         # A space's network is re-initialised as a whole. Others may hold parameters that no scheme touches.
@@ -148,7 +148,7 @@ class Subject:
         """Where the images of a mini-batch are in what the network computes, in the mode that it is in."""
         from harness.probes.layout import PLAIN, find_layout
 
-        if self._plain:
+        if self.plain:
             return PLAIN
         training = self.network.training
         if training not in self._layouts:

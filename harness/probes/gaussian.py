@@ -97,6 +97,8 @@ class _LastMaps:
     def _see(self, read: Any, result: Any, kind: str | None) -> None:
         import torch
 
+        if self._watch.is_fixed(read):  # weights may have the shape of maps
+            return
         result = result[0] if isinstance(result, tuple) and result else result
         if (
             not isinstance(read, torch.Tensor)
@@ -109,7 +111,7 @@ class _LastMaps:
         if result.ndim == 2 or (result.ndim == 4 and result[0, 0].numel() == 1):
             if read.ndim == 4 and read[0, 0].numel() > 1:
                 self._last, self._tokens = self._watch.keep(read), False
-            elif read.ndim == 3 and result.ndim == 2 and len(result) == len(read):
+            elif read.ndim == 3 and result.ndim == 2:
                 self._tokens = True
         elif read.ndim == 4 and read[0, 0].numel() > 1:
             flattened = result.ndim == 3 and kind is None and result.shape == (*read.shape[:2], read[0, 0].numel())
@@ -140,10 +142,13 @@ def _draw_again(subject: Subject, state: tuple) -> None:
 
 
 def _like(subject: Subject, images: Any) -> Any:
-    """Images in the memory layout of the network's mini-batches: a layout changes the rounding."""
+    """Images in the memory layout of the mini-batches of a space: a layout changes the rounding.
+
+    Those of users' networks stay as they are: their views may need them so.
+    """
     import torch
 
-    return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
+    return images.contiguous(memory_format=torch.channels_last) if subject.plain else images
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from harness.probes.base import gradients
+from harness.probes.base import Unscorable, gradients
 
 if TYPE_CHECKING:
     from harness.probes.operations import Operation, Watch
@@ -17,7 +17,12 @@ def hessian_gradient(weights: list, grads: list) -> list:
     By a backward through the inner product of g with itself held fixed. None where no gradient arrives.
     """
     product = sum((g.detach() * g).sum() for g in grads if g is not None)
-    return gradients(product, weights)
+    try:
+        return gradients(product, weights)
+    except RuntimeError as error:
+        if "is not implemented" in str(error) or "once_differentiable" in str(error):
+            raise Unscorable(f"torch cannot differentiate the network twice: {str(error).splitlines()[0]}") from error
+        raise
 
 
 def twice_differentiable(network: Any) -> Watch:

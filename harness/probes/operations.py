@@ -394,7 +394,10 @@ class Watch(TorchFunctionMode):
             self._fixed[id(operation.weight)] = matrix
             self._held.append(operation.weight)
             return
-        owners = sorted({name for tensor in _tensors(args) for name in self._fixed.get(id(tensor), ())})
+        tensors = list(_tensors(args))
+        if all(id(tensor) in self._fixed for tensor in tensors):  # of weights alone, as a parametrisation has them
+            return
+        owners = sorted({name for tensor in tensors for name in self._fixed.get(id(tensor), ())})
         known = [name for name in owners if name in self.layers]
         operation.owner = next(iter(known if operation.arguments else known or owners), None)
 

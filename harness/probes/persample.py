@@ -70,6 +70,7 @@ def _at_once(subject: Subject, layers: dict, images: Any, labels: Any) -> tuple[
     from harness.probes.operations import LAYERS, NORMALISATION, Watch
 
     network, layout, count = subject.network, subject.layout(), len(images)
+    gradients_of = [parameter for parameter in network.parameters() if parameter.requires_grad]
     trained = {name for name, layer in layers.items() if all(source.requires_grad for source in layer.sources)}
     missing = {name for name in trained if layers[name].parametrised}
     calls: dict[str, list] = {name: [] for name in layers}
@@ -117,9 +118,8 @@ def _at_once(subject: Subject, layers: dict, images: Any, labels: Any) -> tuple[
     except _NoClosedForm:
         return {}, None
     finally:
-        for name in trained:
-            for source in layers[name].sources:
-                source.requires_grad_(True)
+        for parameter in gradients_of:
+            parameter.requires_grad_(True)
     others = trained - missing  # a weight that is read by another way than by its layer's operation has no closed form
     missing |= {name for name in others if watch.uses[id(layers[name].weight)] > applied[name]}
     found = {}

@@ -29,21 +29,23 @@ class Topology(EncodingProbe):
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch
 
-        from harness.probes.operations import ACTIVATION, LAYERS, NORMALISATION, POOLING, PRODUCT, Watch
+        from harness.probes.operations import ACTIVATION, LAYERS, NORMALISATION, POOLING, PRODUCT, Watch, Weights
 
         subject.initialise("kaiming_fan_in")  # whatever pass came before: all parameters trainable, float32
         network = subject.network
-        layers = weight_layers(network)
+        weights = Weights(network, weight_layers(network))
         macs = elementwise = 0
 
         def layer(operation):
             nonlocal macs
+            weights.see(operation)
             result = operation.run()
             macs += _multiplications(operation, result)
             return result
 
         def product(operation):
-            if operation.owner:
+            weights.see(operation)
+            if operation.owner and wanted & {"flops", "elementwise"}:
                 raise Unscorable(f"layer {operation.owner} is used by {operation.name}, whose products are not counted")
             return operation.run()
 
@@ -69,7 +71,7 @@ class Topology(EncodingProbe):
             "params": float(sum(p.numel() for p, g in zip(named, reached, strict=True) if g is not None)),
             "flops": float(macs),
             "elementwise": float(elementwise),
-            "trainable_layers": float(len(layers)),
+            "trainable_layers": float(len(weights.tensors())),
             "parameter_tensors": float(len(named)),
         }
 

@@ -185,12 +185,11 @@ class SamePadding(Convs):
         self.c3 = Padded(self.width) if plain else Same(self.width, self.width, 3, 2)
 
 
-@entry("padding='same', even kernel")
+@entry("padding='same'")
 class NamedPadding(Convs):
     def __init__(self, plain):
         super().__init__(plain)
-        conv = nn.Conv2d(self.width, self.width, 2) if plain else nn.Conv2d(self.width, self.width, 2, padding="same")
-        self.c2 = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), conv) if plain else conv
+        self.c2 = nn.Conv2d(self.width, self.width, 3, padding=2 if plain else "same", dilation=2)
 
 
 class Masked(nn.Conv2d):
@@ -231,7 +230,7 @@ class SpectralNorm(Convs):
     def __init__(self, plain):
         super().__init__(plain)
         torch.nn.init.normal_(self.c2.weight, generator=torch.Generator().manual_seed(2))
-        normed = parametrizations.spectral_norm(self.c2.double(), n_power_iterations=2000)
+        normed = parametrizations.spectral_norm(self.c2.double(), n_power_iterations=200)
         if plain:
             weight = normed.weight.detach()
             self.c2 = nn.Conv2d(self.width, self.width, 3, padding=1)
@@ -279,7 +278,7 @@ class Keywords(Convs):
         return self.fc(input=x.mean(dim=(2, 3)))
 
 
-@entry("two convolutions of one Parameter", apart=("l2_norm",))
+@entry("two convolutions of one Parameter")
 class Tied(Convs):
     def __init__(self, plain):
         super().__init__(plain)
@@ -352,7 +351,7 @@ class Pair(nn.Module):
         return x, x.mean()
 
 
-@entry("BatchNorm1d over (B, C, L)", without={"swap": "no four-dimensional ReLU output", "zen": "no feature map",
+@entry("BatchNorm1d over (B, C, L)", without={"swap": "no four-dimensional ReLU output", "zen": "what the classifier reads are tokens",
                                              "meco": "no feature map"})  # fmt: skip
 class Rows(Base):
     """One-dimensional convolutions; the twin's are two-dimensional, of one row."""
@@ -402,8 +401,8 @@ class Fixed(nn.Module):
         return F.linear(x, self.w, self.b)
 
 
-@entry("a layer's weight in einsum", without=dict.fromkeys(
-    ("fisher", "t_cet", "flops"), "layer fc is used by einsum"))  # fmt: skip
+@entry("a layer's weight in einsum", without={
+    "t_cet:codes=relu": "layer fc is used by einsum", **dict.fromkeys(("fisher", "t_cet", "flops"), "layer fc is used by einsum")})  # fmt: skip
 class Einsum(Convs):
     def forward(self, x):
         x = self.act(0, self.n1(self.c1(x)), F.relu)
@@ -443,7 +442,7 @@ class Checkpointed(Convs):
         return self.fc(x.mean(dim=(2, 3)))
 
 
-@entry("dropout by function", apart=("zen",))
+@entry("dropout by function")
 class Dropout(Convs):
     def __init__(self, plain):
         super().__init__(plain)

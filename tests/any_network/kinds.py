@@ -67,5 +67,4 @@ NO_RELU = {
     "swap": "no four-dimensional ReLU output",
 }
 NO_STAGES = dict.fromkeys(("az_expressivity", "az_progressivity", "az_trainability"), "the network names no stages")
-NO_ATTENTION = {"dss": "no attention module"}
 TOKENS = {"zen": "what the classifier reads are tokens"}

@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 
-def weights_of(network: nn.Module) -> list[torch.Tensor]:
-    """What convolutions, linear layers and attention's projections apply, each once."""
+def weights_of(network: nn.Module, matrices: bool = True) -> list[torch.Tensor]:
+    """What convolutions, linear layers and attention's projections apply, each once; `matrices` that are Parameters."""
     found: dict[int, torch.Tensor] = {}
     for module in network.modules():
         if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
@@ -26,7 +26,7 @@ def weights_of(network: nn.Module) -> list[torch.Tensor]:
             found[id(weight)] = weight
         elif isinstance(module, nn.MultiheadAttention):
             found[id(module.in_proj_weight)] = module.in_proj_weight
-        elif hasattr(module, "w"):
+        elif matrices and hasattr(module, "w"):
             found[id(module.w)] = module.w
     return list(found.values())
 
@@ -60,7 +60,7 @@ def of_the_loss(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) 
 
 def l2_norm(network: nn.Module) -> float:
     with parametrize.cached():
-        return sum(float(w.detach().norm()) for w in weights_of(fresh(network)))
+        return sum(float(w.detach().norm()) for w in weights_of(fresh(network), matrices=False))
 
 
 def gradsign(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
@@ -74,19 +74,38 @@ def gradsign(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> 
     return sum(float(part.abs().sum()) for part in total)
 
 
-def vkdnw(network: nn.Module, images: torch.Tensor) -> float:
+def triangular(s: np.ndarray) -> np.ndarray:
+    """Cholesky's factor of diag(s) - s s^T, whose last pivot is 0."""
+    matrix, lower = np.diag(s) - np.outer(s, s), np.zeros((len(s), len(s)))
+    for j in range(len(s) - 1):
+        lower[j, j] = np.sqrt(matrix[j, j] - lower[j] @ lower[j])
+        for i in range(j + 1, len(s)):
+            lower[i, j] = (matrix[i, j] - lower[i] @ lower[j]) / lower[j, j]
+    return lower
+
+
+def vkdnw(network: nn.Module, images: torch.Tensor) -> dict[str, float]:
     own = fresh(network, training=False)
     parameters = [p.requires_grad_(True) for p in own.parameters()][:128]
-    information = 0.0
+    information = {"paper": 0.0, "repo": 0.0}
     for image in images:
         logits = own(image[None].clone())[0]
         rows = [torch.autograd.grad(z, parameters, retain_graph=True, allow_unused=True) for z in logits]
         jacobian = np.array([[0.0 if g is None else float(g.flatten()[0]) for g in row] for row in rows])
         s = 0.95 * logits.detach().softmax(0).numpy() + 0.05 / len(logits)
-        information = information + jacobian.T @ (np.diag(s) - np.outer(s, s)) @ jacobian / len(images)
-    deciles = np.quantile(np.linalg.eigvalsh(information).clip(min=0), np.arange(1, 10) / 10)
-    share = deciles / (deciles.sum() + 1e-10)
-    return float(-(share * np.log(share + 1e-10)).sum())
+        information["paper"] += jacobian.T @ (np.diag(s) - np.outer(s, s)) @ jacobian / len(images)
+        rows = triangular(s) @ jacobian
+        information["repo"] += rows.T @ rows / len(images)
+    entropies = {}
+    for variant, matrix in information.items():
+        deciles = np.quantile(np.linalg.eigvalsh(matrix).clip(min=0), np.arange(1, 10) / 10)
+        share = deciles / (deciles.sum() + 1e-10)
+        entropies[variant] = float(-(share * np.log(share + 1e-10)).sum())
+        if variant == "paper":
+            entropies["decile"] = float(np.log(deciles[4] + 1e-30))
+    count = len(weights_of(own))
+    names = {"vkdnw": "paper", "vkdnw:variant=repo": "repo", "vkdnw_decile": "decile"}
+    return {**{name: entropies[key] for name, key in names.items()}, "vkdnw_single": count + entropies["paper"]}
 
 
 def ntk(network: nn.Module, images: torch.Tensor) -> float:
@@ -106,6 +125,8 @@ def ntk(network: nn.Module, images: torch.Tensor) -> float:
 def params(network: nn.Module, images: torch.Tensor) -> float:
     own = fresh(network, training=False)
     trained = [p for p in own.parameters() if p.requires_grad]
+    if not trained:
+        return 0.0
     grads = torch.autograd.grad(own(images[:1].clone()).sum(), trained, allow_unused=True)
     return float(sum(p.numel() for p, g in zip(trained, grads, strict=True) if g is not None))
 
@@ -116,7 +137,7 @@ def norms_off() -> Iterator[None]:
 
     def off(function: Callable) -> Callable:
         def norm(x, *args, **kwargs):
-            of_weights = function is F.batch_norm and args and args[0] is None
+            of_weights = function.__name__ == "batch_norm" and args and args[0] is None
             return function(x, *args, **kwargs) if of_weights else x.clone()
 
         return norm
@@ -144,10 +165,11 @@ def written_out(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, 
     found: dict[str, float] = {}
     if wanted & {"snip", "plain", "grad_norm", "grad_norm:norm=all"}:
         found |= of_the_loss(network, images, labels)
+    if any(name.startswith("vkdnw") for name in wanted):
+        found |= vkdnw(network, images)
     others: dict[str, Callable[[], float]] = {
         "l2_norm": lambda: l2_norm(network),
         "gradsign": lambda: gradsign(network, images, labels),
-        "vkdnw": lambda: vkdnw(network, images),
         "ntk": lambda: ntk(network, images),
         "params": lambda: params(network, images),
         "synflow": lambda: synflow(network, tuple(images.shape[1:])),

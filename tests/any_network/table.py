@@ -23,7 +23,10 @@ SPECS = (*NAMES, "flops:count=all", "grad_norm:norm=all", "t_cet:codes=relu", "v
 SMALL = {"batch_size": 6, "dtype": "float64", "resolution": 8, "samples": 60, "repeats": 1}
 IMAGES = 12
 TOLERANCE = 1e-6
-REFERENCES = ("snip", "plain", "grad_norm", "grad_norm:norm=all", "l2_norm", "gradsign", "vkdnw", "ntk", "params", "synflow")
+REFERENCES = (
+    *("snip", "plain", "grad_norm", "grad_norm:norm=all", "l2_norm", "gradsign", "ntk", "params", "synflow"),
+    *("vkdnw", "vkdnw:variant=repo", "vkdnw_single", "vkdnw_decile"),
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ def inputs(kind: Kind) -> tuple[torch.Tensor, torch.Tensor]:
 def scores(network: torch.nn.Module, kind: Kind, specs: tuple[str, ...], keep: bool) -> dict[str, tuple[float, str]]:
     """Score and status by spec."""
     images, labels = inputs(kind)
+    images = images.to(next((p.dtype for p in network.parameters()), images.dtype))
     proxies = {spec: small(spec) for spec in specs}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, on what it runs slowly
@@ -109,7 +113,7 @@ def beside_references(kind: Kind, wanted: set[str]) -> dict[str, Cell]:
     """The cells that a reference contradicts."""
     network = seeded(kind, False)
     if any(isinstance(m, (torch.nn.Dropout2d,)) for m in network.modules()):
-        wanted = wanted & {"vkdnw", "params", "l2_norm", "synflow"} - {"synflow"}
+        wanted = wanted & {"vkdnw", "params", "l2_norm"}  # others draw what to drop
     if any(torch.nn.utils.parametrize.is_parametrized(m) for m in network.modules()):
         wanted = wanted - {"synflow"}  # |weights| of a parametrised layer are no parameters: the twin has them
     images, labels = inputs(kind)
