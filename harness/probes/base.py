@@ -194,8 +194,8 @@ def outputs(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
     if not isinstance(logits, torch.Tensor):
         mode = "train" if network.training else "eval"
         raise Unscorable(
-            f"in {mode} mode the network returns a {type(logits).__name__}, no (B, classes) tensor of logits: wrap it in "
-            "a module whose forward returns the logits alone"
+            f"in {mode} mode the network returns a {type(logits).__name__}, no (B, classes) tensor of logits: wrap it "
+            "in a module whose forward returns the logits alone"
         )
     if logits.ndim != 2:
         raise Unscorable(f"network output has shape {tuple(logits.shape)}, a classifier gives (B, classes)")
@@ -260,9 +260,9 @@ def by_channel(values: torch.Tensor) -> torch.Tensor:
 
 def weight_layers(network: nn.Module) -> dict[str, Layer]:
     """Convolutions and linear layers by name: the layers that saliencies are summed over."""
-    from harness.probes.operations import layers_of
+    from harness.probes.operations import known_layers
 
-    layers = {layer.name: layer for layer in layers_of(network)}
+    layers = known_layers(network)
     if not layers:
         raise Unscorable("no convolution or linear layer")
     return layers

@@ -123,7 +123,8 @@ class ChannelCorrelation(Probe):
 
     Per feature map (C, H * W) the least eigenvalue of the Pearson correlation of its channels, entries that
     are not defined counting as 0. `modules=leaf` reads convolutions, normalisations and ReLUs; `modules=all`
-    every module, containers too, and those operations that are no module's. BatchNorm on the statistics of that one image.
+    every module, containers too, and those operations that are no module's. BatchNorm on the statistics of that one
+    image.
     """
 
     init: str = "kaiming_fan_in"

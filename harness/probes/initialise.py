@@ -90,7 +90,6 @@ def initialise(network: nn.Module, scheme: str, generator: torch.Generator) -> N
 
 def _draw_layer(name: str, module: nn.Module, scheme: str, generator: torch.Generator, drawn: set[int]) -> None:
     """New weights for one layer; a Parameter that an earlier layer shares with it keeps those of that one."""
-    import torch
     from torch import nn
 
     if nn.utils.parametrize.is_parametrized(module, "weight"):

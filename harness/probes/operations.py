@@ -7,8 +7,6 @@ sees each call of torch that the network makes, from wherever it comes.
 
 from __future__ import annotations
 
-import inspect
-import types
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -16,93 +14,27 @@ from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from harness.probes.base import Unscorable
+from harness.probes.functions import (
+    ACTIVATION,
+    CONVOLUTION,
+    LAYERS,
+    LINEAR,
+    NORMALISATION,
+    POOLING,
+    PRODUCT,
+    RANDOM,
+    RELUS,
+    TRANSPOSED,
+    Function,
+)
 
-CONVOLUTION, TRANSPOSED, LINEAR, PRODUCT = "convolution", "transposed convolution", "linear", "product"
-NORMALISATION, ACTIVATION, POOLING, RANDOM = "normalisation", "activation", "pooling", "random"
-#: Operations that apply a layer's weights.
-LAYERS = (CONVOLUTION, TRANSPOSED, LINEAR)
+__all__ = ["ACTIVATION", "CONVOLUTION", "LAYERS", "LINEAR", "NORMALISATION", "POOLING", "PRODUCT", "RANDOM", "RELUS"]
 
-_CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-_TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
-_ATEN = ("input", "weight", "bias", "stride", "padding", "dilation", "transposed", "output_padding", "groups")
-_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-_ATEN_NORM = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")
-_POOL = ("input", "kernel_size", "stride", "padding")
-
-_NAMED: dict[str, tuple[str, tuple[str, ...]]] = {
-    **{f"conv{d}d": (CONVOLUTION, _CONVOLUTION) for d in (1, 2, 3)},
-    **{f"conv_transpose{d}d": (TRANSPOSED, _TRANSPOSED) for d in (1, 2, 3)},
-    "convolution": (CONVOLUTION, _ATEN),
-    "linear": (LINEAR, ("input", "weight", "bias")),
-    "addmm": (PRODUCT, ("bias", "input", "weight")),
-    **dict.fromkeys(("matmul", "__matmul__", "mm"), (PRODUCT, ("input", "weight"))),
-    **dict.fromkeys(("bmm", "baddbmm", "addbmm", "einsum", "tensordot", "inner"), (PRODUCT, ())),
-    "batch_norm": (NORMALISATION, _NORM),
-    "instance_norm": (NORMALISATION, _NORM),
-    "group_norm": (NORMALISATION, ("input", "num_groups", "weight", "bias", "eps")),
-    "layer_norm": (NORMALISATION, ("input", "normalized_shape", "weight", "bias", "eps")),
-    "rms_norm": (NORMALISATION, ("input", "normalized_shape", "weight", "eps")),
-    "local_response_norm": (NORMALISATION, ("input", "size")),
-    **{f"{kind}_pool{d}d": (POOLING, _POOL) for kind in ("avg", "max") for d in (1, 2, 3)},
-    **{f"adaptive_{kind}_pool{d}d": (POOLING, ("input", "output_size")) for kind in ("avg", "max") for d in (1, 2, 3)},
-    **{f"lp_pool{d}d": (POOLING, ("input", "norm_type", "kernel_size")) for d in (1, 2, 3)},
-    **{f"fractional_max_pool{d}d": (POOLING, ("input",)) for d in (2, 3)},
-    **dict.fromkeys(
-        ("rand", "rand_like", "randn", "randn_like", "uniform", "normal", "bernoulli"), (RANDOM, ("input",))
-    ),
-    **{name: (RANDOM, ("input",)) for name in dir(F) if "dropout" in name},
-}
-#: Activations by the name of their function; `softmax` and `glu` are no units that are on or off.
-RELUS = frozenset({"relu", "relu6"})
-ACTIVATIONS = RELUS | {
-    *("leaky_relu", "prelu", "rrelu", "elu", "celu", "selu", "gelu", "silu", "mish", "hardswish", "sigmoid", "tanh"),
-    *("softplus", "hardsigmoid", "hardtanh", "special_expit"),
-}
-_NAMED.update(dict.fromkeys(ACTIVATIONS, (ACTIVATION, ("input",))))
-_NAMED["hardtanh"] = (ACTIVATION, ("input", "min_val", "max_val"))
-
-_WRITING = frozenset({"__setitem__"} | {f"__i{name}__" for name in (
-    *("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift", "and", "or", "xor"),
-)})  # fmt: skip
-
-
-class _Kind:
-    """What is known of a function of torch: an operation's kind, its arguments' names, and whether it writes."""
-
-    __slots__ = ("arguments", "expanded", "inplace", "kind", "name", "writes")
-
-    def __init__(self, function: Callable):
-        name = getattr(function, "__name__", "")
-        own = name.startswith("__") or name == "_"
-        self.writes = name in _WRITING or (name.endswith("_") and not own)
-        self.name = name if own else name.rstrip("_")
-        self.kind, self.arguments = _NAMED.get(self.name, (None, ()))
-        if function in (torch.batch_norm, torch.instance_norm):
-            self.arguments = _ATEN_NORM
-        self.inplace = -1
-        self.expanded = None
-        if isinstance(function, types.FunctionType):
-            parameters = list(inspect.signature(function).parameters)
-            self.inplace = parameters.index("inplace") if "inplace" in parameters else -1
-            if function is F.multi_head_attention_forward:  # its own operations are what counts
-                self.expanded = _expanded(function)
-
-
-_KINDS: dict[Callable, _Kind] = {}
-
-
-def _expanded(function: types.FunctionType) -> Callable:
-    """The body of a function of torch that is written in Python: it asks no mode, so that its operations are seen."""
-    asks = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
-    world = {**function.__globals__, **dict.fromkeys(asks, lambda *_: False)}
-    copy = types.FunctionType(function.__code__, world, function.__name__, function.__defaults__, function.__closure__)
-    copy.__kwdefaults__ = function.__kwdefaults__
-    return copy
+_KNOWN: dict[Callable, Function] = {}
 
 
 class Operation:
@@ -115,14 +47,36 @@ class Operation:
         fixed: whether the input is computed from parameters and buffers alone.
     """
 
-    __slots__ = ("_call", "arguments", "fixed", "index", "kind", "name", "owner", "writes")
+    __slots__ = ("_arguments", "_call", "_watch", "index", "kind", "name", "writes")
 
-    def __init__(self, kind: _Kind, func: Callable, args: tuple, kwargs: dict[str, Any], writes: bool):
-        self.kind, self.name, self.writes = kind.kind, kind.name, writes
-        self._call = kind, func, args, kwargs
-        self.arguments = dict(zip(kind.arguments, args, strict=False))  # the last ones are of no interest
-        self.arguments.update(kwargs)
-        self.index, self.owner, self.fixed = -1, None, False
+    def __init__(self, watch: Watch, kind: Function, func: Callable, args: tuple, kwargs: dict[str, Any], writes: bool):
+        self.kind, self.name, self.writes, self.index = kind.kind, kind.name, writes, -1
+        self._watch, self._call = watch, (kind, func, args, kwargs)
+        self._arguments: dict[str, Any] | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        if self._arguments is None:
+            kind, _, args, kwargs = self._call
+            self._arguments = dict(zip(kind.arguments, args, strict=False))  # the last ones are of no interest
+            self._arguments.update(kwargs)
+        return self._arguments
+
+    @property
+    def owner(self) -> str | None:
+        if self.kind == PRODUCT:
+            return self._watch.owner_of_product(self)
+        return self._watch.owner(self.weight)
+
+    @property
+    def fixed(self) -> bool:
+        return self._watch.is_fixed(self.get("input"))
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """All that it is called with."""
+        _, _, args, kwargs = self._call
+        return list(_tensors((*args, *kwargs.values())))
 
     def run(self) -> Any:
         """The result that the network asked for."""
@@ -218,6 +172,26 @@ def layers_of(network: nn.Module) -> Iterator[Layer]:
             seen |= identities
 
 
+#: Of networks that have been watched: a pass makes a `Watch` for each forward.
+_NETWORKS: weakref.WeakKeyDictionary[nn.Module, tuple] = weakref.WeakKeyDictionary()
+
+
+def _known(network: nn.Module) -> tuple[dict[str, Layer], dict[int, frozenset[str]]]:
+    """The layers of a network by name, and by id of each parameter what it belongs to: a layer, or itself."""
+    if network not in _NETWORKS:
+        layers = {layer.name: layer for layer in layers_of(network)}
+        owners = {id(parameter): frozenset({name}) for name, parameter in network.named_parameters()}
+        for name, layer in layers.items():
+            owners.update({id(source): frozenset({name}) for source in layer.sources})
+        _NETWORKS[network] = layers, owners
+    return _NETWORKS[network]
+
+
+def known_layers(network: nn.Module) -> dict[str, Layer]:
+    """`layers_of` by name, found once for a network."""
+    return _known(network)[0]
+
+
 class Weights:
     """The tensors that hold each layer's weights in a forward: a handler of layers and products adds to them.
 
@@ -228,24 +202,29 @@ class Weights:
     def __init__(self, network: nn.Module, layers: dict[str, Layer]):
         self._layers = layers
         self._parametrised = {name for name, layer in layers.items() if layer.parametrised}
-        self._parameters = dict(network.named_parameters())
+        self._network = network
         self._used: dict[str, list[torch.Tensor]] = {}
 
-    def see(self, operation: Operation) -> None:
-        """Raises Unscorable where a Parameter is a weight in a way that has no layer's form."""
+    def see(self, operation: Operation, weight: torch.Tensor | None = None) -> None:
+        """Raises Unscorable where a Parameter is a weight in a way that has no layer's form.
+
+        weight: what is applied in place of the operation's own, if it is.
+        """
         owner = operation.owner
         if owner is None or (owner in self._layers and owner not in self._parametrised):
             return
         if owner in self._parametrised:
             used = self._used.setdefault(owner, [])
-            if operation.kind != PRODUCT and not any(tensor is operation.weight for tensor in used):
-                used.append(operation.weight)
+            if operation.kind != PRODUCT:
+                applied = operation.weight if weight is None else weight
+                if not any(tensor is applied for tensor in used):
+                    used.append(applied)
         elif operation.kind == PRODUCT:
             raise Unscorable(
                 f"parameter {owner} is used by {operation.name}, whose weights are no layer's: use F.linear"
             )
-        elif owner in self._parameters:
-            self._used[owner] = [self._parameters[owner]]
+        elif owner not in self._used:
+            self._used[owner] = [self._network.get_parameter(owner)]
 
     def tensors(self) -> dict[str, list[torch.Tensor]]:
         """By layer, in module order; what no operation has applied is there too."""
@@ -321,13 +300,8 @@ class Watch(TorchFunctionMode):
         self.uses: Counter[int] = Counter()
         self._held: list[torch.Tensor] = []  # an id may be used again after its tensor is gone
         self._kept: dict[int, list[weakref.ref]] = {}
-        self._fixed: dict[int, frozenset[str]] = {id(buffer): frozenset() for buffer in network.buffers()}
-        self.layers = {layer.name: layer for layer in layers_of(network)}
-        for name, parameter in network.named_parameters():
-            self._fixed[id(parameter)] = frozenset({name})
-        for name, layer in self.layers.items():
-            for source in layer.sources:
-                self._fixed[id(source)] = frozenset({name})
+        self.layers, owners = _known(network)
+        self._fixed: dict[int, frozenset[str]] = dict.fromkeys(map(id, network.buffers()), frozenset()) | owners
 
     def __enter__(self) -> Watch:
         return super().__enter__()
@@ -344,9 +318,9 @@ class Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        kind = _KINDS.get(func)
+        kind = _KNOWN.get(func)
         if kind is None:
-            kind = _KINDS[func] = _Kind(func)
+            kind = _KNOWN[func] = Function(func)
         if kind.expanded is not None:
             with self:
                 return kind.expanded(*args, **kwargs)
@@ -355,56 +329,61 @@ class Watch(TorchFunctionMode):
             writes = bool(args[kind.inplace] if len(args) > kind.inplace else kwargs.get("inplace"))
         if writes or "out" in kwargs:
             self._copy_before_write(kwargs["out"] if "out" in kwargs else args[:1] or kwargs.values())
-        if kind.kind is None:
-            result = func(*args, **kwargs)
-        else:
-            result = self._operate(func, kind, args, kwargs, writes)
-        if isinstance(result, (torch.Tensor, tuple, list)):
+        result = func(*args, **kwargs) if kind.kind is None else self._operate(func, kind, args, kwargs, writes)
+        if isinstance(result, (torch.Tensor, tuple, list)) and type(result) is not torch.Size:
             self._follow(result, args, kwargs)
             if self._every is not None:
                 self._every(args[0] if args else kwargs.get("input"), result, kind.kind)
         return result
 
-    def _operate(self, func: Callable, kind: _Kind, args: tuple, kwargs: dict, writes: bool) -> Any:
-        operation = Operation(kind, func, args, kwargs, writes)
-        if operation.kind == PRODUCT:
-            self._classify(operation, args)
-        elif operation.get("transposed"):
-            operation.kind = TRANSPOSED
-        elif operation.name == "hardtanh" and operation.get("min_val") == 0:  # as nn.ReLU6 computes it
-            operation.name = "relu6"
-        if operation.kind in LAYERS:
-            operation.owner = self._owner(operation.weight)
-        if operation.kind in LAYERS or operation.kind == ACTIVATION:
-            operation.index = self._count
+    def _operate(self, func: Callable, kind: Function, args: tuple, kwargs: dict, writes: bool) -> Any:
+        operation = None
+        name = kind.kind
+        if name == PRODUCT or kind.name in ("convolution", "hardtanh"):  # what it is depends on the arguments
+            operation = Operation(self, kind, func, args, kwargs, writes)
+            self._classify(operation)
+            name = operation.kind
+        index = -1
+        if name in LAYERS or name == ACTIVATION:
+            index = self._count
             self._count += 1
-        handler = self._handlers.get(operation.kind)
+        handler = self._handlers.get(name)
         if handler is None:
             return func(*args, **kwargs)
-        operation.fixed = id(operation.get("input")) in self._fixed
+        operation = operation or Operation(self, kind, func, args, kwargs, writes)
+        operation.index = index
         return handler(operation)
 
-    def _classify(self, operation: Operation, args: tuple) -> None:
-        """A product of features with fixed weights (n, m) is a linear layer; any other with weights has an owner."""
-        weight = operation.get("weight")
-        matrix = isinstance(weight, torch.Tensor) and weight.ndim == 2 and self._fixed.get(id(weight))
-        if matrix and id(operation.get("input")) not in self._fixed:
-            operation.kind = LINEAR
-            operation.arguments["weight"] = weight.T
-            self._fixed[id(operation.weight)] = matrix
-            self._held.append(operation.weight)
-            return
-        tensors = list(_tensors(args))
-        if all(id(tensor) in self._fixed for tensor in tensors):  # of weights alone, as a parametrisation has them
-            return
-        owners = sorted({name for tensor in tensors for name in self._fixed.get(id(tensor), ())})
-        known = [name for name in owners if name in self.layers]
-        operation.owner = next(iter(known if operation.arguments else known or owners), None)
+    def _classify(self, operation: Operation) -> None:
+        if operation.kind == ACTIVATION:
+            if operation.get("min_val") == 0:  # as nn.ReLU6 computes it
+                operation.name = "relu6"
+        elif operation.kind == CONVOLUTION:
+            if operation.get("transposed"):
+                operation.kind = TRANSPOSED
+        else:  # a product of features with fixed weights (n, m) is a linear layer
+            weight = operation.get("weight")
+            owners = self._fixed.get(id(weight)) if isinstance(weight, torch.Tensor) and weight.ndim == 2 else None
+            if owners and id(operation.get("input")) not in self._fixed:
+                operation.kind = LINEAR
+                operation.arguments["weight"] = transposed = weight.T
+                self._fixed[id(transposed)] = owners
+                self._held.append(transposed)
 
-    def _owner(self, weight: torch.Tensor) -> str | None:
+    def owner(self, weight: torch.Tensor) -> str | None:
+        """The layer or parameter that a layer's weights are computed from, if it is one."""
         names = self._fixed.get(id(weight), frozenset())
         chosen = [name for name in names if name in self.layers] or list(names)
         return chosen[0] if len(chosen) == 1 else None
+
+    def owner_of_product(self, operation: Operation) -> str | None:
+        """The layer, or where its form tells nothing the parameter, whose weights a product applies to features."""
+        tensors = operation.tensors
+        if all(id(tensor) in self._fixed for tensor in tensors):  # of weights alone, as a parametrisation has them
+            return None
+        owners = sorted({name for tensor in tensors for name in self._fixed.get(id(tensor), ())})
+        known = [name for name in owners if name in self.layers]
+        return next(iter(known if operation.arguments else known or owners), None)
 
     def is_fixed(self, tensor: Any) -> bool:
         """Whether a tensor is computed from parameters and buffers alone."""
@@ -412,17 +391,30 @@ class Watch(TorchFunctionMode):
 
     def _follow(self, result: Any, args: tuple, kwargs: dict) -> None:
         """What is computed from fixed tensors alone is fixed, and belongs to their owners."""
-        fixed = self._fixed
-        if not any(id(a) in fixed for a in args) and not any(type(a) in (tuple, list) for a in args) and not kwargs:
+        fixed, uses = self._fixed, self.uses
+        alone, met = True, False
+        for value in (*args, *kwargs.values()) if kwargs else args:
+            if isinstance(value, torch.Tensor):
+                key = id(value)
+                if key in fixed:
+                    uses[key] = uses.get(key, 0) + 1
+                    met = True
+                else:
+                    alone = False
+            elif isinstance(value, (tuple, list)):
+                for tensor in _tensors(value):
+                    if id(tensor) in fixed:
+                        uses[id(tensor)] = uses.get(id(tensor), 0) + 1
+                        met = True
+                    else:
+                        alone = False
+        if not met or not alone:
             return
-        seen = list(_tensors((*args, *kwargs.values())))
-        self.uses.update(id(tensor) for tensor in seen if id(tensor) in fixed)
-        if seen and all(id(tensor) in fixed for tensor in seen):
-            owners = frozenset().union(*(fixed[id(tensor)] for tensor in seen))
-            for tensor in _tensors((result,)):
-                if id(tensor) not in fixed:
-                    fixed[id(tensor)] = owners
-                    self._held.append(tensor)
+        owners = frozenset().union(*(fixed.get(id(tensor), ()) for tensor in _tensors((*args, *kwargs.values()))))
+        for tensor in _tensors((result,)):
+            if id(tensor) not in fixed:
+                fixed[id(tensor)] = owners
+                self._held.append(tensor)
 
     def _copy_before_write(self, targets: Any) -> None:
         for tensor in _tensors(

@@ -39,7 +39,7 @@ def _make_positive(subject: Subject, init: str, repeat: int) -> None:
 
 
 class _Positive:
-    """Handlers that make the weights of parametrised layers absolute; `weights` tells what holds those of each layer."""
+    """Handlers that make the weights of parametrised layers absolute; `weights` tells what holds each layer's."""
 
     def __init__(self, network: nn.Module):
         from harness.probes.operations import LAYERS, PRODUCT, Weights
@@ -56,8 +56,9 @@ class _Positive:
             return operation.run()
         weight = operation.weight
         _, absolute = self._absolute.setdefault(id(weight), (weight, weight.detach().abs().requires_grad_()))
-        operation.arguments["weight"] = absolute
-        self.weights.see(operation)
+        if operation.name == "matmul":
+            raise Unscorable(f"parametrised layer {layer.name} is used by {operation.name}")
+        self.weights.see(operation, absolute)
         return operation.run_with(weight=absolute)
 
     def _product(self, operation: Operation) -> Any:

@@ -19,7 +19,9 @@ def main() -> int:
                 wrong.append(f"{name}, {spec}: {cell.text}")
             if cell.verdict == "reason":
                 marks.setdefault(cell.text, chr(ord("a") + len(marks)))
-        texts = ["=" if c.verdict == "value" else "WRONG" if c.verdict == "wrong" else marks[c.text] for c in cells.values()]
+        texts = [
+            "=" if c.verdict == "value" else "WRONG" if c.verdict == "wrong" else marks[c.text] for c in cells.values()
+        ]
         lines.append(f"| {name} | " + " | ".join(texts) + " |")
     print("| network | " + " | ".join(f"{i + 1}" for i in range(len(SPECS))) + " |")
     print("|---" * (len(SPECS) + 1) + "|")

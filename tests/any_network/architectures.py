@@ -157,7 +157,9 @@ class EfficientNet(Base):
         return self.head(F.adaptive_avg_pool2d(x, 1).squeeze(-1).squeeze(-1))
 
 
-@entry("MobileNetV3: Hardswish, ReLU in its excitation", without={"grasp": "torch cannot differentiate the network twice"})
+@entry(
+    "MobileNetV3: Hardswish, ReLU in its excitation", without={"grasp": "torch cannot differentiate the network twice"}
+)
 class MobileNet(Base):
     def __init__(self, plain):
         super().__init__(plain, [nn.Hardswish, nn.ReLU, nn.Hardswish])

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
-from tests.any_network.kinds import CLASSES, NO_RELU, Base, entry
+from tests.any_network.kinds import CLASSES, NO_RELU, TOKENS, Base, entry
 
 
 class Convs(Base):
@@ -211,7 +211,15 @@ class Pruned(Convs):
 
 
 #: Their parameters are not the weights: those that read parameters are checked against autograd alone.
-OTHER_PARAMETERS = ("grad_norm:norm=all", "ntk", "params", "vkdnw", "vkdnw:variant=repo", "vkdnw_single", "vkdnw_decile")
+OTHER_PARAMETERS = (
+    "grad_norm:norm=all",
+    "ntk",
+    "params",
+    "vkdnw",
+    "vkdnw:variant=repo",
+    "vkdnw_single",
+    "vkdnw_decile",
+)
 
 
 @entry("weight_norm", apart=OTHER_PARAMETERS)
@@ -351,8 +359,10 @@ class Pair(nn.Module):
         return x, x.mean()
 
 
-@entry("BatchNorm1d over (B, C, L)", without={"swap": "no four-dimensional ReLU output", "zen": "what the classifier reads are tokens",
-                                             "meco": "no feature map"})  # fmt: skip
+NO_MAPS = {"swap": "no four-dimensional ReLU output", "meco": "no feature map"}
+
+
+@entry("BatchNorm1d over (B, C, L)", without=TOKENS | NO_MAPS)
 class Rows(Base):
     """One-dimensional convolutions; the twin's are two-dimensional, of one row."""
 
@@ -401,8 +411,7 @@ class Fixed(nn.Module):
         return F.linear(x, self.w, self.b)
 
 
-@entry("a layer's weight in einsum", without={
-    "t_cet:codes=relu": "layer fc is used by einsum", **dict.fromkeys(("fisher", "t_cet", "flops"), "layer fc is used by einsum")})  # fmt: skip
+@entry("a layer's weight in einsum", without=dict.fromkeys(("fisher", "t_cet", "flops"), "layer fc is used by einsum"))
 class Einsum(Convs):
     def forward(self, x):
         x = self.act(0, self.n1(self.c1(x)), F.relu)

@@ -1,4 +1,4 @@
-"""Scores written out with autograd alone: no pass of the harness, no hook, no mode, one image at a time where defined so.
+"""Scores written out with autograd alone: no pass of the harness, no hook, no mode.
 
 Every network of the table has these, in float64 with the weights that it came with.
 """
