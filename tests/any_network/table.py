@@ -124,3 +124,14 @@ def beside_references(kind: Kind, wanted: set[str]) -> dict[str, Cell]:
         for spec, value in values.items()
         if found[spec][1] != "ok" or not near(found[spec][0], value)
     }
+
+
+def line(name: str, cells: dict[str, Cell]) -> str:
+    """A row of the table in `docs/any_network.md`: how many values, and the reasons of the rest."""
+    values = sum(cell.verdict == "value" for cell in cells.values())
+    reasons: dict[str, list[str]] = {}
+    for spec, cell in cells.items():
+        if cell.verdict != "value":
+            reasons.setdefault(cell.text, []).append(f"`{spec}`")
+    texts = [f"{'all' if len(specs) == len(cells) else ', '.join(specs)}: {text}" for text, specs in reasons.items()]
+    return f"| {name} | {values} | {'; '.join(texts)} |"
