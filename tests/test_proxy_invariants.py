@@ -406,8 +406,8 @@ def test_the_seed_changes_what_is_random(together, spec):
     different = len(set(found))
     if not proxy.random:
         assert different == 1
-    elif all(float.fromhex(score).is_integer() for ((score, _), *_) in found):
-        assert different >= 2  # counts may coincide now and then
+    elif proxy.name == "gradsign" or all(float.fromhex(score).is_integer() for ((score, _), *_) in found):
+        assert different >= 2  # counts, and their means, may coincide now and then
     else:
         assert different == 4
 
@@ -641,7 +641,7 @@ def test_numbers_are_scores(value):
     [
         (Unscorable("too small"), "too small"),
         (ValueError("first line\nsecond line"), "error: ValueError: first line"),
-        (ZeroDivisionError(), "error: ZeroDivisionError: "),
+        (ZeroDivisionError(), "error: ZeroDivisionError"),
     ],
 )
 def test_what_goes_wrong_is_a_status(error, status):

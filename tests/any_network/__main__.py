@@ -1,4 +1,4 @@
-"""Prints the table of `docs/any_network.md`: `python -m tests.any_network [TEXT …]`, of the kinds whose name has TEXT."""
+"""Prints the table of `docs/any_network.md`: `python -m tests.any_network [TEXT …]`, of kinds whose name has TEXT."""
 
 from __future__ import annotations
 
