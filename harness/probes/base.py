@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import HarnessError, cause
+from harness.errors import HarnessError, Unscorable, cause
 from harness.seeds import stable_seed
 
 if TYPE_CHECKING:
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
 #: Types that weights and images may have in a pass.
 DTYPES = ("float32", "float64")
-
-
-class Unscorable(Exception):
-    """The network or batch has no value for what was asked. The text becomes the row's status."""
 
 
 @dataclass(frozen=True)

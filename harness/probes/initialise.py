@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from harness.errors import UnknownNameError
-from harness.probes.base import Unscorable
+from harness.errors import UnknownNameError, Unscorable
 
 if TYPE_CHECKING:
     import torch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -110,7 +110,7 @@ class Recording:
             self._watch = Watch(network, {**dict.fromkeys(LAYERS, self._layer), NORMALISATION: self._norm})
             with self._watch:
                 self.logits = finite_logits(network, images.clone())
-            self._head = self._last and _linear_head(self._last, self.logits, self._watch.uses)
+            self._head = self._last and _linear_head(self._last, self.logits, self._watch.uses, self._place)
             self._last = None
         else:
             self.logits = torch.cat([finite_logits(network, image[None].clone()) for image in images])
@@ -240,7 +240,7 @@ def _one_hot(output: Any) -> Any:
     return columns[:, None].expand(-1, len(output), -1)
 
 
-def _linear_head(last: tuple, logits: Any, uses: Counter[int]) -> _Head | None:
+def _linear_head(last: tuple, logits: Any, uses: Counter[int], chosen: Collection[int]) -> _Head | None:
     """The linear layer below which fewer backward passes do, from what the forward pass saw; else None.
 
     Its output has to be the network's, untouched since, as its input; its parameters may serve nothing else.
@@ -248,12 +248,15 @@ def _linear_head(last: tuple, logits: Any, uses: Counter[int]) -> _Head | None:
     Args:
         last: of the last layer: operation, closed forms, input and output with their versions then.
         uses: how often each parameter was read, by its id.
+        chosen: ids of the parameters that one goes back to; those of the layer have to have closed forms.
     """
     import torch
     import torch.nn.functional as F
 
     operation, forms, features, features_version, output, output_version = last
-    if operation.name != "linear" or output is not logits or features.ndim != 2 or len(forms) != _parameters(operation):
+    if operation.name != "linear" or output is not logits or features.ndim != 2:
+        return None
+    if len(forms) != sum(id(operation.get(role)) in chosen for role in ("weight", "bias")):
         return None
     if features.shape[1] >= logits.shape[1]:
         return None
@@ -316,10 +319,6 @@ def _norm_form(operation: Operation, role: str, keep: Callable, count: int) -> C
     mean, variance = operation.get("running_mean")[0], operation.get("running_var")[0]
     seen = (_first(x) - mean) / torch.sqrt(variance + operation.get("eps", 1e-5))
     return lambda grad: (_first(grad) * seen).sum(dim=1)
-
-
-def _parameters(operation: Operation) -> int:
-    return 1 if operation.get("bias") is None else 2
 
 
 def _first(values: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness.probes.base import Unscorable
+from harness.errors import Unscorable
 from harness.probes.operations import ACTIVATION, CONVOLUTION, LINEAR, NORMALISATION, RANDOM, TRANSPOSED, Watch
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from harness.probes.base import Unscorable
+from harness.errors import Unscorable
 from harness.probes.functions import (
     ACTIVATION,
     CONVOLUTION,
