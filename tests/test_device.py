@@ -63,7 +63,9 @@ def subject_of(build: Callable[[], nn.Module], on: torch.device, side: int = 16)
         chosen = slice(number * size, (number + 1) * size)
         return images[chosen], labels[chosen]
 
-    return Subject(network, batch, 3, (3, side, side), CLASSES, on, stages=getattr(network, "stages", None))
+    stages = getattr(network, "stages", None)
+    plain = type(network).__module__ != "harness.search.spaces.esformer.network"
+    return Subject(network, batch, 3, (3, side, side), CLASSES, on, stages=stages, plain=plain)
 
 
 def observed(probe: Probe, subject: Subject) -> dict[str, Any] | str:
@@ -121,10 +123,10 @@ def network_of(name: str) -> Callable[[], nn.Module]:
     return lambda: space.build(genotype)
 
 
-@pytest.mark.parametrize("name", [*BENCHMARKS, "plainnet", "esformer"])
+@pytest.mark.parametrize("name", [*BENCHMARKS, "zennas", "esformer"])
 def test_every_pass_of_a_spaces_network(name):
     build = network_of(name)
-    side = 32 if name in ("plainnet", "esformer") else 16
+    side = 32 if name in ("zennas", "esformer") or name.startswith("transnas101") else 16
     scored = 0
     for probe in PASSES:
         found, _ = rehearse(probe, build, side)

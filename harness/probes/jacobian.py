@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from harness.probes.base import Probe, Subject, Unscorable, finite_logits
+from harness.probes.base import Probe, Subject, Unscorable, finite_logits, to_host
 
 if TYPE_CHECKING:
     from harness.probes.layout import Layout, Place
@@ -103,9 +103,10 @@ class Recording:
         self._place = {id(parameters[name]): i for i, name in enumerate(chosen)}
         self._leaves: list[Any] = []
         self._calls: Counter[int] = Counter()  # of parameters, by operations that have a closed form
-        self._scales: dict[int, float | None] = {}  # of BatchNorms, by the id of their running variance
+        self._scales: dict[tuple[int, ...], float | None] = {}  # of BatchNorms, by the ids of their tensors
         self._last: tuple | None = None
         self._head = None
+        self._know_scales()
         if layout.apart:
             self._watch = Watch(network, {**dict.fromkeys(LAYERS, self._layer), NORMALISATION: self._norm})
             with self._watch:
@@ -142,15 +143,26 @@ class Recording:
 
         Its own backward reads the input once more, which is a fifth of the cost of a row of the Jacobian.
         """
-        weight, bias, mean, variance = (operation.get(n) for n in ("weight", "bias", "running_mean", "running_var"))
-        if operation.input.ndim != 4 or any(value is None for value in (weight, bias, mean, variance)):
+        names = ("weight", "bias", "running_mean", "running_var")
+        if operation.input.ndim != 4:
             return None
-        if id(variance) not in self._scales:
-            scale = weight / (variance + operation.get("eps", 1e-5)).sqrt()
-            shift = bias - mean * scale
-            uniform = bool((scale == scale[0]).all()) and not bool(shift.any())
-            self._scales[id(variance)] = scale[0].item() if uniform else None
-        return self._scales[id(variance)]
+        return self._scales.get(tuple(id(operation.get(name)) for name in names))
+
+    def _know_scales(self) -> None:
+        """By its tensors the number that each BatchNorm of the network multiplies by, where it is one."""
+        from torch import nn
+
+        norms = [m for m in self._network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        norms = [m for m in norms if m.weight is not None and m.bias is not None and m.running_var is not None]
+        known = []
+        for norm in norms:
+            scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+            shift = norm.bias - norm.running_mean * scale
+            known += [(scale == scale[0]).all() & ~shift.any(), scale[0]]
+        host = to_host(known).reshape(-1, 2) if known else ()
+        for norm, (uniform, scale) in zip(norms, host, strict=True):
+            tensors = norm.weight, norm.bias, norm.running_mean, norm.running_var
+            self._scales[tuple(map(id, tensors))] = float(scale) if uniform else None
 
     def _forms(self, operation: Operation, form_of: Callable) -> dict[int, Callable[[Any], Any]]:
         """Closed forms of the operation's chosen parameters by their columns."""

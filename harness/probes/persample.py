@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from harness.probes.base import Probe, Subject, Unscorable, finite_logits, gradients, weight_layers
+from harness.probes.base import Probe, Subject, Unscorable, finite_logits, gradients, to_host, weight_layers
 
 if TYPE_CHECKING:
     from harness.probes.layout import Place
@@ -32,7 +32,6 @@ class GradientSigns(Probe):
     dtype: str = "float32"
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
-        import numpy as np
 
         subject.initialise(self.init, dtype=self.dtype)
         images, labels = subject.images(self.batch_size, self.dtype)
@@ -46,17 +45,35 @@ class GradientSigns(Probe):
         if missing is None or missing:
             alone = _one_by_one(subject, images, labels)
             found.update({name: parts for name, parts in alone.items() if missing is None or name in missing})
-        return {"sign_agreement": np.array([_agreement(parts) for parts in found.values()])}
+        return {"sign_agreement": _agreements(list(found.values()))}
 
 
-def _agreement(parts: list) -> float:
-    """Sum over weights of |sum over images of the sign|. `parts`: tensors (B, …) that hold each weight once."""
+def _agreements(layers: list[list]) -> Any:
+    """Per layer the sum over weights of |sum over images of the sign|; 0 where no gradient reaches it.
+
+    Args:
+        layers: of each the tensors (B, …) that together hold each of its weights once.
+    """
+    import numpy as np
     import torch
 
-    # sign(NaN) is 0. A sum is NaN where a term is, and takes a twentieth of the time of asking each.
-    if any(part.sum().isnan() for part in parts):
-        return float("nan")
-    return sum(float(part.sign().sum(dim=0).abs().sum(dtype=torch.float64)) for part in parts)
+    layer_of, sums = [], []
+    for place, parts in enumerate(layers):
+        for part in parts:
+            found = part.sign().sum(dim=0).abs().sum(dtype=torch.float64)
+            # sign(NaN) is 0. A sum is NaN where a term is, and takes a twentieth of the time of asking each.
+            sums.append(torch.where(part.sum().isnan(), float("nan"), found))
+            layer_of.append(place)
+    agreement = np.zeros(len(layers))
+    if sums:
+        np.add.at(agreement, layer_of, to_host(sums))
+    return agreement
+
+
+def _is_identity(weight: Any, bias: Any) -> Any:
+    """Whether a normalisation's parameters leave what it normalises as it is, as at initialisation."""
+    same = (weight == 1).all()
+    return same if bias is None else same & ~bias.any()
 
 
 def _at_once(subject: Subject, layers: dict, images: Any, labels: Any) -> tuple[dict[str, list], set[str] | None]:
@@ -78,6 +95,9 @@ def _at_once(subject: Subject, layers: dict, images: Any, labels: Any) -> tuple[
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     images = images.requires_grad_(True)
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and m.affine]
+    known = to_host([_is_identity(m.weight, m.bias) for m in norms]) if norms else ()
+    plain = {id(None): True, **{id(m.weight): bool(same) for m, same in zip(norms, known, strict=True)}}
 
     def layer(operation):
         result = operation.run()
@@ -106,7 +126,9 @@ def _at_once(subject: Subject, layers: dict, images: Any, labels: Any) -> tuple[
             raise Unscorable(SINGLE_VALUE)
         if len(x) != count:
             raise _NoClosedForm
-        return _image_norm().apply(x, operation.get("weight"), operation.get("bias"), operation.get("eps", 1e-5))
+        weight, bias = operation.get("weight"), operation.get("bias")
+        same = plain[id(weight)] if id(weight) in plain else bool(_is_identity(weight, bias))
+        return _image_norm().apply(x, weight, bias, operation.get("eps", 1e-5), same)
 
     watch = Watch(network, {**dict.fromkeys(LAYERS, layer), NORMALISATION: norm})
     try:
@@ -167,15 +189,13 @@ def _image_norm() -> Any:
 
     class ImageNorm(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, x, weight, bias, eps):
+        def forward(ctx, x, weight, bias, eps, plain):
             positions = tuple(range(2, x.ndim))
             normal = x - x.mean(dim=positions, keepdim=True)
             inverse = (normal.square().mean(dim=positions, keepdim=True) + eps).rsqrt()
             normal.mul_(inverse)
             by_channel = (-1, *(1 for _ in positions))
             weight = None if weight is None else weight.reshape(by_channel)
-            # As at initialisation, or without parameters.
-            plain = weight is None or (bool((weight == 1).all()) and not (bias is not None and bool(bias.any())))
             ctx.save_for_backward(normal, inverse if plain else inverse * weight)
             # A copy: the network may go on in place (`x += shortcut`), and the backward reads what is kept.
             if plain:
@@ -189,7 +209,7 @@ def _image_norm() -> Any:
             along = (grad * normal).mean(dim=positions, keepdim=True)
             offset = grad.mean(dim=positions, keepdim=True) * -scale
             inward = torch.addcmul(offset, normal, along * -scale, out=torch.empty_like(normal))  # in its layout
-            return inward.addcmul_(grad, scale), None, None, None
+            return inward.addcmul_(grad, scale), None, None, None, None
 
     return ImageNorm
 
