@@ -16,7 +16,7 @@ from rehearsal import CUDA, DeviceError, Rehearsed, Traffic, device
 from torch import nn
 
 from harness.benchmarks.benchmark import load_benchmark
-from harness.probes.base import Probe, Subject, Unscorable
+from harness.probes.base import Probe, Subject
 from harness.proxies import available, get_proxy
 from harness.search.genes import OpenSpace
 from harness.search.spaces import get_open_space
@@ -26,10 +26,10 @@ CLASSES = 4
 
 
 def spec(name: str) -> str:
-    """The proxy on mini-batches that take little time."""
-    own = {"nregions": ":samples=12:resolution=16", "meco": ":resolution=16"}
+    """The proxy on mini-batches that take little time, in float64 where it can: rounding is not what is looked for."""
+    small = {"samples": 12, "resolution": 32, "batch_size": 2, "dtype": "float64"}
     fields = {field.name for field in dataclasses.fields(available()[name])}
-    return name + own.get(name, "") + (":batch_size=2" if "batch_size" in fields else "")
+    return ":".join([name, *(f"{key}={value}" for key, value in small.items() if key in fields)])
 
 
 def passes() -> dict[Probe, frozenset[str]]:
@@ -64,16 +64,15 @@ def subject_of(build: Callable[[], nn.Module], on: torch.device, side: int = 16)
         return images[chosen], labels[chosen]
 
     stages = getattr(network, "stages", None)
-    plain = type(network).__module__ != "harness.search.spaces.esformer.network"
-    return Subject(network, batch, 3, (3, side, side), CLASSES, on, stages=stages, plain=plain)
+    return Subject(network, batch, 3, (3, side, side), CLASSES, on, stages=stages, plain=True)
 
 
 def observed(probe: Probe, subject: Subject) -> dict[str, Any] | str:
     torch.manual_seed(5)  # dropout
     try:
         return probe.run(subject, PASSES[probe])
-    except Unscorable as error:
-        return str(error)
+    except Exception as error:  # one of the device's is none of the CPU's, with which it is compared
+        return f"{type(error).__name__}: {error}"
 
 
 def rehearse(probe: Probe, build: Callable[[], nn.Module], side: int = 16) -> tuple[dict[str, Any] | str, Traffic]:
@@ -119,20 +118,20 @@ def network_of(name: str) -> Callable[[], nn.Module]:
         architecture = benchmark.architectures[len(benchmark.architectures) * 2 // 3]
         return lambda: benchmark.space.build(architecture, CLASSES, thin=True)
     assert isinstance(space, OpenSpace)
-    genotype = space.random(np.random.RandomState(0), lambda g: space.counts(g)["params"] < 3e6)
+    genotype = space.random(np.random.RandomState(0), lambda g: space.counts(g)["flops"] < 2e8)
     return lambda: space.build(genotype)
 
 
 @pytest.mark.parametrize("name", [*BENCHMARKS, "zennas", "esformer"])
 def test_every_pass_of_a_spaces_network(name):
     build = network_of(name)
-    side = 32 if name in ("zennas", "esformer") or name.startswith("transnas101") else 16
+    side = 224 if name == "esformer" else 32  # whose positions are of one size
     scored = 0
     for probe in PASSES:
         found, _ = rehearse(probe, build, side)
         agree(found, observed(probe, subject_of(build, CPU, side)))
         scored += isinstance(found, dict)
-    assert scored >= len(PASSES) - 4  # no attention, no stages, no encoding
+    assert scored >= len(PASSES) - 5  # no attention, no ReLU, no encoding, images of one size
 
 
 # What goes from one to the other --------------------------------------------------------------------------
@@ -222,7 +221,7 @@ def test_what_cuda_takes_is_taken_and_counted():
         assert x.device == CUDA
         y = (x * torch.tensor(2.0) + 1)[torch.tensor([1, 0])]  # numbers in tensors, indices of the host
         (grad,) = torch.autograd.grad(y.sum(), x)
-        sent = ["aten._to_copy.default", "aten.index.Tensor", "aten.index_put.default"]
+        sent = ["aten._to_copy.default", "aten.index.Tensor", "aten.index_put.default"]  # the last one backwards
         assert traffic == Traffic(read=[], sent=sent)
         assert grad.device == CUDA
         assert grad.cpu().tolist() == [[2.0] * 3] * 2
