@@ -118,7 +118,7 @@ def network_of(name: str) -> Callable[[], nn.Module]:
         architecture = benchmark.architectures[len(benchmark.architectures) * 2 // 3]
         return lambda: benchmark.space.build(architecture, CLASSES, thin=True)
     assert isinstance(space, OpenSpace)
-    genotype = space.random(np.random.RandomState(0), lambda g: space.counts(g)["flops"] < 2e8)
+    genotype = space.random(np.random.RandomState(0), lambda g: space.counts(g)["flops"] < 6e8)
     return lambda: space.build(genotype)
 
 
@@ -131,7 +131,7 @@ def test_every_pass_of_a_spaces_network(name):
         found, _ = rehearse(probe, build, side)
         agree(found, observed(probe, subject_of(build, CPU, side)))
         scored += isinstance(found, dict)
-    assert scored >= len(PASSES) - 5  # no attention, no ReLU, no encoding, images of one size
+    assert scored >= len(PASSES) - 6  # no attention, no ReLU, no encoding, images of one size
 
 
 # What goes from one to the other --------------------------------------------------------------------------
