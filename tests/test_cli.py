@@ -73,7 +73,7 @@ def test_version(capsys):
         ("report", ["table", "store", "output", "strict"]),
         ("report plots", ["benchmark", "dataset", "proxies", "population", "plots", "metric", "top", "output"]),
         ("report page", ["metrics", "points", "store", "output", "cache"]),
-        ("queue", ["minutes", "data", "queue"]),
+        ("queue", ["minutes", "data", "queue", "store", "tables", "--plan"]),
     ],
 )
 def test_help_of_a_command_lists_its_settings(capsys, command, settings, flag):
@@ -200,7 +200,7 @@ MISTAKES = [
     (["report", "plots", "dataset=cifar1"], ["unknown dataset", "did you mean 'cifar10'?"]),
     (["report", "plots", "proxies=[sinflow]"], ["unknown proxy", "did you mean 'synflow'?"]),
     (["report", "plots", "plots=[scater]"], ["unknown plot", "did you mean 'scatter'?"]),
-    (["report", "plots", "formats=[pdf]"], ["unknown format 'pdf'", "png, svg"]),
+    (["report", "plots", "formats=[gif]"], ["unknown format 'gif'", "pdf, png, svg"]),
     (["report", "plots", "metric=kendal"], ["unknown metric", "did you mean 'kendall'?"]),
     (["report", "plots", "top=0"], ["top=0", "1 or more"]),
     (["report", "plots", "population=al"], ["unknown population", "did you mean 'all'?"]),
@@ -343,7 +343,7 @@ def test_exceptions_while_scoring_give_exit_code_1(capsys, monkeypatch):
 
 
 def test_interrupt_gives_exit_code_130(capsys, monkeypatch):
-    from harness.engine.scoring import Scorer
+    from harness.engine.scorer import Scorer
 
     def interrupted(self, index, labels):
         raise KeyboardInterrupt

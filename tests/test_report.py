@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from harness.benchmarks.benchmark import list_benchmarks, load_benchmark
+from harness.charts import definitions
+from harness.charts.vega import SHADES, filled
 from harness.cli import main
 from harness.config import compose_config
 from harness.correlation import correlate
@@ -36,7 +38,7 @@ from harness.report.measures import (
     whole,
 )
 from harness.report.page import build_page
-from harness.report.plots import PLOTS, choose, pareto_front
+from harness.report.plots import PLOTS, choose
 
 BENCHMARK = load_benchmark("nasbench301")
 ACCURACIES = BENCHMARK.accuracies("cifar10").to_numpy()
@@ -235,10 +237,22 @@ def test_seeds_are_compared_on_one_population(board):
         assert seed_estimates(board, single, estimates()) == ("", [])
 
 
-def test_pareto_front():
+@pytest.mark.parametrize(("better", "front"), [("higher", [4, 0, 2]), ("lower", [4])])
+def test_pareto_front(better, front):
+    """As the chart itself finds it: its dots in colour."""
+    vl_convert = pytest.importorskip("vl_convert")
     seconds, values = [1.0, 2.0, 2.0, 3.0, 0.5], [0.5, 0.4, 0.9, 0.9, 0.1]
-    assert pareto_front(seconds, values, "higher") == [4, 0, 2]
-    assert pareto_front(seconds, values, "lower") == [4]
+    rows = [{"name": f"p{i}", "seconds": s, "value": v} for i, (s, v) in enumerate(zip(seconds, values, strict=True))]
+    spec = filled(definitions.chart("cost"), {"points": rows}, {"better": better}, 600, "")
+    assert sorted(drawn_in(vl_convert.vega_to_scenegraph(spec), "dots_marks", SHADES["accent"])) == sorted(front)
+
+
+def drawn_in(scene, mark: str, fill: str) -> list[int]:
+    """Places of the items of a mark that have a colour."""
+    if isinstance(scene, dict) and scene.get("name") == mark:
+        return [place for place, item in enumerate(scene["items"]) if item["fill"] == fill]
+    parts = scene.values() if isinstance(scene, dict) else scene if isinstance(scene, list) else ()
+    return [place for part in parts for place in drawn_in(part, mark, fill)]
 
 
 # Plots ----------------------------------------------------------------------------------------------------------
@@ -247,7 +261,7 @@ def test_pareto_front():
 @pytest.fixture
 def plots(root, tmp_path, monkeypatch):
     """`plots(*overrides)`: the exit code; what is written lands in the test's folder."""
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("vl_convert")
     monkeypatch.chdir(tmp_path)
     fixed = ["report", "plots", "benchmark=nasbench301", f"store={root}", f"resamples={RESAMPLES}", "cache=null"]
     return lambda *overrides: main([*fixed, *overrides])
@@ -306,7 +320,7 @@ def test_plots_need_a_folder_that_can_be_written(plots, capsys, tmp_path):
 @pytest.fixture(scope="module")
 def site(root, tmp_path_factory) -> Path:
     """The page of the made scores."""
-    pytest.importorskip("jinja2")
+    pytest.importorskip("vl_convert")
     output = tmp_path_factory.mktemp("site")
     assert build(root, output) == 0
     return output
@@ -371,7 +385,7 @@ def test_links_lead_somewhere_and_nothing_is_loaded_from_outside(site):
                 assert target.is_file(), (path, address)
                 assert not part or part in Links(target.read_text(encoding="utf-8")).ids, (path, address)
     for name, content in files(site).items():
-        if not name.endswith(".html"):
+        if not name.endswith(".html") and name != "vega.js":  # the library names its schema; the browser tests listen
             assert b"http" not in content.replace(b"http://www.w3.org/2000/svg", b""), name
 
 
@@ -435,12 +449,55 @@ def test_scatter_data_are_the_scores_and_their_architectures(site, board):
 def test_few_points_are_drawn_alike_for_all_proxies(root, tmp_path):
     build(root, tmp_path, "points=50")
     points = data_of(tmp_path / "data/points/nasbench301.js")
-    assert len(points["all"]["index"]) == len(points[SAMPLE]["index"]) == 50
+    assert len(points[SAMPLE]["index"]) >= 50
     for name, population in (("flops", "all"), ("synflow", SAMPLE)):
         (chart,) = data_of(tmp_path / f"data/proxies/{name}.js")
         assert chart["population"] == population
         scores = ScoreStore(root).read(ScoreKey("nasbench301", "cifar10", "none", name, 0)).set_index("index")["score"]
-        np.testing.assert_allclose(chart["scores"], scores[points[population]["index"]], rtol=1e-4)
+        assert len(chart["scores"]) == 50
+        np.testing.assert_allclose(chart["scores"], scores[points[population]["index"][:50]], rtol=1e-4)
+
+
+def test_best_scored_are_counted_over_the_whole_population(root, tmp_path, board):
+    """Of few points drawn: the hits are those of everything, and all the best-scored are there to be seen."""
+    build(root, tmp_path, "points=50")
+    (chart,) = data_of(tmp_path / "data/proxies/flops.js")
+    one = board.series(Entry("flops", "none"), "all")
+    order = np.argsort(-one.scores)
+    for top, (marked, hits, least) in chart["best"].items():
+        most_accurate = set(np.argsort(-one.accuracies)[: int(top)].tolist())
+        assert (marked, hits) == (int(top), len(most_accurate & set(order[: int(top)].tolist())))
+        assert least == pytest.approx(np.sort(one.accuracies)[-int(top)], abs=0.006)
+    points = data_of(tmp_path / "data/points/nasbench301.js")["all"]
+    ranks = dict(zip(points["index"], chart["ranks"], strict=False)) | {
+        points["index"][place]: rank for place, _, rank in chart["besides"]
+    }
+    assert len(points["index"]) >= len(ranks) == 50 + len(chart["besides"])
+    assert ranks == {index: int(np.flatnonzero(order == index)[0]) + 1 for index in ranks}
+    assert sorted(ranks.values())[:100] == list(range(1, 101))
+
+
+def test_a_score_tied_with_the_last_of_the_best_is_one_of_them():
+    series = measures.Series("all", np.arange(5), np.array([3.0, 2.0, 2.0, 1.0, np.nan]), np.arange(5.0), 0.1)
+    best = measures.best_scored(series, 2)
+    assert best.marked.tolist() == [True, True, True, False, False]
+    assert (best.least, best.hits) == (3.0, 0)
+    nothing = measures.best_scored(series._replace(scores=np.full(5, np.nan)), 2)
+    assert (nothing.marked.any(), nothing.hits) == (False, 0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "axis"),
+    [
+        ([1.0, 2.0, 3.0], "linear"),
+        ([1.0, 10.0, 1e4], "log"),
+        ([-1.0, *np.linspace(0, 1, 30), 1e6], "symlog"),
+        ([np.nan, np.nan], "linear"),
+        ([5.0, 5.0], "linear"),
+    ],
+)
+def test_scores_have_the_axis_on_which_they_are_read_best(scores, axis):
+    assert measures.score_axis(np.array(scores))[0] == axis
 
 
 def test_a_page_of_an_empty_store(tmp_path):
@@ -471,7 +528,9 @@ def browser():
     if path is None:
         pytest.skip("no Chromium on this machine")
     with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        quiet = ["disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"]
+        quiet += ["no-sandbox", "disable-component-update", "disable-sync"]
+        chromium = driver.chromium.launch(executable_path=path, args=[f"--{flag}" for flag in quiet])
         yield chromium
         chromium.close()
 
@@ -489,6 +548,13 @@ def page(browser):
     yield page
     context.close()
     assert [entry for entry in heard if entry != "request: data:,"] == []
+
+
+def expect(locator):
+    """Wait until what follows holds: charts are drawn once their scripts are there."""
+    from playwright.sync_api import expect
+
+    return expect(locator)
 
 
 def names(page) -> list[str]:
@@ -535,22 +601,43 @@ def test_browser_sorts_and_filters(site, page):
     assert "zen" in page.locator("[data-missing]").text_content()
 
 
+def colour(page, name: str) -> str:
+    """A colour of the style sheet, as a chart has it."""
+    return page.evaluate(f"getComputedStyle(document.documentElement).getPropertyValue('--{name}').trim()")
+
+
+def test_browser_charts_follow_the_filters_and_the_colour_scheme(site, page):
+    page.goto(f"file://{site}/index.html")
+    dots = page.locator("[data-cost] .dots_marks path")
+    expect(dots).to_have_count(8)
+    assert page.locator("[data-cost] .labels_marks text", has_text="synflow").count() == 1
+    page.get_by_label("Proxy", exact=True).fill("fl")
+    expect(dots).to_have_count(2)  # flops and synflow
+    light = colour(page, "accent")
+    expect(page.locator(f"[data-cost] .dots_marks path[fill='{light}']")).to_have_count(1)
+    page.emulate_media(color_scheme="dark")
+    assert colour(page, "accent") != light
+    expect(page.locator(f"[data-cost] .dots_marks path[fill='{colour(page, 'accent')}']")).to_have_count(1)
+
+
 def test_browser_opens_a_proxy_and_shows_architectures(site, page):
     page.goto(f"file://{site}/index.html")
     page.get_by_role("region", name="Leaderboard").get_by_role("link", name="snip").click()
     assert page.locator("h1").inner_text() == "snip"
-    page.locator("[data-scatter] circle").first.wait_for()  # the figures come in a script of their own
+    dots = page.locator("[data-scatter] .dots_marks path")
+    marked = page.locator(f"[data-scatter] .dots_marks path[fill='{colour(page, 'accent')}']")
+    expect(dots).to_have_count(297)  # three have no score; figures and library come in scripts of their own
+    expect(marked).to_have_count(100)
     page.get_by_label("Mark the best-scored").select_option("10")
-    assert page.locator("[data-scatter] circle").count() == 297, "three have no score"
-    assert page.locator("[data-scatter] circle.mark").count() == 10
-    assert "3 of them without a score" in page.locator("[data-scatter] figcaption").inner_text()
-    dot = page.locator("[data-scatter] circle.mark").first
-    dot.hover()
+    expect(marked).to_have_count(10)
+    assert dots.count() == 297
+    assert "3 of them have no score" in page.locator("[data-scatter] figcaption").inner_text()
+    marked.first.hover()
     tip = page.locator("[data-scatter] .tip")
-    shown = re.search(r"no\. (\d+): accuracy ([\d.]+)%", tip.inner_text())
+    shown = re.search(r"no\. (\d+): accuracy ([\d.]+), score", tip.inner_text())
     assert BENCHMARK.architectures[int(shown[1])] in tip.inner_text()
     assert float(shown[2]) == pytest.approx(ACCURACIES[int(shown[1])], abs=0.006)
-    page.locator("[data-scatter] svg").focus()
+    page.locator("[data-scatter] .chart").focus()
     page.keyboard.press("End")
     assert "rank 1 of 297" in tip.inner_text()
     page.keyboard.press("ArrowLeft")
@@ -559,7 +646,7 @@ def test_browser_opens_a_proxy_and_shows_architectures(site, page):
     assert tip.is_hidden()
     page.get_by_label("Horizontal axis").select_option("score")
     page.get_by_label("Settings").select_option("snip:init=default")
-    assert page.locator("[data-scatter] circle").count() == 300
+    expect(dots).to_have_count(300)
     assert page.locator("[data-bands] tbody tr").count() == 3
     assert "seed=1" in page.locator("[data-seeds] pre").inner_text()
     page.goto(f"file://{site}/proxies/synflow.html")

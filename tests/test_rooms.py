@@ -21,7 +21,7 @@ FLOORS = (
     {"proxies"},
     {"probes", "benchmarks"},
     {"spaces"},
-    {"correlation"},
+    {"correlation", "charts"},
     {"errors", "paths", "seeds", "registry", "specs", "progress"},
 )
 #: Import paths of earlier versions: they stand beside the house.

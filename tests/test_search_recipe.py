@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
+from harness.charts import definitions
+from harness.charts.vega import compiled, filled
 from harness.errors import UnknownNameError
-from harness.search.plots import pareto_front, plot_pareto, plot_population, plot_trajectories
+from harness.search.plots import plot_pareto, plot_population, plot_trajectories
 from harness.search.recipe import load_recipe, mixed, parameter_groups, train
 from harness.search.spaces import get_open_space
 
@@ -62,12 +64,25 @@ def test_an_unknown_recipe_is_named():
 
 
 def test_pareto_front_by_hand():
-    costs, scores = np.array([3.0, 1.0, 2.0, 2.0, 4.0]), np.array([5.0, 1.0, 4.0, 3.0, 5.0])
-    assert pareto_front(costs, scores).tolist() == [1, 2, 0]
+    """As the chart itself finds it: the dots that its line goes through."""
+    vl_convert = pytest.importorskip("vl_convert", reason="plots need the extra `plot`")
+    costs, scores = [3.0, 1.0, 2.0, 2.0, 4.0], [5.0, 1.0, 4.0, 3.0, 5.0]
+    rows = [{"place": i, "params": c, "p": s} for i, (c, s) in enumerate(zip(costs, scores, strict=True))]
+    scene = vl_convert.vega_to_scenegraph(filled(compiled(definitions.pareto(["p"])), {"history": rows}, {}, 400, ""))
+
+    def spots(name: str, part) -> list[tuple[float, float]]:
+        """Where a mark has its items."""
+        if isinstance(part, dict) and part.get("name") == name:
+            return [(item["x"], item["y"]) for item in part["items"]]
+        parts = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+        return [spot for one in parts for spot in spots(name, one)]
+
+    dots = spots("dots_marks", scene)
+    assert [dots.index(spot) for spot in spots("front_marks", scene)] == [1, 2, 0]
 
 
 def test_plots_are_written_and_repeat_themselves(tmp_path):
-    pytest.importorskip("matplotlib", reason="plots need the extra `plot`")
+    pytest.importorskip("vl_convert", reason="plots need the extra `plot`")
     points = pd.DataFrame(
         [("a", "p", n, n * 2.0, 80.0 + n, 79.0 + n, 81.0 + n) for n in (1, 2, 5)],
         columns=["search", "led_by", "evaluations", "seconds", "accuracy", "low", "high"],

@@ -15,7 +15,7 @@ from torch import nn
 from torch.func import functional_call, jacrev, vmap
 
 from harness.benchmarks.benchmark import load_benchmark
-from harness.engine.scoring import score_subject
+from harness.engine.scorer import score_subject
 from harness.errors import HarnessError
 from harness.probes import jacobian as jacobians
 from harness.probes.base import Subject

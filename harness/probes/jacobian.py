@@ -10,7 +10,16 @@ from functools import cache, partial
 from operator import mul
 from typing import Any, NamedTuple
 
-from harness.probes.base import Probe, Subject, Unscorable, finite_logits, hooked, pads_with_zeros, replaced_forward
+from harness.probes.base import (
+    Probe,
+    Subject,
+    Unscorable,
+    finite_logits,
+    hooked,
+    pads_with_zeros,
+    replaced_forward,
+    to_host,
+)
 
 
 @dataclass(frozen=True)
@@ -251,13 +260,17 @@ def _scaling_norms(network: Any) -> Iterator[None]:
     """
     from torch import nn
 
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d) and m.affine and m.running_mean is not None]
+    known = []
+    for module in norms:
+        scale = module.weight / (module.running_var + module.eps).sqrt()
+        shift = module.bias - module.running_mean * scale
+        known += [(scale == scale[0]).all() & ~shift.any(), scale[0]]
+    host = to_host(known).reshape(-1, 2) if known else ()
     with ExitStack() as stack:
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d) and module.affine and module.running_mean is not None:
-                scale = module.weight / (module.running_var + module.eps).sqrt()
-                shift = module.bias - module.running_mean * scale
-                if bool((scale == scale[0]).all()) and not bool(shift.any()):
-                    stack.enter_context(replaced_forward([module], partial(mul, scale[0].item())))
+        for module, (uniform, scale) in zip(norms, host, strict=True):
+            if uniform:
+                stack.enter_context(replaced_forward([module], partial(mul, float(scale))))
         yield
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from harness.benchmarks.benchmark import Benchmark
 from harness.config import choices
 from harness.engine.alike import alike, reason
+from harness.engine.inputs import STAND_INS
 from harness.engine.store import ScoreKey, ScoreStore, check_range
 from harness.probes.base import Probe
 from harness.proxies import get_proxy
@@ -112,6 +113,7 @@ class Reader:
     def __init__(self, store: ScoreStore, benchmark: Benchmark):
         self.store, self.benchmark = store, benchmark
         self._columns: dict[ScoreKey, _Column] = {}
+        self._digests: dict[ScoreKey, str | None] = {}
 
     def scores(
         self, spec: str, dataset: str, population: np.ndarray, inputs: str = PAPER_INPUTS, seed: int = 0
@@ -130,6 +132,20 @@ class Reader:
     def keys(self, spec: str, dataset: str, inputs: str = PAPER_INPUTS, seed: int = 0) -> tuple[ScoreKey, ...]:
         """The partitions that the scores of the proxy, aggregate or learned ranking `spec` are read from."""
         return tuple(self._key(proxy, dataset, inputs, seed) for proxy in proxies_of(spec))
+
+    def stand_in(self, spec: str, dataset: str, inputs: str = PAPER_INPUTS, seed: int = 0) -> str:
+        """What has to be said of the images behind the scores of `spec`; "" where they are the dataset's own, or none.
+
+        Images that nobody described (`harness.engine.inputs.STAND_INS`) count as the dataset's own.
+        """
+        images = (key for key in self.keys(spec, dataset, inputs, seed) if key.inputs not in ("none", "random"))
+        return next(filter(None, (STAND_INS.get(self._images(key) or "", "") for key in images)), "")
+
+    def _images(self, key: ScoreKey) -> str | None:
+        """Digest of the images that a partition was computed from."""
+        if key not in self._digests:
+            self._digests[key] = self.store.images(key)
+        return self._digests[key]
 
     def _key(self, proxy: Proxy, dataset: str, inputs: str, seed: int) -> ScoreKey:
         source = inputs_of(proxy, inputs, dataset)

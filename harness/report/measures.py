@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harness import correlation
-from harness.benchmarks.benchmark import Benchmark, list_benchmarks, load_benchmark
+from harness.benchmarks.benchmark import Benchmark, Target, list_benchmarks, load_benchmark
 from harness.config import TableConfig, choices
-from harness.correlation import Estimate, correlate_many, ndcg
+from harness.correlation import Estimate, Metric, correlate_many, ndcg
 from harness.engine.alike import alike
 from harness.engine.store import ScoreKey, ScoreStore
 from harness.errors import HarnessError
@@ -82,6 +82,18 @@ def metric_title(name: str) -> str:
     return form.format(number)
 
 
+def metric_heading(chosen: Metric) -> str:
+    """A metric with its unit and direction, for an axis."""
+    unit = " (percentage points)" if chosen.name.startswith("regret") else ""
+    return f"{metric_title(chosen.name)}{unit}, {chosen.direction} is better"
+
+
+def figure_heading(figure: Target) -> str:
+    """What a benchmark stores of its architectures, with its unit, for an axis."""
+    unit = f" ({figure.unit})" if figure.unit else ""
+    return f"{figure.kind}{unit}" + ("" if figure.higher_is_better else ", lower is better")
+
+
 def is_sample(population: str) -> bool:
     """Whether a population is a sample of another one."""
     return "sample(" in population
@@ -103,19 +115,18 @@ class Board:
 
     def __init__(self, reader: Reader, dataset: str, populations: Sequence[str] = POPULATIONS):
         self.reader, self.benchmark, self.dataset = reader, reader.benchmark, dataset
-        self._asked = (*populations, *_table_populations(self.benchmark.name))
+        own = self.benchmark.populations_of_card
+        self._asked = (*populations, *own, *_table_populations(self.benchmark.name))
 
     @cached_property
     def populations(self) -> dict[str, np.ndarray]:
         """Indices of the architectures that have an accuracy, by population, the largest first."""
-        finite = np.isfinite(self._accuracies)
         found = {}
         for population in dict.fromkeys(self._asked):
             try:
-                indices = self.benchmark.population(population)
-            except HarnessError:  # another space's population, or a sample larger than this benchmark
+                found[population] = self.benchmark.with_figures(population, self._accuracies)
+            except HarnessError:  # another space's population, a sample larger than this benchmark, or a selection's
                 continue
-            found[population] = indices[finite[indices]]
         return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
 
     @cached_property
@@ -187,10 +198,10 @@ def boards(store: ScoreStore) -> list[Board]:
     found = []
     for name in list_benchmarks():
         reader = Reader(store, load_benchmark(name))
-        if not reader.benchmark.has_accuracies:
-            continue
-        stored = {key.dataset for key in _served(keys, reader.benchmark)}
-        found += [Board(reader, dataset) for dataset in reader.benchmark.datasets if dataset in stored]
+        benchmark = reader.benchmark
+        stored = {key.dataset for key in _served(keys, benchmark)}
+        known = [name for name in benchmark.datasets if benchmark.has_accuracies and benchmark.targets(name)]
+        found += [Board(reader, dataset) for dataset in known if dataset in stored]
     return found
 
 
@@ -391,6 +402,46 @@ def band(accuracies: np.ndarray, share: float) -> np.ndarray:
     """Boolean (n,): the share of the architectures that is most accurate; those tied with the last of them too."""
     place = max(2, math.floor(len(accuracies) * share + 0.5))
     return accuracies >= np.sort(accuracies)[-min(place, len(accuracies))]
+
+
+class Best(NamedTuple):
+    """The best-scored architectures of a population.
+
+    Attributes:
+        marked: boolean (n,): those with the best scores; those tied with the last of them too.
+        least: the accuracy that as many of the most accurate architectures reach.
+        hits: how many of the best-scored reach it.
+    """
+
+    marked: np.ndarray
+    least: float
+    hits: int
+
+
+def best_scored(one: Series, top: int) -> Best:
+    """The `top` best-scored architectures of the whole population; one without a score is none of them."""
+    scored = one.scores[np.isfinite(one.scores)]
+    least = np.sort(one.accuracies)[-min(top, len(one.accuracies))]
+    if not len(scored):
+        return Best(np.zeros(len(one.scores), dtype=bool), float(least), 0)
+    marked = one.scores >= np.sort(scored)[-min(top, len(scored))]
+    return Best(marked, float(least), int(np.count_nonzero(one.accuracies[marked] >= least)))
+
+
+def score_axis(scores: np.ndarray) -> tuple[str, float]:
+    """The axis that scores (n,) are read best on, and the score at which `symlog` turns from linear to logarithmic.
+
+    Logarithmic where scores span orders of magnitude; linear near zero alone where some of these are not positive.
+    """
+    scores = scores[np.isfinite(scores)]
+    if not len(scores):
+        return "linear", 1.0
+    if scores.min() > 0 and scores.max() / scores.min() > 100:
+        return "log", 1.0
+    inner = np.subtract(*np.quantile(scores, (0.95, 0.05)))
+    if scores.min() <= 0 and inner > 0 and np.ptp(scores) > 20 * inner:
+        return "symlog", float(np.median(np.abs(scores))) or 1.0
+    return "linear", 1.0
 
 
 class BandEstimate(NamedTuple):

@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import rankdata
 
 from harness.benchmarks.benchmark import Benchmark, list_benchmarks, load_benchmark
+from harness.charts.definitions import AXES, chart
+from harness.charts.vega import bundle, library
 from harness.correlation import metric as get_metric
 from harness.engine.store import ScoreStore
 from harness.errors import HarnessError
+from harness.progress import progress_bar
 from harness.proxies import available, get_proxy
 from harness.proxies.base import Proxy
 from harness.rankings.aggregates import AGGREGATES, Aggregate
@@ -28,21 +32,31 @@ from harness.report.measures import (
     Estimates,
     Series,
     band_estimates,
+    best_scored,
     boards,
     chance_curve,
+    figure_heading,
     is_sample,
     leaderboard_rows,
+    metric_heading,
     metric_title,
     ndcg_curve,
     printed_for,
+    score_axis,
     seed_estimates,
     whole,
 )
 from harness.seeds import stable_rng
 
 #: Bytes that the scores of all scatter plots may take: the folder stays under 5 MB however many scores there are.
-POINT_BYTES = 2_000_000
-BYTES_A_POINT = 11
+POINT_BYTES = 1_300_000
+BYTES_A_POINT = 15
+
+#: What a scatter plot can mark: the best-scored architectures, so many of the whole population.
+TOPS = (10, 100)
+
+#: The charts that pages draw, as `definitions.chart` knows them.
+CHARTS = (*(f"scatter_{axis}" for axis in AXES), "ndcg", "cost")
 
 #: Parts of a benchmark's card that its page prints as they are.
 TEXTS = ("notes", "origin", "licence", "citation")
@@ -96,7 +110,12 @@ def leaderboard_data(rows: Iterable[Mapping[str, Any]], found: Sequence[Board], 
         line["default"] = entry.is_default(board.dataset)
     return {
         "metrics": [
-            {"name": name, "title": metric_title(name), "lower": get_metric(name).direction == "lower"}
+            {
+                "name": name,
+                "title": metric_title(name),
+                "heading": metric_heading(get_metric(name)),
+                "lower": get_metric(name).direction == "lower",
+            }
             for name in metrics
         ],
         "places": [_place(board) for board in found],
@@ -129,38 +148,54 @@ def _place(board: Board) -> dict[str, Any]:
 
 
 class Points:
-    """The architectures that scatter plots show of each population: all, or a seeded draw of `limit` of them."""
+    """The architectures that scatter plots show of each population: all, or a seeded draw of `limit` of them.
+
+    Where only some are drawn, the best-scored of each proxy are shown besides.
+    """
 
     def __init__(self, limit: int):
         self.limit = limit
-        self._used: dict[str, dict[str, dict[str, Series]]] = {}
+        self._used: dict[tuple[str, str], dict[str, Series]] = {}
+        self._besides: dict[tuple[str, str], dict[int, int]] = {}
 
-    def shown(self, board: Board, series: Series) -> np.ndarray:
-        """Places in the population, ascending. Their architectures are in `data` from now on."""
-        self._used.setdefault(board.benchmark.name, {}).setdefault(series.population, {})[board.dataset] = series
-        return self._draw(board.benchmark.name, series)
+    def shown(self, board: Board, series: Series) -> tuple[np.ndarray, list[tuple[int, int]]]:
+        """Places in the population that all its plots show, ascending, and those of the best-scored besides.
 
-    def _draw(self, benchmark: str, series: Series) -> np.ndarray:
-        n = len(series.indices)
+        Each of the latter comes with its place in `data`, which has the architectures of both from now on.
+        """
+        key = (board.benchmark.name, series.population)
+        self._used.setdefault(key, {})[board.dataset] = series
+        drawn = self._draw(*key, len(series.indices))
+        besides = self._besides.setdefault(key, {})
+        filled = np.where(np.isfinite(series.scores), series.scores, -np.inf)
+        best = np.argsort(-filled, kind="stable")[: min(max(TOPS), np.isfinite(filled).sum())]
+        best = set(best.tolist()) - set(drawn.tolist())
+        return drawn, [(place, len(drawn) + besides.setdefault(place, len(besides))) for place in sorted(best)]
+
+    def _draw(self, benchmark: str, population: str, n: int) -> np.ndarray:
         if n <= self.limit:
             return np.arange(n)
-        return np.sort(stable_rng("points", benchmark, series.population).permutation(n)[: self.limit])
+        return np.sort(stable_rng("points", benchmark, population).permutation(n)[: self.limit])
 
     def data(self, benchmark: Benchmark) -> dict[str, Any]:
         """By population: encodings of the architectures shown, their accuracies, nDCG_P of a random order."""
         found = {}
-        for population, datasets in self._used.get(benchmark.name, {}).items():
+        for (name, population), datasets in self._used.items():
+            if name != benchmark.name:
+                continue
             one = next(iter(datasets.values()))
-            indices = one.indices[self._draw(benchmark.name, one)]
+            places = [*self._draw(name, population, len(one.indices)), *self._besides[name, population]]
+            indices = one.indices[places]
             found[population] = {
                 "index": indices.tolist(),
                 "architecture": [benchmark.architectures[i] for i in indices],
                 "datasets": {
-                    name: {
-                        "accuracy": [_rounded(v, 2) for v in one.accuracies[self._draw(benchmark.name, one)]],
-                        "chance": _curve(benchmark, name, lambda one=one: chance_curve(one.accuracies)),
+                    dataset: {
+                        "heading": figure_heading(benchmark.target(dataset)),
+                        "accuracy": [_rounded(v, 2) for v in series.accuracies[places]],
+                        "chance": _curve(benchmark, dataset, lambda series=series: chance_curve(series.accuracies)),
                     }
-                    for name, one in datasets.items()
+                    for dataset, series in datasets.items()
                 },
             }
         return found
@@ -188,6 +223,7 @@ def _chart(board: Board, entry: Entry, series: Series, points: Points, estimates
     bands = band_estimates(column, series.accuracies, estimates)[""]
     population, seeds = seed_estimates(board, entry, estimates)
     drawn = any(key.seed for key in board.keys(entry, 1))
+    best = {top: best_scored(series, top) for top in TOPS}
     return {
         "benchmark": board.benchmark.name,
         "dataset": board.dataset,
@@ -214,7 +250,27 @@ def _chart(board: Board, entry: Entry, series: Series, points: Points, estimates
             "drawn": drawn,
             "commands": board.commands([entry], series.population, seed=1) if drawn and not seeds else [],
         },
-        "scores": [_significant(v) for v in series.scores[points.shown(board, series)]],
+        "best": {top: [int(one.marked.sum()), one.hits, _rounded(one.least, 2)] for top, one in best.items()},
+        **_scores(series, *points.shown(board, series)),
+    }
+
+
+def _scores(series: Series, drawn: np.ndarray, besides: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """Scores and ranks in the population, 1 the best, of the architectures drawn for all; of others after their place.
+
+    Of `Points.shown`. Equal scores share their mean rank; what has no score has no rank.
+    """
+    scored = np.isfinite(series.scores)
+    ranks = np.full(len(series.scores), np.nan)
+    ranks[scored] = rankdata(-series.scores[scored])
+    rank = [None if math.isnan(v) else int(v) if v == int(v) else v for v in ranks.tolist()]
+    axis, unit = score_axis(series.scores)
+    return {
+        "axis": axis,
+        "unit": unit,
+        "scores": [_significant(v) for v in series.scores[drawn]],
+        "ranks": [rank[i] for i in drawn],
+        "besides": [[place, _significant(series.scores[i]), rank[i]] for i, place in besides],
     }
 
 
@@ -273,7 +329,7 @@ def benchmark_facts(benchmark: Benchmark, found: Sequence[Board]) -> dict[str, A
     datasets = []
     for name, dataset in benchmark.datasets.items():
         facts = {"name": name, "classes": dataset.classes, "resolution": dataset.resolution}
-        if benchmark.has_accuracies:
+        if benchmark.has_accuracies and benchmark.targets(name):
             accuracies = benchmark.accuracies(name).dropna()
             facts["targets"] = list(benchmark.targets(name))
             facts |= {
@@ -291,7 +347,7 @@ def benchmark_facts(benchmark: Benchmark, found: Sequence[Board]) -> dict[str, A
         "rows": len(benchmark),
         "default_target": card.get("default_target", "–"),
         "datasets": datasets,
-        "populations": list(benchmark.space.populations),
+        "populations": [*benchmark.space.populations, *benchmark.populations_of_card],
         "scored": [board.dataset for board in found if board.benchmark is benchmark],
         "texts": {
             name: str(card.get(name, "")).strip().splitlines() for name in ("notes", "origin", "licence", "citation")
@@ -314,10 +370,9 @@ def site_files(store: ScoreStore, metrics: Sequence[str], points: int, estimates
     Args:
         points: architectures that a scatter plot shows at most.
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise HarnessError("the page needs jinja2: pip install 'nas-proxy-harness[plot]'") from error
+    library()
+    import jinja2
+
     from harness import __version__
 
     templates = jinja2.Environment(
@@ -329,19 +384,26 @@ def site_files(store: ScoreStore, metrics: Sequence[str], points: int, estimates
     )
     found = boards(store)
     benchmarks = [load_benchmark(name) for name in list_benchmarks()]
-    charts = sum(len(board.complete) for board in found)
-    limits = Points(max(1, min(points, POINT_BYTES // (BYTES_A_POINT * max(1, charts)))))
+    drawn = sum(len(board.complete) for board in found)
+    limits = Points(max(1, min(points, POINT_BYTES // (BYTES_A_POINT * max(1, drawn)))))
     proxies = [proxy_facts(name) for name in (*available(), *AGGREGATES)]
-    rows = [row for board in found for row in leaderboard_rows(board, metrics, estimates)]
     common = {"version": __version__, "resamples": estimates.resamples}
     files = {asset: (templates.loader.get_source(templates, asset)[0]) for asset in ASSETS}
+    files["vega.js"] = bundle()
+    files["data/charts.js"] = _script("charts", {kind: chart(kind) for kind in CHARTS})
+    rows = []
+    with progress_bar(len(found) + len(proxies), "leaderboards and proxies") as progress:
+        for board in found:
+            rows += leaderboard_rows(board, metrics, estimates)
+            progress.update()
+        for facts in proxies:
+            data = proxy_data(facts["name"], found, limits, estimates)
+            files[f"data/proxies/{facts['slug']}.js"] = _script("proxy", data)
+            files[f"proxies/{facts['slug']}.html"] = templates.get_template("proxy.html.j2").render(
+                **common, root="../", proxy=facts, scored=bool(data)
+            )
+            progress.update()
     files["data/leaderboard.js"] = _script("leaderboard", leaderboard_data(rows, found, metrics))
-    for facts in proxies:
-        data = proxy_data(facts["name"], found, limits, estimates)
-        files[f"data/proxies/{facts['slug']}.js"] = _script("proxy", data)
-        files[f"proxies/{facts['slug']}.html"] = templates.get_template("proxy.html.j2").render(
-            **common, root="../", proxy=facts, scored=bool(data)
-        )
     cards = [benchmark_facts(benchmark, found) for benchmark in benchmarks]
     for benchmark, card in zip(benchmarks, cards, strict=True):
         files[f"data/points/{benchmark.name}.js"] = _script(f"points/{benchmark.name}", limits.data(benchmark))
@@ -357,16 +419,12 @@ def site_files(store: ScoreStore, metrics: Sequence[str], points: int, estimates
 
 def build_page(config: Any) -> int:
     """Write the site that a configuration asks for. Returns the exit code."""
-    for name in config.metrics:
-        try:
-            get_metric(name)
-        except ValueError as error:
-            raise HarnessError(str(error)) from error
+    metrics = list(dict.fromkeys(get_metric(name).name for name in config.metrics))
     if config.points < 1 or config.resamples < 0 or not config.metrics:
         raise HarnessError("points have to be 1 or more, resamples 0 or more, and metrics at least one")
     estimates = Estimates(Path(config.cache) / "estimates.json" if config.cache else None, config.resamples)
     try:
-        files = site_files(ScoreStore(config.store), config.metrics, config.points, estimates)
+        files = site_files(ScoreStore(config.store), metrics, config.points, estimates)
     finally:
         estimates.save()
     folder = Path(config.output)

@@ -1,7 +1,4 @@
-"""Plots of searches: trajectories with intervals, proxy against parameters, the population over time.
-
-matplotlib is the extra `plot`; it is imported when a plot is asked for.
-"""
+"""Plots of searches: trajectories with intervals, proxy against parameters, the population over time."""
 
 from __future__ import annotations
 
@@ -12,105 +9,63 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.charts import definitions
+from harness.charts.vega import compiled, filled, save
 from harness.errors import HarnessError
 
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib
-    except ImportError:
-        raise HarnessError("plots need matplotlib: pip install 'nas-proxy-harness[plot]'") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
+#: Pixels across a plot.
+WIDTH = 760
 
 
-def _written(figure: Any, path: Path) -> Path:
+def _written(spec: dict[str, Any], path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # No date and no random identifiers: the same figures give the same file.
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, bbox_inches="tight")
+        return save(spec, path.with_suffix(""), [path.suffix.removeprefix(".")])[0]
     except OSError as error:
         raise HarnessError(f"cannot write {path} ({error.strerror or error}): set output=DIR") from error
-    finally:
-        _pyplot().close(figure)
-    return path
 
 
 def plot_trajectories(points: pd.DataFrame, title: str, path: Path, against: str = "evaluations") -> Path:
     """Accuracy held so far, mean and 95% interval over runs, a line a search.
 
     Args:
-        points: rows of a study's trajectory file: `search`, `evaluations`, `seconds`, `accuracy`, `low`, `high`.
+        points: rows of a study's trajectory file: `search`, `led_by`, `evaluations`, `seconds`, `accuracy`, `low`,
+            `high`.
         against: `evaluations` or `seconds`.
     """
-    pyplot = _pyplot()
-    with pyplot.rc_context({"svg.hashsalt": "harness"}):
-        figure, axes = pyplot.subplots(figsize=(7, 4.5))
-        axes.set_prop_cycle(color=pyplot.get_cmap("tab20").colors)  # as many searches as a study may have
-        for (search, led_by), part in points.groupby(["search", "led_by"], sort=False):
-            part = part[part[against] > 0]
-            if part.empty:
-                continue
-            (line,) = axes.plot(part[against], part["accuracy"], label=f"{search}: {led_by}"[:60], linewidth=1.2)
-            axes.fill_between(part[against], part["low"], part["high"], color=line.get_color(), alpha=0.15)
-        axes.set(xscale="log", xlabel=against, ylabel="accuracy held (%)", title=title)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=6)
-        return _written(figure, path)
-
-
-def pareto_front(costs: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Places of the members that no other matches or beats in both cost (lower) and score (higher), by cost."""
-    found = []
-    best = -np.inf
-    for place in np.lexsort((-scores, costs)):
-        if scores[place] > best:
-            found.append(place)
-            best = scores[place]
-    return np.array(found, dtype=int)
+    shown = points[points[against] > 0]
+    rows = [
+        {"search": f"{row.search}: {row.led_by}", "at": at, "accuracy": row.accuracy, "low": row.low, "high": row.high}
+        for row, at in zip(shown.itertuples(), shown[against].tolist(), strict=True)
+    ]
+    names = list(dict.fromkeys(row["search"] for row in rows))
+    signals = {"heading": "accuracy held (%)", "across": against, "names": names}
+    chart = definitions.chart("trajectories")
+    return _written(filled(chart, {"points": rows}, signals, WIDTH, title, "mean over runs, 95% interval"), path)
 
 
 def plot_pareto(history: pd.DataFrame, proxies: list[str], path: Path) -> Path:
     """Each proxy against the parameters of all networks that a search scored, with the Pareto front."""
-    pyplot = _pyplot()
-    with pyplot.rc_context({"svg.hashsalt": "harness"}):
-        figure, panels = pyplot.subplots(1, len(proxies), figsize=(4.5 * len(proxies), 3.6), squeeze=False)
-        for axes, proxy in zip(panels[0], proxies, strict=True):
-            part = history[np.isfinite(history[proxy])].drop_duplicates("architecture")
-            params, scores = part["params"].to_numpy() / 1e6, part[proxy].to_numpy()
-            axes.scatter(params, scores, s=6, c=np.arange(len(part)), cmap="viridis")
-            front = pareto_front(params, scores)
-            axes.step(params[front], scores[front], where="post", color="black", linewidth=1)
-            axes.set(xlabel="parameters (M)", ylabel=proxy)
-        return _written(figure, path)
+    once = history.drop_duplicates("architecture")
+    rows = [
+        {"place": place, "params": row["params"] / 1e6} | {p: row[p] if np.isfinite(row[p]) else None for p in proxies}
+        for place, row in enumerate(once.to_dict("records"))
+    ]
+    title = "Scores against parameters, the later the darker; orange: the Pareto front"
+    return _written(filled(compiled(definitions.pareto(proxies)), {"history": rows}, {}, WIDTH, title), path)
 
 
 def plot_population(history: pd.DataFrame, proxies: list[str], path: Path) -> Path:
     """Scores and parameters of the members in the order in which they were evaluated, phase by phase."""
-    pyplot = _pyplot()
     quantities = [*proxies, "params"]
-    with pyplot.rc_context({"svg.hashsalt": "harness"}):
-        figure, panels = pyplot.subplots(
-            len(quantities), 1, figsize=(7, 2 * len(quantities)), sharex=True, squeeze=False
-        )
-        starts = np.flatnonzero(history["phase"].ne(history["phase"].shift()))
-        for axes, quantity in zip(panels[:, 0], quantities, strict=True):
-            axes.plot(history.index, history[quantity], ".", markersize=3)
-            for start in starts[1:]:
-                axes.axvline(start - 0.5, color="grey", linewidth=0.5)
-            axes.set_ylabel(quantity)
-        for start in starts:
-            panels[0, 0].annotate(
-                history["phase"].iloc[start],
-                (start, 1),
-                xycoords=("data", "axes fraction"),
-                fontsize=6,
-                rotation=45,
-            )
-        panels[-1, 0].set_xlabel("evaluations")
-        return _written(figure, path)
+    rows = [
+        {"place": place} | {q: row[q] if np.isfinite(row[q]) else None for q in quantities}
+        for place, row in enumerate(history.to_dict("records"))
+    ]
+    starts = np.flatnonzero(history["phase"].ne(history["phase"].shift())).tolist()
+    data = {"history": rows, "starts": [{"place": at, "phase": history["phase"].iloc[at]} for at in starts]}
+    chart = compiled(definitions.population(quantities))
+    return _written(filled(chart, data, {}, WIDTH, "Scores and parameters over the evaluations"), path)
 
 
 def plot_study(config: Any) -> list[Path]:

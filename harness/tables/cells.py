@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.benchmarks.benchmark import list_benchmarks
 from harness.config import TableConfig, choices, compose_config
+from harness.correlation import metric
 from harness.engine.store import ScoreKey
 from harness.errors import HarnessError, UnknownNameError
 from harness.paths import published_csv
@@ -162,7 +163,8 @@ def admitted_metrics(table: Any, entries: Iterable[str], measurements: Measureme
     """The table's metrics but for those that mean nothing for the target of any dataset."""
     blocks = [find_block(table, entry, measurements)[0] for entry in entries]
     known = [block for block in blocks if block is not None]
-    return [metric for metric in table.metrics if not known or any(block.admits(metric) for block in known)]
+    names = dict.fromkeys(metric(name).name for name in table.metrics)
+    return [name for name in names if not known or any(block.admits(name) for block in known)]
 
 
 def find_block(table: Any, entry: str, measurements: Measurements) -> tuple[Block | None, str]:

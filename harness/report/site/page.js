@@ -1,4 +1,4 @@
-// The leaderboard and the charts of a proxy's page, drawn from the scripts in data/. No request leaves this folder.
+// The leaderboard and the charts of a proxy's page, filled from the scripts in data/. No request leaves this folder.
 "use strict";
 (() => {
   const data = window.HARNESS ?? {};
@@ -40,132 +40,87 @@
     return text.replaceAll("-", "−");
   }
 
-  // Scales: a place in [0, 1] for a value, and the values to name on the axis ----------------------------------------
-
-  function linearTicks(low, high, count) {
-    const rough = (high - low) / count;
-    const power = 10 ** Math.floor(Math.log10(rough));
-    const step = [1, 2, 5, 10].map((m) => m * power).find((m) => m >= rough);
-    const ticks = [];
-    for (let k = Math.ceil(low / step); k * step <= high + step * 1e-9; k++) ticks.push(Number((k * step).toPrecision(12)));
-    return ticks;
-  }
-
-  function thinned(values, count) {
-    const every = Math.ceil(values.length / count);
-    return values.filter((_, i) => i % every === 0);
-  }
-
-  function scale(values, { log = false, symmetric = false, range = null, reverse = false, count = 6 } = {}) {
-    let low = range ? range[0] : Math.min(...values);
-    let high = range ? range[1] : Math.max(...values);
-    if (low === high) [low, high] = [low - 1, high + 1];
-    let shape = (value) => value;
-    let ticks;
-    if (log && low > 0) {
-      shape = Math.log10;
-      const powers = [];
-      for (let k = Math.floor(Math.log10(low)); k <= Math.ceil(Math.log10(high)); k++) powers.push(10 ** k);
-      ticks = thinned(powers.filter((p) => p >= low * 0.999 && p <= high * 1.001), count);
-      if (ticks.length < 2) ticks = [low, high];
-    } else if (symmetric) {
-      const sizes = values.map(Math.abs).filter((size) => size > 0).sort((a, b) => a - b);
-      const unit = sizes[Math.floor(sizes.length / 2)] || 1;
-      shape = (value) => Math.asinh(value / unit);
-      const powers = (end) => {
-        const found = [];
-        for (let k = Math.ceil(Math.log10(unit)); 10 ** k <= end; k++) found.push(10 ** k);
-        return thinned(found.reverse(), 3);
-      };
-      ticks = [...powers(-low).map((size) => -size), 0, ...powers(high).reverse()];
-    } else {
-      ticks = linearTicks(low, high, count);
-    }
-    const [from, to] = [shape(low), shape(high)];
-    const margin = range ? 0 : 0.03;
-    const place = (value) => {
-      const at = margin + ((shape(value) - from) / (to - from)) * (1 - 2 * margin);
-      return reverse ? 1 - at : at;
-    };
-    return { place, ticks };
-  }
-
   // Charts -----------------------------------------------------------------------------------------------------
 
-  const EDGE = { left: 52, right: 16, top: 12, bottom: 44 };
-  const drawings = new Map();
-
-  /** Draw a figure now and whenever its width changes. */
-  function keep(figure, draw) {
-    drawings.set(figure, draw);
-    draw();
+  /** Run a script of this folder, once however often it is asked for. */
+  const scripts = new Map();
+  function load(name) {
+    if (!scripts.has(name)) {
+      scripts.set(name, new Promise((done) => document.head.append(html("script", { src: `${root}${name}`, load: done }))));
+    }
+    return scripts.get(name);
   }
-  let width = window.innerWidth;
-  window.addEventListener("resize", () => {
-    if (window.innerWidth === width) return; // a phone's address bar changes the height alone
-    width = window.innerWidth;
-    for (const [figure, draw] of drawings) if (figure.isConnected) draw();
+
+  const shade = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  const views = new Map();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    for (const { view, shades } of views.values()) {
+      for (const name of shades) view.signal(name, shade(name));
+      view.run();
+    }
   });
 
-  function frame(figure, x, y, xLabel, yLabel, label) {
-    const full = figure.clientWidth || 640;
-    const tall = Math.round(Math.min(420, Math.max(260, full * 0.6)));
-    const across = (value) => EDGE.left + x.place(value) * (full - EDGE.left - EDGE.right);
-    const up = (value) => tall - EDGE.bottom - y.place(value) * (tall - EDGE.top - EDGE.bottom);
-    const canvas = svg("svg", { width: full, height: tall, role: "img", "aria-label": label });
-    for (const tick of y.ticks) {
-      canvas.append(svg("line", { class: "grid", x1: EDGE.left, x2: full - EDGE.right, y1: up(tick), y2: up(tick) }));
-      canvas.append(svg("text", { x: EDGE.left - 6, y: up(tick) + 4, "text-anchor": "end" }, short(tick)));
+  /**
+   * Draw a chart of data/charts.js with rows for its data sets and values for its signals; the style sheet has its
+   * colours. `points` say what they are, see `explore`; `below` stands under the chart. Of several calls the last counts.
+   */
+  async function chart(figure, kind, rows, signals, label, below, points = []) {
+    const turn = {};
+    figure.turn = turn;
+    await Promise.all([load("vega.js"), load("data/charts.js")]);
+    if (figure.turn !== turn) return;
+    const spec = structuredClone(data.charts[kind]);
+    for (const source of spec.data) if (source.name in rows) source.values = rows[source.name];
+    for (const signal of spec.signals) {
+      const value = signals[signal.name] ?? (shade(signal.name) || undefined);
+      if (value !== undefined) signal.value = value;
     }
-    for (const tick of x.ticks) {
-      canvas.append(svg("line", { class: "axis", x1: across(tick), x2: across(tick), y1: tall - EDGE.bottom, y2: tall - EDGE.bottom + 4 }));
-      canvas.append(svg("text", { x: across(tick), y: tall - EDGE.bottom + 17, "text-anchor": "middle" }, short(tick)));
-    }
-    canvas.append(svg("line", { class: "axis", x1: EDGE.left, x2: full - EDGE.right, y1: tall - EDGE.bottom, y2: tall - EDGE.bottom }));
-    canvas.append(svg("text", { x: (EDGE.left + full - EDGE.right) / 2, y: tall - 6, "text-anchor": "middle" }, xLabel));
-    const middle = (tall - EDGE.bottom + EDGE.top) / 2;
-    canvas.append(svg("text", { x: 12, y: middle, "text-anchor": "middle", transform: `rotate(-90 12 ${middle})` }, yLabel));
-    return { canvas, across, up };
+    const canvas = html("div", { class: "chart", tabindex: points.length ? "0" : null, role: points.length ? "application" : "img" });
+    canvas.setAttribute("aria-label", points.length ? `${label}. Arrow keys go from point to point.` : label);
+    clear(figure);
+    figure.replaceChildren(canvas, ...below);
+    const options = { ast: true, renderer: "svg", tooltip: false, defaultStyle: false, actions: { export: true, source: false, compiled: false, editor: false } };
+    const { view } = await vegaEmbed(canvas, spec, { ...options, downloadFileName: `${document.title.split(":")[0]} ${kind}`.replace(/\W+/g, "_") });
+    if (figure.turn !== turn) return view.finalize();
+    views.set(figure, { view, shades: spec.signals.map((signal) => signal.name).filter(shade) });
+    if (points.length) explore(canvas, view, points);
+  }
+  function clear(figure) {
+    views.get(figure)?.view.finalize();
+    views.delete(figure);
+    figure.replaceChildren();
   }
 
-  /**
-   * Points that say what they are: under the pointer, under a finger, or by arrow keys once the plot has the focus.
-   * A point has x, y, name, detail, and may have mark and the ends low and high of its interval. `named`: marked
-   * points carry their names, where there is room.
-   */
-  function scatter(figure, points, { x, y, xLabel, yLabel, label, caption, named = false }) {
-    const { canvas, across, up } = frame(figure, x, y, xLabel, yLabel, "");
-    const ordered = [...points].sort((a, b) => x.place(a.x) - x.place(b.x) || a.y - b.y);
-    const spots = ordered.map((point) => [across(point.x), up(point.y)]);
-    const dots = ordered.map((point, i) => {
-      if (point.low !== undefined && point.low !== null) {
-        canvas.append(svg("line", { class: "bar thin", x1: spots[i][0], x2: spots[i][0], y1: up(point.low), y2: up(point.high) }));
-      }
-      return svg("circle", { class: point.mark ? "dot mark" : "dot", cx: spots[i][0], cy: spots[i][1], r: ordered.length > 300 ? 2.6 : 4 });
-    });
-    canvas.append(...dots.filter((_, i) => !ordered[i].mark), ...dots.filter((_, i) => ordered[i].mark));
-    if (named) tags(canvas, ordered.map((point, i) => ({ name: point.name, mark: point.mark, spot: spots[i] })).filter((one) => one.mark));
+  /** Points say what they are: under the pointer, under a finger, or by arrow keys. Each has x, y, name and detail. */
+  function explore(canvas, view, points) {
+    const scale = view.scale("x");
+    const ordered = [...points].sort((a, b) => scale(a.x) - scale(b.x) || a.y - b.y);
+    const spots = () => {
+      const [[left, top], across, up] = [view.origin(), view.scale("x"), view.scale("y")];
+      return ordered.map(({ x, y }) => [left + across(x), top + up(y)]);
+    };
     const tip = html("div", { class: "tip", role: "status" });
-    tip.hidden = true;
+    const ring = html("div", { class: "ring" });
+    canvas.append(ring, tip);
+    tip.hidden = ring.hidden = true;
     let here = -1;
     function show(place) {
-      if (here >= 0) dots[here].classList.remove("here");
       here = place;
-      tip.hidden = place < 0;
+      tip.hidden = ring.hidden = place < 0;
       if (place < 0) return;
-      dots[place].classList.add("here");
       tip.replaceChildren(html("b", {}, ordered[place].name), ordered[place].detail);
-      const [left, top] = spots[place];
-      const room = canvas.clientWidth || Number(canvas.getAttribute("width"));
-      tip.style.left = `${Math.max(0, Math.min(left + 12, room - tip.offsetWidth))}px`;
-      tip.style.top = `${top + 14}px`;
+      const [left, top] = spots()[place];
+      for (const [element, x, y] of [[ring, left, top], [tip, Math.max(0, Math.min(left + 12, canvas.clientWidth - tip.offsetWidth)), top + 14]]) {
+        element.style.left = `${x}px`;
+        element.style.top = `${y}px`;
+      }
     }
     function nearest(event) {
       const box = canvas.getBoundingClientRect();
       const [px, py] = [event.clientX - box.left, event.clientY - box.top];
       let [best, least] = [-1, 24 ** 2];
-      spots.forEach(([sx, sy], i) => {
-        const distance = (sx - px) ** 2 + (sy - py) ** 2;
+      spots().forEach(([x, y], i) => {
+        const distance = (x - px) ** 2 + (y - py) ** 2;
         if (distance < least || (distance === least && ordered[i].mark)) [best, least] = [i, distance];
       });
       show(best);
@@ -182,23 +137,6 @@
       event.preventDefault();
       show(to);
     });
-    canvas.setAttribute("tabindex", "0");
-    canvas.setAttribute("role", "application");
-    canvas.setAttribute("aria-label", `${label}. Arrow keys go from point to point.`);
-    figure.replaceChildren(canvas, tip, html("figcaption", {}, caption));
-  }
-
-  function tags(canvas, marked) {
-    const taken = [];
-    const room = Number(canvas.getAttribute("width"));
-    for (const { name, spot } of marked) {
-      const size = 7 * name.length;
-      const boxes = [[spot[0] + 8, spot[1] + 4], [spot[0] - 8 - size, spot[1] + 4], [spot[0] - size / 2, spot[1] + 22], [spot[0] - size / 2, spot[1] - 12]];
-      const free = boxes.find(([left, base]) => left > EDGE.left && left + size < room && !taken.some(([l, b, s]) => left < l + s && l < left + size && Math.abs(base - b) < 14));
-      if (!free) continue;
-      taken.push([...free, size]);
-      canvas.append(svg("text", { class: "tag", x: free[0], y: free[1] }, name));
-    }
   }
 
   /** A value in its interval on the range [from, to], as a small drawing for a table's cell. */
@@ -364,37 +302,19 @@
       ]);
       place.replaceChildren(html("summary", {}, `${count} not computed here`), ...blocks);
     }
-    function costs(views, shown) {
+    function costs(places, shown) {
       const figure = section.querySelector("[data-cost]");
       const metric = metrics.find((one) => one.name === (state.metric || metrics[0].name));
       const drawn = shown.filter((row) => row.seconds > 0 && row.metrics[metric.name] && row.metrics[metric.name][0] !== null);
-      figure.hidden = views.length !== 1 || drawn.length < 2;
-      if (figure.hidden) return drawings.delete(figure);
-      const front = new Set();
-      let best = null;
-      for (const row of [...drawn].sort((a, b) => a.seconds - b.seconds)) {
-        const value = row.metrics[metric.name][0];
-        if (best === null || (metric.lower ? value < best : value > best)) {
-          best = value;
-          front.add(row);
-        }
-      }
+      figure.hidden = places.length !== 1 || drawn.length < 2;
+      if (figure.hidden) return;
       const points = drawn.map((row) => {
         const [value, low, high] = row.metrics[metric.name];
-        return { x: row.seconds, y: value, low, high, mark: front.has(row), name: row.title, detail: `${metric.title} ${fixed(value)} ${bracket(row.metrics[metric.name])}, ${short(row.seconds)} s an architecture, n = ${whole(row.n)}` };
+        return { name: row.title, seconds: row.seconds, value, low, high, x: Math.max(row.seconds, 0.001), y: value, detail: `${metric.title} ${fixed(value)} ${bracket(row.metrics[metric.name])}, ${short(row.seconds)} s an architecture, n = ${whole(row.n)}` };
       });
-      const ends = points.flatMap((point) => [point.y, point.low ?? point.y, point.high ?? point.y]);
-      keep(figure, () =>
-        scatter(figure, points, {
-          x: scale(points.map((point) => point.x), { log: true }),
-          y: scale(ends),
-          xLabel: "seconds an architecture, at most",
-          yLabel: metric.title,
-          named: true,
-          label: `${metric.title} against cost, ${points.length} proxies`,
-          caption: `${metric.title} against cost, with 95% intervals. Marked: the Pareto front, of which no proxy is both cheaper and better.`,
-        }),
-      );
+      const caption = `${metric.title} against cost, with 95% intervals. In colour: the Pareto front, of which no proxy is both cheaper and better. Point at one to see its figures; a name without room is left out.`;
+      const signals = { heading: metric.heading, better: metric.lower ? "lower" : "higher" };
+      chart(figure, "cost", { points }, signals, `${metric.title} against cost, ${points.length} proxies`, [html("figcaption", {}, caption)], points);
     }
 
     form.addEventListener("submit", (event) => event.preventDefault());
@@ -431,15 +351,15 @@
     }
 
     function draw() {
-      const chart = current();
-      facts(chart);
-      bands(chart);
-      seeds(chart);
-      keep(part("ndcg"), () => {});
-      withPoints(chart.benchmark, (populations) => {
-        const points = populations[chart.population];
-        keep(part("scatter"), () => drawScatter(chart, points));
-        keep(part("ndcg"), () => drawCurve(chart, points.datasets[chart.dataset].chance));
+      const chosen = current();
+      facts(chosen);
+      bands(chosen);
+      seeds(chosen);
+      load(`data/points/${chosen.benchmark}.js`).then(() => {
+        if (chosen !== current()) return;
+        const points = data[`points/${chosen.benchmark}`][chosen.population];
+        drawScatter(chosen, points);
+        drawCurve(chosen, points.datasets[chosen.dataset].chance);
       });
     }
 
@@ -457,52 +377,40 @@
       part("facts").replaceChildren(...lines);
     }
 
-    function drawScatter(chart, { index, architecture, datasets }) {
-      const { accuracy } = datasets[chart.dataset];
-      const drawn = index.map((_, i) => i).filter((i) => chart.scores[i] !== null);
-      const descending = drawn.map((i) => chart.scores[i]).sort((a, b) => b - a);
-      const top = Math.min(Number(plot.top.value), drawn.length);
-      const least = [...accuracy].sort((a, b) => b - a)[top - 1];
-      const ranks = averageRanks(descending);
+    function drawScatter(one, { index, architecture, datasets }) {
+      const { accuracy, heading } = datasets[one.dataset];
       const byRank = plot.axis.value === "rank";
-      const points = drawn.map((i) => {
-        const score = chart.scores[i];
-        const rank = ranks.get(score);
-        const mark = score >= descending[top - 1];
-        return { x: byRank ? rank : score, y: accuracy[i], mark, name: architecture[i], detail: `no. ${index[i]}: accuracy ${accuracy[i].toFixed(2)}%, score ${short(score)}, rank ${short(rank)} of ${whole(drawn.length)}` };
-      });
-      const marked = points.filter((point) => point.mark);
-      const hits = marked.filter((point) => point.y >= least).length;
-      const part0 = chart.n > index.length ? `${whole(index.length)} of the ${whole(chart.n)} architectures, drawn at random` : `All ${whole(chart.n)} architectures`;
-      const lost = index.length - drawn.length;
-      scatter(part("scatter"), points, {
-        x: byRank ? scale([1, drawn.length], { reverse: true }) : scoreScale(points.map((point) => point.x)),
-        y: scale(accuracy),
-        xLabel: byRank ? "rank of the score, the best at the right" : "score",
-        yLabel: "accuracy (%)",
-        label: `Score of ${chart.title} against accuracy, ${points.length} architectures`,
-        caption: `${part0}${lost ? `, ${lost} of them without a score and not shown` : ""}. Marked: the ${marked.length} best-scored, of which ${hits} are among the ${top} most accurate of those shown. Point at one to see its architecture.`,
-      });
+      const [marked, hits, least] = one.best[plot.top.value];
+      const all = [...one.scores.map((score, i) => [i, score, one.ranks[i]]), ...one.besides];
+      const points = all.filter(([, score]) => score !== null).map(([i, score, rank]) => ({
+        x: byRank ? rank : score, y: accuracy[i], score: byRank ? rank : score, accuracy: accuracy[i], mark: rank <= marked, name: architecture[i],
+        detail: `no. ${index[i]}: ${heading.split(" ")[0]} ${accuracy[i].toFixed(2)}, score ${short(score)}, rank ${whole(rank)} of ${whole(one.n - one.failed)}`,
+      }));
+      const some = one.n > one.scores.length ? `Drawn: ${whole(one.scores.length)} of the ${whole(one.n)} architectures, at random, and the ${whole(Math.max(...Object.keys(one.best)))} best-scored` : `All ${whole(one.n)} architectures`;
+      const lost = one.scores.filter((score) => score === null).length;
+      const caption = `${some}${lost ? `; ${lost} of them have no score and are not shown` : ""}. In colour: the ${whole(marked)} best-scored of all ${whole(one.n)}, of which ${whole(hits)} are among the ${plot.top.value} most accurate, above the dashed line. Point at one to see its architecture.`;
+      const rows = { points: points.map(({ score, accuracy, mark }) => ({ score, accuracy, mark })).sort((a, b) => a.mark - b.mark), limits: [{ least, name: `above: the ${plot.top.value} most accurate` }] };
+      const signals = { heading, unit: one.unit, across: byRank ? "rank of the score, the best at the right" : "score" };
+      const label = `Score of ${one.title} against accuracy, ${points.length} architectures`;
+      chart(part("scatter"), byRank ? "scatter_rank" : `scatter_${one.axis}`, rows, signals, label, [html("figcaption", {}, caption)], points);
     }
 
-    function drawCurve(chart, chance) {
+    function drawCurve(one, chance) {
       const figure = part("ndcg");
-      if (!chart.ndcg.length) {
-        figure.replaceChildren(html("figcaption", {}, "No nDCG: the figures of this dataset are no percentages."));
+      if (!one.ndcg.length) {
+        figure.turn = null;
+        clear(figure);
+        figure.append(html("figcaption", {}, "No nDCG: the figures of this dataset are no percentages."));
         return;
       }
-      const values = chart.ndcg.map(([p]) => p);
-      const x = scale(values, { log: true });
-      const y = scale([], { range: [0, 1], count: 5 });
-      const { canvas, across, up } = frame(figure, x, y, "P, best-scored architectures", "nDCG_P", `nDCG_P of ${chart.title} over P; the numbers are in the table below`);
-      const path = (curve) => curve.filter(([, v]) => v !== null).map(([p, v]) => `${across(p).toFixed(1)},${up(v).toFixed(1)}`).join(" ");
-      canvas.append(svg("polyline", { class: "line chance", points: path(chance) }), svg("polyline", { class: "line", points: path(chart.ndcg) }));
       const open = figure.querySelector("details")?.open;
-      const rows = chart.ndcg.map(([p, v], i) => html("tr", {}, html("th", { scope: "row" }, whole(p)), html("td", {}, fixed(v)), html("td", {}, fixed(chance[i][1]))));
-      const table = tableOf(["P", chart.title, "random order"], rows);
+      const table = tableOf(["P", one.title, "random order"], one.ndcg.map(([p, v], i) => html("tr", {}, html("th", { scope: "row" }, whole(p)), html("td", {}, fixed(v)), html("td", {}, fixed(chance[i][1])))));
       const numbers = html("details", { class: "note" }, html("summary", {}, "The numbers"), table);
       numbers.open = Boolean(open);
-      figure.replaceChildren(canvas, html("figcaption", {}, `nDCG of the P best-scored of ${whole(chart.n)} architectures. Dashed: the mean over all orders, what chance gives.`), numbers);
+      const line = (series, curve) => curve.filter(([, value]) => value !== null).map(([P, value]) => ({ name: series, series, P, value }));
+      const curves = [...line(one.title, one.ndcg), ...line("random order", chance)];
+      const caption = `nDCG of the P best-scored of ${whole(one.n)} architectures. Dotted: the mean over all orders, what chance gives.`;
+      chart(figure, "ndcg", { curves }, { heading: "nDCG_P, higher is better", names: ["random order", one.title] }, `nDCG_P of ${one.title} over P; the numbers are in the table below`, [html("figcaption", {}, caption), numbers]);
     }
 
     function bands(chart) {
@@ -541,32 +449,6 @@
   function tableOf(titles, rows) {
     const head = html("thead", {}, html("tr", {}, ...titles.map((title) => html("th", { scope: "col" }, title))));
     return html("div", { class: "wide small" }, html("table", {}, head, html("tbody", {}, ...rows)));
-  }
-
-  /** Rank of each value of a descending list, 1 the first; equal values share their mean rank. */
-  function averageRanks(descending) {
-    const ranks = new Map();
-    for (let start = 0, end; start < descending.length; start = end) {
-      for (end = start; end < descending.length && descending[end] === descending[start]; end++);
-      ranks.set(descending[start], (start + 1 + end) / 2);
-    }
-    return ranks;
-  }
-
-  /** Logarithmic where scores span orders of magnitude; flattened at both ends where they do around zero. */
-  function scoreScale(values) {
-    const sorted = [...values].sort((a, b) => a - b);
-    const [low, high] = [sorted[0], sorted[sorted.length - 1]];
-    const inner = sorted[Math.floor(0.95 * (sorted.length - 1))] - sorted[Math.floor(0.05 * (sorted.length - 1))];
-    return scale(values, { log: low > 0 && high / low > 100, symmetric: low <= 0 && high - low > 20 * inner });
-  }
-
-  /** The architectures of a benchmark are a script of their own, loaded once they are drawn. */
-  function withPoints(benchmark, use) {
-    const name = `points/${benchmark}`;
-    if (data[name]) return use(data[name]);
-    const script = html("script", { src: `${root}data/${name}.js`, load: () => use(data[name]) });
-    document.head.append(script);
   }
 
   document.querySelectorAll("[data-leaderboard]").forEach(leaderboard);
