@@ -293,13 +293,24 @@ def test_the_jacobian_of_any_network(subject_of, passes, kind, classes, tensors)
         assert closed <= classes
 
 
-def test_passes_go_over_parts_of_the_batch(subject_of, passes, monkeypatch):
-    monkeypatch.setattr(jacobians, "CPU_IMAGES", 3)
+@pytest.fixture
+def parts_of(monkeypatch) -> Callable[[int], None]:
+    """Sets how many images go together."""
+    return lambda count: monkeypatch.setattr(jacobians, "_images_at_once", lambda images: count)
+
+
+def test_passes_go_over_parts_of_the_batch(subject_of, passes, parts_of):
+    parts_of(3)
     subject = subject_of(Trunk, 9)
     images = subject.images(8)[0]
     found = seen_of(WeightJacobian(batch_size=8, dtype="float64"), subject)["jacobian"]
     assert passes == [3] * FEATURES + [3] * FEATURES + [2] * FEATURES
     assert found == pytest.approx(whole_jacobian(drawn(Trunk(9)), images), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize(("side", "count"), [(64, 32), (32, 32), (16, 128), (8, 512)])
+def test_small_images_go_more_together(side, count):
+    assert jacobians._images_at_once(torch.zeros(1, 3, side, side)) == count
 
 
 def test_the_head_of_a_module_list_is_found_by_what_is_called(make_subject, passes):
@@ -416,9 +427,9 @@ def test_as_many_rows_as_the_jacobian_takes_are_exact(subject_of, passes, kind, 
 
 
 @pytest.mark.parametrize("kind", [Trunk, LearnedScale, WeightReadElsewhere, TiedLayers, Parametrized, Single])
-def test_rows_are_products_with_the_jacobian(subject_of, passes, monkeypatch, kind):
+def test_rows_are_products_with_the_jacobian(subject_of, passes, parts_of, kind):
     """Of parameters that have no closed form too, and whatever part of the batch an image is in."""
-    monkeypatch.setattr(jacobians, "CPU_IMAGES", 4)
+    parts_of(4)
     subject = subject_of(kind, 9)
     probe = FisherSketch(batch_size=6, dtype="float64", rows=2)
     sketched = seen_of(probe, subject)["rows"]

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from harness.probes.layout import Layout, Place
     from harness.probes.operations import Operation
 
-#: Images of one part of a mini-batch on a CPU.
-CPU_IMAGES = 32
-
 
 @dataclass(frozen=True)
 class WeightJacobian(Probe):
@@ -64,10 +61,15 @@ def recordings(subject: Subject, probe: WeightJacobian) -> Iterator[Iterator[Rec
         raise Unscorable("no trainable weight")
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    # In eval mode images do not meet. On a CPU the maps of a part of them stay in the cache between passes.
-    size = len(images) if images.device.type == "cuda" else CPU_IMAGES
     layout = subject.layout()
-    yield (Recording(network, part, chosen, layout) for part in images.split(size))
+    yield (Recording(network, part, chosen, layout) for part in images.split(_images_at_once(images)))
+
+
+def _images_at_once(images: Any) -> int:
+    """How many images make a part: in eval mode they do not meet, and on a CPU a part's maps stay in the cache."""
+    if images.device.type == "cuda":
+        return len(images)
+    return 32 * max(1, 3 * 32 * 32 // images[0].numel())
 
 
 class _Head(NamedTuple):
