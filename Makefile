@@ -10,7 +10,7 @@ HARNESS = $(VENV)/bin/harness
 READY   = $(VENV)/.ready
 TORCHVISION ?= torchvision==0.28.*
 
-.PHONY: help setup setup-all test-torch reproduce-tables page test lint bench verify verify-references queue clean
+.PHONY: help setup setup-all test-torch reproduce-tables page test lint bench bench-gpu verify verify-references queue clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -49,6 +49,9 @@ test-torch:  ## run the tests of probes, proxies, scoring and API on another tor
 lint: $(READY)  ## check the style
 	$(VENV)/bin/ruff check harness tests
 
+bench-gpu: $(READY)  ## on a machine with a GPU, ten minutes: networks a second, utilisation, speed-up of workers
+	$(VENV)/bin/python -m harness.bench.gpu
+
 bench: $(READY)  ## cost of the passes in units of one forward + backward pass
 	$(VENV)/bin/python -m harness.bench
 
@@ -58,7 +61,7 @@ verify: $(READY)  ## do the committed numbers hold? (CELLS=20 scores of each par
 verify-references: $(READY)  ## compare proxies with scores computed elsewhere (REFERENCES=file.parquet)
 	$(HARNESS) verify references path=$(REFERENCES)
 
-queue: $(READY)  ## run the scoring runs of results/QUEUE.md that are missing (MINUTES=60, DATA=images of CIFAR-10)
+queue: $(READY)  ## run the scoring runs of results/QUEUE.md that are missing (MINUTES=60, DATA=images)
 	$(HARNESS) queue $(if $(MINUTES),minutes=$(MINUTES)) $(if $(DATA),data=$(DATA))
 
 clean:  ## remove what setup created

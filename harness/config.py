@@ -11,7 +11,7 @@ from harness.errors import HarnessError, UnknownNameError
 from harness.paths import data_dir
 
 if TYPE_CHECKING:
-    from harness.engine.scoring import Job
+    from harness.engine.scorer import Job
 
 
 @dataclass
@@ -58,8 +58,8 @@ class ScoreConfig:
 class RowConfig:
     """One row of a table: our proxy beside the name under which the paper prints it.
 
-    `paper`, `paper_table`, `published_dataset` (as results/published.csv writes it) and `populations` stand in for
-    the table's where a row sets them. `note_datasets`: the table's datasets that `note` is about; none: all.
+    `paper`, `paper_table`, `published_dataset` (`SPACE/DATASET` of results/published.csv) and `populations` stand
+    in for the table's where a row sets them. `note_datasets`: the table's datasets that `note` is about; none: all.
     `benchmarks`: the benchmarks that the row is on; none: all of the table's.
     """
 
@@ -82,7 +82,8 @@ class TableConfig:
 
     A dataset is one of `benchmark`'s, or `BENCHMARK/DATASET`; `targets` has those that stand in for `target` on some of
     them. A figure is the mean over `seeds` where scores of all of them are stored, else that of the first. `resamples`
-    are the most that an interval takes (`harness.tables.measure.resamples_for`).
+    are the most that an interval takes (`harness.tables.measure.resamples_for`). `absolute`: the paper prints its
+    figures without their signs.
     """
 
     name: str = ""
@@ -98,6 +99,7 @@ class TableConfig:
     metrics: list[str] = field(default_factory=lambda: ["kendall", "spearman"])
     seeds: list[int] = field(default_factory=lambda: [0])
     resamples: int = 1000
+    absolute: bool = False
     protocol: str = ""
     rows: list[RowConfig] = field(default_factory=list)
 
@@ -219,12 +221,15 @@ class PlotsConfig:
     dataset: str | None = None
     proxies: list[str] = field(default_factory=list)
     population: str | None = None
-    plots: list[str] = field(default_factory=lambda: ["scatter", "matrix", "ndcg", "cost", "seeds", "bands"])
+    plots: list[str] = field(
+        default_factory=lambda: ["scatter", "matrix", "ndcg", "cost", "seeds", "bands", "published"]
+    )
     metric: str = "kendall"
     top: int = 100
     resamples: int = 1000
     cache: str | None = "results/.cache"
     formats: list[str] = field(default_factory=lambda: ["svg", "png"])
+    tables: str = "results/tables"
     store: str = "results/scores"
     output: str = "results/plots"
 
@@ -243,11 +248,16 @@ class PageConfig:
 
 @dataclass
 class QueueConfig:
-    """`harness queue`: for how many minutes to run the missing runs that `queue` lists; `data` stands for DATA."""
+    """`harness queue`. The comments in conf/queue.yaml say what each setting does.
+
+    `store` and `tables` are those of `--plan`: what the queue is written from.
+    """
 
     minutes: float | None = None
     data: str | None = None
     queue: str = "results/QUEUE.md"
+    store: str = "results/scores"
+    tables: list[str] = field(default_factory=list)
 
 
 SCHEMAS = {
@@ -366,7 +376,7 @@ def compose_config(command: str, overrides: list[str]) -> Any:
 def job_of(config: Any) -> Job:
     """The engine's job for a configuration of `harness score`. Raises UnknownNameError: no such benchmark."""
     from harness.benchmarks.benchmark import load_benchmark
-    from harness.engine.scoring import Job
+    from harness.engine.scorer import Job
 
     return Job(
         benchmark=config.benchmark,

@@ -10,6 +10,11 @@ class HarnessError(Exception):
     """A mistake in what was asked or in the data at hand. The message names the cause and the fix."""
 
 
+def cause(error: BaseException) -> str:
+    """The first line of an exception's text, or its kind where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class InputError(HarnessError, ValueError):
     """Data or an argument of the wrong kind, shape or range: also a ValueError, as Python's own functions raise."""
 
@@ -29,6 +34,10 @@ class UnknownNameError(HarnessError, KeyError):
 
     def __str__(self) -> str:  # KeyError would print the message in quotes
         return str(self.args[0])
+
+
+class SelectionError(HarnessError):
+    """Figures are stored of a selection alone, and more was asked for: a figure over what is there would mislead."""
 
 
 def _remade(kind: type[UnknownNameError], arguments: tuple) -> UnknownNameError:

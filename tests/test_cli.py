@@ -73,7 +73,7 @@ def test_version(capsys):
         ("report", ["table", "store", "output", "strict"]),
         ("report plots", ["benchmark", "dataset", "proxies", "population", "plots", "metric", "top", "output"]),
         ("report page", ["metrics", "points", "store", "output", "cache"]),
-        ("queue", ["minutes", "data", "queue"]),
+        ("queue", ["minutes", "data", "queue", "store", "tables", "--plan"]),
     ],
 )
 def test_help_of_a_command_lists_its_settings(capsys, command, settings, flag):
@@ -343,7 +343,7 @@ def test_exceptions_while_scoring_give_exit_code_1(capsys, monkeypatch):
 
 
 def test_interrupt_gives_exit_code_130(capsys, monkeypatch):
-    from harness.engine.scoring import Scorer
+    from harness.engine.scorer import Scorer
 
     def interrupted(self, index, labels):
         raise KeyboardInterrupt

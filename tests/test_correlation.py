@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from harness.correlation import (
     paired_difference,
     rank_scores,
     regret,
+    sample_many,
     spearman_rho,
     top_precision,
 )
@@ -64,10 +67,74 @@ def test_integer_scores_beyond_float_precision_stay_distinct():
     assert rank_scores(np.array([2**60, 2**60 + 1])).tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("scores", [np.ones((2, 2)), 1.0, ["a", "b"], np.array([1j, 2j])])
-def test_scores_that_are_not_a_real_vector_are_refused(scores):
-    with pytest.raises(ValueError, match="scores must be"):
-        rank_scores(scores)
+@pytest.mark.parametrize("kind", [list, tuple, lambda values: np.array(values, dtype=object)])
+def test_python_integers_up_to_64_bits_stay_distinct(kind):
+    assert rank_scores(kind([2**60 + 1, 2**60, None])).tolist() == [2, 1, 0]
+    assert rank_scores(kind([2**60 + 1, 2**60, math.nan])).tolist() == [2, 1, 0]
+    assert rank_scores(kind([2**63 + 1, 2**63, 1])).tolist() == [2, 1, 0]
+    assert rank_scores(kind([2**64 - 1, 2**64 - 2])).tolist() == [1, 0]
+    assert rank_scores(kind([-(2**63), True, 1 - 2**63])).tolist() == [0, 2, 1]
+    assert rank_scores(kind([2.0**80, -1.0, 2.0**81])).tolist() == [1, 0, 2]
+
+
+def test_numbers_in_objects_are_numbers():
+    values = np.array([Fraction(1, 3), Decimal("0.5"), np.float32(0.25), np.True_, None, math.nan], dtype=object)
+    assert rank_scores(values).tolist() == [2, 3, 1, 4, 0, 0]
+    hidden = np.ma.masked_array(np.array(["failed", 2, 1], dtype=object), mask=[1, 0, 0])
+    assert rank_scores(hidden).tolist() == [0, 2, 1]
+
+
+UNREADABLE = [
+    (np.ones((2, 2)), r"must be one-dimensional, got shape \(2, 2\): give a list"),
+    (1.0, r"must be one-dimensional, got shape \(\)"),
+    ((i for i in range(2)), "must be one-dimensional"),
+    ([[1.0], [1.0, 2.0]], "cannot be read .*: give a list or an array of n numbers"),
+    (["a", "b"], r"must be real numbers, got text \(<U1\): convert them, as with float\(\)"),
+    (["1", "2"], "must be real numbers, got text"),
+    (np.array(["1", "2"], dtype=object), r"must be real numbers, got str at position 0: convert them, as with float"),
+    (np.array([b"1", b"2"]), "must be real numbers, got bytes"),
+    (np.array([1j, 2j]), r"must be real numbers, got complex numbers \(complex128\)"),
+    ([1, 2j, None], "must be real numbers, got complex at position 1"),
+    (np.array([1, {}], dtype=object), "must be real numbers, got dict at position 1"),
+    (np.array(["2020-01-01", "2020-01-02"], dtype="M8[D]"), "must be real numbers, got dates"),
+    (np.zeros(2, dtype=[("a", float)]), "must be real numbers, got another type"),
+    ([1, 2**64], "must be real numbers of 64 bits, got a longer integer at position 1: divide them, or take"),
+    ([0.5, 10**400], "must be real numbers of 64 bits, got a longer integer at position 1"),
+    ([10**5000, 1], "must be real numbers of 64 bits, got a longer integer at position 0"),
+    ([-(2**63) - 1, None], "must be real numbers of 64 bits, got a longer integer at position 0"),
+    ([2**63, -1], "must be real numbers of 64 bits .*: convert them"),
+    ([Fraction(10**400), 1], "must be real numbers of 64 bits .*: convert them"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), UNREADABLE, ids=map(str, range(len(UNREADABLE))))
+def test_what_is_no_real_vector_is_refused(values, message):
+    with pytest.raises(ValueError, match=f"^scores {message}") as caught:
+        rank_scores(values)
+    assert isinstance(caught.value, HarnessError)
+    for function in (correlate, kendall_tau, spearman_rho, ndcg, top_precision, regret):
+        with pytest.raises(ValueError, match=f"^accuracies {message}"):
+            function([1, 2], values)
+        with pytest.raises(ValueError, match=f"^scores {message}"):
+            function(values, [1, 2])
+    with pytest.raises(ValueError, match=f"^naswot {message}"):
+        correlate_many({"good": [1, 2], "naswot": values}, [1, 2])
+    with pytest.raises(ValueError, match=f"^scores_b {message}"):
+        paired_difference([1, 2], values, [1, 2])
+
+
+def test_tensors_that_numpy_does_not_read_are_refused():
+    torch = pytest.importorskip("torch")
+    tensor = torch.tensor([1.0, 2.0])
+    assert rank_scores(tensor).tolist() == [0, 1]
+    with pytest.raises(ValueError, match=r"scores cannot be read \(.*detach"):
+        rank_scores(tensor.requires_grad_())
+
+
+def test_scores_of_several_proxies_come_by_name():
+    with pytest.raises(ValueError, match="scores must map names to scores, got list"):
+        correlate_many([[1, 2]], [1, 2])
+    assert list(correlate_many({1: [1, 2], "a": [2, 1]}, [1, 2], "tau", resamples=0)) == [1, "a"]
 
 
 @pytest.mark.parametrize(
@@ -144,6 +211,19 @@ def test_negated_losses_are_ranked_and_ndcg_of_them_is_refused():
         (lambda: correlate([1, 2], [1, 2], resamples=-1), "resamples"),
         (lambda: correlate([1, 2], [1, 2], confidence=1.0), "confidence"),
         (lambda: correlate([1, 2], [1, 2], seed=-1), "seed"),
+        (lambda: correlate([1, 2], [1, 2], resamples=10**9), r"resamples must be in \[0, 1,000,000\], got 1000000000"),
+        (lambda: sample_many({"a": [1, 2]}, [1, 2], resamples=10**9), "resamples must be in"),
+        (lambda: paired_difference([1, 2], [1, 2], [1, 2], resamples=10**9), "resamples must be in"),
+        (lambda: paired_difference([1, 2], [1, 2], [1, 2], resamples=-1), "resamples must be in .*, got -1"),
+        (lambda: correlate([1, 2], [1, 2], resamples=10**5000), "resamples must be in .* beyond 64 bits"),
+        (lambda: correlate([1, 2], [1, 2], resamples=10.0), "resamples must be a whole number, got 10.0"),
+        (lambda: correlate([1, 2], [1, 2], resamples=True), "resamples must be a whole number, got True"),
+        (lambda: correlate([1, 2], [1, 2], confidence="0.9"), r"confidence must be in \(0, 1\), got '0.9'"),
+        (lambda: correlate([1, 2], [1, 2], confidence=math.nan), "confidence must be in"),
+        (lambda: top_precision([1, 2], [1, 2], fraction="0.1"), r"fraction must be in \(0, 1\], got '0.1'"),
+        (lambda: ndcg([1, 2], [1, 2], p=True), "p must be a whole number"),
+        (lambda: bootstrap_weights(3, 2**32 + 1, 0), "resamples must be in"),
+        (lambda: bootstrap_weights(3.0, 1, 0), "n must be a whole number"),
         (lambda: bootstrap_weights(0, 1, 0), "n must be"),
         (lambda: bootstrap_weights(3, 1, 0, chunk=0), "chunk"),
         (lambda: correlate_many({"good": [1, 2], "naswot": [1]}, [1, 2]), "naswot has 1 rows"),
@@ -173,6 +253,12 @@ def test_series_are_aligned_by_index():
 def test_missing_values_of_nullable_series_are_failed():
     pd = pytest.importorskip("pandas")
     assert rank_scores(pd.Series([1.5, None, 0.5], dtype="Float64")).tolist() == [2, 0, 1]
+    assert rank_scores(pd.Series([2**60 + 1, None, 2**60], dtype="Int64")).tolist() == [2, 0, 1]
+    assert rank_scores(pd.Series([1.5, pd.NA, 0.5], dtype=object).to_numpy()).tolist() == [2, 0, 1]
+    with pytest.raises(ValueError, match=r"1 of 3 accuracies are .*not finite: leave out"):
+        kendall_tau([1, 2, 3], pd.Series([50.0, None, 60.0], dtype="Float64"))
+    with pytest.raises(ValueError, match="1 of 3 accuracies are masked, missing or not finite: leave out"):
+        kendall_tau([1, 2, 3], [50.0, None, 60.0])
 
 
 MASKED = np.ma.masked_array([5.0, 999.0, 4.0, -7.0, 1.0], mask=[0, 1, 0, 1, 0])
@@ -212,7 +298,7 @@ def test_masked_infinities_and_nan_below_the_mask_count_once():
 
 @pytest.mark.parametrize("function", [kendall_tau, spearman_rho, ndcg, top_precision, regret, correlate])
 def test_masked_accuracies_are_refused(function):
-    with pytest.raises(ValueError, match="2 of 5 accuracies are masked: leave out these rows, of the scores too"):
+    with pytest.raises(ValueError, match="2 of 5 accuracies are masked, missing or not finite: leave out these rows"):
         function([1, 2, 3, 4, 5], MASKED)
     with pytest.raises(ValueError, match="accuracies are masked"):
         paired_difference([1, 2, 3, 4, 5], [2, 1, 3, 4, 5], MASKED)
@@ -492,8 +578,35 @@ def test_metrics_are_found_by_name():
 
 
 @pytest.mark.parametrize(
+    ("name", "canonical"),
+    [("tau", "kendall"), ("rho", "spearman"), ("ndcg", "ndcg_1000"), ("kendall", "kendall"), ("top_20%", "top_20%")],
+)
+def test_metrics_are_asked_for_by_one_name_and_by_short_names(name, canonical):
+    scores, accuracies = table(40, "score")
+    assert metric(name) is metric(canonical)
+    expected = correlate(scores, accuracies, [canonical], resamples=9)
+    for asked in (name, [name], (one for one in (name,)), [name, canonical]):
+        assert correlate(scores, accuracies, asked, resamples=9) == expected
+        assert list(expected.estimates) == [canonical]
+    assert expected[name] == expected[canonical]
+    assert correlate_many({"a": scores}, accuracies, name, resamples=9)["a"] == expected
+    assert list(sample_many({"a": scores}, accuracies, name, resamples=9)["a"].values) == [canonical]
+    assert paired_difference(scores, accuracies, accuracies, name, 9) == paired_difference(
+        scores, accuracies, accuracies, canonical, 9
+    )
+    with pytest.raises(KeyError, match="'tao' was not computed; there are"):
+        expected["tao"]
+
+
+@pytest.mark.parametrize("metrics", [None, 5, [None], [["tau"]], [METRICS["kendall"]]])
+def test_metrics_that_are_no_names_are_refused(metrics):
+    with pytest.raises(ValueError, match=r"valid.*: kendall, spearman, ndcg_P.*tau, rho, ndcg are short for kendall"):
+        correlate([1, 2], [1, 2], metrics)
+
+
+@pytest.mark.parametrize(
     ("name", "near"),
-    [("kendal", "kendall"), ("Spearman", "spearman"), ("ndcg", "ndcg_1000"), ("top_1", "top_1%")],
+    [("kendal", "kendall"), ("Spearman", "spearman"), ("ndcg1000", "ndcg_1000"), ("top_1", "top_1%"), ("taus", "tau")],
 )
 def test_an_unknown_metric_names_the_nearest_and_all_names(name, near):
     with pytest.raises(ValueError, match=f"did you mean '{near}'.*kendall, spearman, ndcg_P.*top_F%.*regret_K"):
@@ -520,6 +633,38 @@ def test_weights_are_counts_that_depend_on_neither_chunk_nor_number():
     np.testing.assert_array_equal(np.hstack(list(bootstrap_weights(37, 7, 5))), whole[:, :7])
     assert not np.array_equal(np.hstack(list(bootstrap_weights(37, 23, 6))), whole)
     assert list(bootstrap_weights(37, 0, 5)) == []
+
+
+@pytest.mark.parametrize("seed", [1.0, True, np.True_, 1.5, "1", None, -1, 2**32, pytest.param(10**5000, id="long")])
+@pytest.mark.parametrize("known", [True, False])
+def test_seeds_that_are_no_whole_number_of_32_bits_are_refused_whatever_was_drawn_before(seed, known):
+    bootstrap._counts.cache_clear()
+    if known:
+        correlate([1, 2], [1, 2], resamples=5, seed=1)
+    for call in (
+        lambda: correlate([1, 2], [1, 2], resamples=5, seed=seed),
+        lambda: paired_difference([1, 2], [2, 1], [1, 2], resamples=5, seed=seed),
+        lambda: sample_many({"a": [1, 2]}, [1, 2], resamples=5, seed=seed),
+        lambda: bootstrap_weights(2, 5, seed),
+    ):
+        with pytest.raises(ValueError, match="seed must be"):
+            call()
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int64, np.uint64, np.array])
+def test_a_seed_of_any_type_of_integer_is_the_same_seed(kind):
+    scores, accuracies = table(30, "none")
+    bootstrap._counts.cache_clear()
+    found = correlate(scores, accuracies, resamples=kind(9), seed=kind(1))
+    bootstrap._counts.cache_clear()
+    assert found == correlate(scores, accuracies, resamples=9, seed=1)
+    assert (type(found.seed), type(found.resamples)) == (int, int)
+
+
+def test_resamples_of_many_proxies_are_refused_before_they_fill_the_memory():
+    proxies = {f"p{i}": [1, 2, 3] for i in range(60)}
+    with pytest.raises(ValueError, match=r"1,000,000 resamples of 3 metrics and 60 proxies take 1.3 GiB: ask"):
+        correlate_many(proxies, [1, 2, 3], resamples=10**6)
 
 
 def test_weights_have_the_moments_of_the_multinomial():

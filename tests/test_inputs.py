@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
@@ -295,6 +298,112 @@ def test_no_other_callable_is_loaded(tmp_path, target):
         load(folder)
 
 
+class Forged:
+    """Unpickled, it calls a function that the reader allows, and gives the result a state of the forger's."""
+
+    def __init__(self, function: Callable, arguments: tuple, state: object = None):
+        self.reduced = (function, arguments) if state is None else (function, arguments, state)
+
+    def __reduce__(self):
+        return self.reduced
+
+
+RECONSTRUCT = np.zeros(0).__reduce__()[0]
+#: Bytes for pointers to objects: the field has them, the flags of the type deny it.
+POINTERS = Forged(np.dtype, ("V8", False, True), (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 0))
+
+
+def forged(dtype: object = np.dtype("u1"), shape: tuple = (2, 3072), data: object = bytes(2 * 3072)) -> Forged:
+    return Forged(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, shape, dtype, False, data))
+
+
+FORGERIES = {
+    "pointers": forged(POINTERS, (768,), b"A" * 6144),
+    "objects": forged(np.dtype("O"), (768,), b"A" * 6144),
+    "memory that nobody wrote": Forged(np.ndarray, ((2, 3072), "u1")),
+    "more than its bytes": forged(shape=(2**20, 3072)),
+    "less than its bytes": forged(shape=(1, 3072)),
+    "a negative shape": forged(shape=(-2, -3072)),
+    "a shape of floats": forged(shape=(2.0, 3072)),
+    "a shape beyond all numbers": forged(shape=(2**62, 2**62)),
+    "text": forged(np.dtype("U4"), (2, 192)),
+    "a subtype": forged(np.dtype(("u1", (3072,))), (2,)),
+    "times": forged(np.dtype("M8[s]"), (768,)),
+    "a list of objects": forged(data=[b"A"] * 6144),
+    "no type": forged(dtype="u1"),
+    "a state that is too short": Forged(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (2, 3072))),
+    "an array of another kind": Forged(RECONSTRUCT, (np.dtype, (0,), b"b"), (1, (2, 3072), np.dtype("u1"), False, b"")),
+    "a type's state on a type": Forged(np.dtype, ("u1",), (3, "|", None, None, None, -1, -1, 63)),
+}
+
+READ = """
+import resource, sys
+from harness.errors import HarnessError
+from harness.engine.inputs import load_inputs
+
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+for folder in sys.argv[1:]:
+    try:
+        load_inputs("cifar10", folder, 10, (3, 32, 32)).batch(0, 0, 4)
+    except HarnessError as error:
+        print(error, flush=True)
+    else:
+        print(folder, "was read", flush=True)
+"""
+
+
+def test_forged_arrays_are_refused(tmp_path):
+    """In a process of its own: read by numpy's own classes, the first of these ends it by signal 11."""
+    folders = []
+    for number, forgery in enumerate(FORGERIES.values()):
+        folders.append(write_folder(tmp_path / f"data{number}", *pictures(10)))
+        content = {b"data": forgery, b"labels": [1, 2]}
+        (folders[-1] / "data_batch_2").write_bytes(pickle.dumps(content, protocol=2))
+    command = [sys.executable, "-c", READ, *map(str, folders)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for folder, line in zip(folders, done.stdout.splitlines(), strict=True):
+        assert re.fullmatch(rf"{re.escape(str(folder))}/data_batch_2 cannot be read \(.+\): download .* again", line)
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_of_every_protocol_are_read(tmp_path, protocol, order):
+    images, labels = pictures(10)
+    expected = load(write_folder(tmp_path / "plain", images, labels)).batch(0, 0, 10)
+
+    def dump(content: dict, path: Path) -> None:
+        content = {**content, b"data": np.asarray(content[b"data"], order=order)}
+        path.write_bytes(pickle.dumps(content, protocol=protocol))
+
+    found = load(write_folder(tmp_path / "data", images, labels, dump)).batch(0, 0, 10)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
+
+
+CONTENTS = {
+    "a list": [1, 2],
+    "other names": {"data": np.zeros((2, 3072), np.uint8), "labels": [1, 2]},
+    "no labels": {b"data": np.zeros((2, 3072), np.uint8)},
+    "floats": {b"data": np.zeros((2, 3072)), b"labels": [1, 2]},
+    "integers": {b"data": np.full((2, 3072), 300), b"labels": [1, 2]},
+    "another size": {b"data": np.zeros((2, 3000), np.uint8), b"labels": [1, 2]},
+    "no rows": {b"data": np.zeros(6144, np.uint8), b"labels": [1, 2]},
+    "fewer labels": {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1]},
+    "labels that are floats": {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1.7, 2]},
+    "labels that are text": {b"data": np.zeros((2, 3072), np.uint8), b"labels": ["1", "2"]},
+    "labels of lists": {b"data": np.zeros((2, 3072), np.uint8), b"labels": [[1], [2]]},
+}
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_a_batch_of_another_content_is_refused(tmp_path, name):
+    folder = write_folder(tmp_path / "data", *pictures(10))
+    (folder / "data_batch_2").write_bytes(pickle.dumps(CONTENTS[name], protocol=2))
+    with pytest.raises(HarnessError, match=r"data_batch_2 cannot be read \(it"):
+        load(folder)
+
+
 def test_an_archive_of_objects_is_not_unpickled(tmp_path):
     trace = tmp_path / "executed"
     images = np.array([Payload(os.system, f"touch {trace}")], dtype=object)
@@ -355,8 +464,62 @@ def test_as_many_labels_as_images_are_asked_for(tmp_path, extra):
         load(write_npz(tmp_path / "images.npz", images, labels))
 
 
-def test_images_that_are_no_bytes_are_refused(tmp_path):
-    """Values in [0, 1] would be divided by 255 once more, and all images would look alike."""
+NO_IMAGES = {
+    "in 0 to 1": lambda images: images / 255.0,
+    "float32": lambda images: images.astype(np.float32),
+    "beyond bytes": lambda images: images.astype(np.int64) + 200,
+    "below bytes": lambda images: images.astype(np.int16) - 3,
+    "integers": lambda images: images.astype(np.int64),
+    "signed": lambda images: (images // 2).astype(np.int8),
+    "complex": lambda images: images.astype(complex),
+    "text": lambda images: images.astype(str),
+    "bool": lambda images: images > 100,
+    "times": lambda images: images.astype("M8[s]"),
+    "records": lambda images: images.view([("red", "u1")]),
+}
+
+
+@pytest.mark.parametrize("name", NO_IMAGES)
+def test_images_that_are_no_bytes_are_refused(tmp_path, name):
+    """A cast would wrap them or make them zeros; values in [0, 1] would be divided by 255 once more."""
     images, labels = pictures(10)
-    with pytest.raises(HarnessError, match="uint8"):
-        load(write_npz(tmp_path / "images.npz", images / 255.0, labels))
+    with pytest.raises(HarnessError, match=r"images of .*: give them in bytes \(uint8, 0 to 255\)"):
+        load(write_npz(tmp_path / "images.npz", NO_IMAGES[name](images), labels))
+
+
+NO_LABELS = {
+    "fractions": (lambda labels: labels + 0.7, "labels of float64: give classes, integers from 0 on"),
+    "float32": (lambda labels: labels.astype(np.float32), "labels of float32"),
+    "complex": (lambda labels: labels.astype(complex), "labels of complex128"),
+    "text": (lambda labels: labels.astype(str), "labels of <U21"),
+    "bool": (lambda labels: labels > 4, "labels of bool"),
+    "column": (lambda labels: labels[:, None], r"labels of shape \(10, 1\): give one class an image, labels.ravel"),
+    "one-hot": (lambda labels: np.eye(10, dtype=int)[labels], r"labels of shape \(10, 10\): .*labels.argmax\(axis=1"),
+    "one number": (lambda labels: labels[0], r"labels of shape \(\)"),
+    "beyond int64": (lambda labels: labels.astype(np.uint64) + np.uint64(2**63), "labels from 9223372036854775"),
+    "ignored": (lambda labels: labels - 100, "labels from -99 to -9"),
+}
+
+
+@pytest.mark.parametrize("name", NO_LABELS)
+def test_labels_that_are_no_classes_are_refused(tmp_path, name):
+    images, labels = pictures(10)
+    spoil, match = NO_LABELS[name]
+    with pytest.raises(HarnessError, match=match):
+        load(write_npz(tmp_path / "images.npz", images, spoil(labels)))
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", ">i4", "u8"])
+def test_labels_may_be_integers_of_any_width(tmp_path, dtype):
+    images, labels = pictures(10)
+    expected = load(write_npz(tmp_path / "plain.npz", images, labels)).batch(0, 0, 10)[1]
+    found = load(write_npz(tmp_path / "images.npz", images, labels.astype(dtype))).batch(0, 0, 10)[1]
+    assert found.dtype == np.int64
+    assert found.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("shape", [(10,), (10, 3072), (10, 32, 32), (10, 32, 32, 3, 1)])
+def test_images_of_another_shape_are_refused(tmp_path, shape):
+    _, labels = pictures(10)
+    with pytest.raises(HarnessError, match=r"images of shape .*: give \(N, height, width, channels\)"):
+        load(write_npz(tmp_path / "images.npz", np.zeros(shape, np.uint8), labels))

@@ -470,7 +470,7 @@ def test_cores_of_runs_that_share_a_machine(monkeypatch):
 def test_gpus_of_a_machine_with_several(monkeypatch):
     import torch
 
-    monkeypatch.setattr("harness.engine.scoring.GPU_WORKERS", 3)
+    monkeypatch.setattr("harness.engine.workers.GPU_WORKERS", 3)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert with_resources(["score", "seed=1"], 6, 2) == ["score", "seed=1", "device=cuda:2", "workers=2"]
     assert with_resources(["score"], 7, 8) == ["score", "device=cuda:3", "workers=3"]

@@ -26,14 +26,13 @@ from harness.proxies import get_proxy
 from harness.rankings.results import scoring_commands
 from harness.tables.build import build_table
 from harness.tables.cells import Cell, Published, marked, not_computed, to_csv
+from harness.tables.groups import group_letters, indistinguishable
 from harness.tables.leaderboard import (
     WORKABLE,
     build_leaderboard,
     choose_population,
     entries,
     gain_places,
-    group_letters,
-    indistinguishable,
     rows_of,
 )
 from harness.tables.measure import BUDGET, FEWEST, Measurements, mean_over_seeds, resamples_for
@@ -416,6 +415,37 @@ def test_tables_of_a_target_stay_out_of_the_committed_folder(tmp_path, monkeypat
     assert {path.parent.name for path in results.rglob("*.md") if "--" not in path.name} == {"tables"}
     assert {path.parent.name for path in results.rglob("*--test_12ep.*")} == {"targets"}
     assert "results/targets/" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+
+
+ONE_ROW = ["table.rows=[{proxy: flops}]", "table.datasets=[nasbench201/cifar10]", f"table.populations=['{SAMPLE}']"]
+
+
+@pytest.mark.parametrize("table", ["leaderboard", "vkdnw_table1"])
+def test_tables_take_metrics_by_their_short_names(tmp_path, table):
+    append(tmp_path, "flops", noisy(1.0))
+    settings = [*ONE_ROW, "table.resamples=9", f"store={tmp_path}"]
+    written = []
+    for metrics in ("tau,rho,ndcg,kendall", "kendall,spearman,ndcg" + "_1000" * (table != "leaderboard")):
+        output = tmp_path / str(len(written))
+        assert cli.main(["report", f"table={table}", f"table.metrics=[{metrics}]", f"output={output}", *settings]) == 0
+        written.append((output / f"{table}.csv").read_text(encoding="utf-8"))
+    assert written[0] == written[1]
+    assert "not computed" not in written[0]
+
+
+@pytest.mark.parametrize("table", ["leaderboard", "vkdnw_table1"])
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("table.metrics=[kendal]", "unknown metric 'kendal' (did you mean 'kendall'?)"),
+        ("table.resamples=-1", "resamples must be in [0, 1,000,000], got -1"),
+    ],
+)
+def test_what_correlations_refuse_is_one_line(tmp_path, capsys, table, setting, words):
+    append(tmp_path, "flops", noisy(1.0))
+    settings = [*ONE_ROW, f"store={tmp_path}", f"output={tmp_path / 'out'}"]
+    assert cli.main(["report", f"table={table}", setting, *settings]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"harness: {words}")
 
 
 def test_a_target_that_no_table_has(tmp_path, capsys):

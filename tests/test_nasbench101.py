@@ -15,7 +15,7 @@ from harness import cli
 from harness.benchmarks import enumeration
 from harness.benchmarks.benchmark import Benchmark, load_benchmark
 from harness.benchmarks.enumeration import Match, match_nasbench101
-from harness.engine.scoring import Job, Scorer
+from harness.engine.scorer import Job, Scorer
 from harness.errors import HarnessError
 from harness.probes.base import Subject
 from harness.probes.topology import Topology

@@ -16,7 +16,7 @@ from torch import nn
 
 import harness
 from harness.benchmarks.benchmark import Benchmark, load_benchmark
-from harness.engine.scoring import Job, Scorer
+from harness.engine.scorer import Job, Scorer
 from harness.errors import HarnessError, UnknownNameError
 from harness.probes.base import Subject
 from harness.probes.topology import Topology

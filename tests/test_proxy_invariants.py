@@ -21,9 +21,11 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from harness.engine.scoring import Job, Result, plan, score_subject
+from harness.engine.scorer import Job, Result, score_subject
+from harness.engine.scoring import plan
 from harness.errors import HarnessError, UnknownNameError
 from harness.probes.base import EncodingProbe, Probe, Subject, Unscorable
+from harness.probes.initialise import initialise
 from harness.proxies import available, get_proxy
 from harness.proxies.base import Proxy
 from harness.spaces.nasbench201 import CONV1, CONV3, NONE, POOL, SKIP, NasBench201, encode
@@ -34,14 +36,20 @@ SMALL = {"batch_size": 6, "resolution": 8}
 OWN = {"nregions": {"samples": 1000, "resolution": 3}, "swap": {"batch_size": 12}}
 #: Settings that take another way through a proxy than its defaults.
 VARIANTS = (
+    "dss:variant=repo",
     "flops:count=all",
     "grad_norm:norm=all",
+    "gradsign:form=mean",
     "grasp:keep=large",
     "meco:modules=all",
+    "nregions:network=thin",
     "ssnr:saliency=grad",
     "ssnr:saliency=synflow",
     "t_cet:codes=relu",
+    "ssnr:variant=repo",
     "t_cet:saliency=synflow",
+    "vkdnw:rows=1",
+    "t_cet:variant=repo",
     "vkdnw:variant=repo",
     "zico:minibatches=3",
 )
@@ -287,7 +295,8 @@ def wrong_values(name: str) -> list[str]:
         if type(field.default) is str:
             found.append(f"{field.name}=foo")
         elif type(field.default) is int:
-            found += [f"{field.name}=0", f"{field.name}=-1"]
+            found += [f"{field.name}={value}" for value in (0, -1) if value != field.default]
+    found = [text for text in found if (name, text) != ("nregions", "resolution=0")]  # that of the mini-batches
     return [f"{name}:{text}" for text in found]
 
 
@@ -319,6 +328,18 @@ def test_the_initialisation_is_a_setting(name):
     schemes = [cheap(name, init=scheme) for scheme in ("kaiming_fan_in", "kaiming_fan_out", "default", "xavier")]
     assert proxy in schemes
     assert len({found[0] for found in evaluate(schemes, subject_of()).values()}) > 1
+
+
+def test_the_initialisation_of_nasbench_pytorch():
+    """He's law over the outputs for convolutions, N(0, 0.01) for linear layers, as that package's network has."""
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(400, 100))
+    initialise(network, "nasbench_pytorch", torch.Generator().manual_seed(3))
+    draws = torch.Generator().manual_seed(3)
+    convolution = torch.empty(8, 3, 3, 3).normal_(0, (2 / (9 * 8)) ** 0.5, generator=draws)
+    torch.testing.assert_close(network[0].weight, convolution)
+    torch.testing.assert_close(network[2].weight, torch.empty(100, 400).normal_(0, 0.01, generator=draws))
+    assert not network[0].bias.any()
+    assert not network[2].bias.any()
 
 
 # A score depends on the subject's seed and on nothing else ------------------------------------------------

@@ -27,8 +27,9 @@ from torch import nn
 import harness.proxies
 from harness import cli
 from harness.benchmarks.benchmark import load_benchmark
-from harness.engine import scoring
-from harness.engine.scoring import Job, Scorer, Summary, run, score_subject
+from harness.engine import workers
+from harness.engine.scorer import Job, Scorer, score_subject
+from harness.engine.scoring import Summary, run
 from harness.engine.store import ScoreStore
 from harness.errors import HarnessError, UnknownNameError
 from harness.probes.base import EncodingProbe, Probe, Subject, Unscorable
@@ -609,13 +610,13 @@ def test_what_keeps_a_worker_from_starting_is_told(monkeypatch, error, message):
         raise error
 
     monkeypatch.setattr(Scorer, "__init__", fails)
-    monkeypatch.setattr(scoring, "_scorer", None)
-    monkeypatch.setattr(scoring.signal, "signal", lambda *args: None)
-    monkeypatch.setattr(scoring.threading, "Thread", lambda **options: SimpleNamespace(start=lambda: None))
-    monkeypatch.setattr(scoring, "_keep_freed_memory", lambda: None)
-    scoring._start_worker(Job("nasbench201", SMALL, (SNIP,)))
+    monkeypatch.setattr(workers, "_scorer", None)
+    monkeypatch.setattr(workers.signal, "signal", lambda *args: None)
+    monkeypatch.setattr(workers.threading, "Thread", lambda **options: SimpleNamespace(start=lambda: None))
+    monkeypatch.setattr(workers, "_keep_freed_memory", lambda: None)
+    workers._start_worker(Job("nasbench201", SMALL, (SNIP,)))
     with pytest.raises(HarnessError, match=message):
-        scoring._score_chunk([(0, [SNIP])])
+        workers._score_chunk([(0, [SNIP])])
 
 
 def test_a_run_compacts_only_what_it_appended_to(tmp_path, monkeypatch):

@@ -27,16 +27,18 @@ from harness.errors import HarnessError, UnknownNameError
 from harness.proxies import get_proxy
 from harness.rankings.aggregates import find_aggregate
 from harness.rankings.learned import LEARNED
-from harness.tables import cells
+from harness.tables import cells, overview
 from harness.tables.build import build_tables
 from harness.tables.cells import (
     COLUMNS,
     SLACK,
     Cell,
+    Place,
     Published,
     interval_text,
     list_tables,
     load_table,
+    place_of,
     read_published,
     retarget,
     to_csv,
@@ -167,9 +169,10 @@ def test_rows_without_scores(report):
     printed = read_published()
     for row in rows:
         assert row["published"] or row["proxy"] == "gradsign"
+    place = ("VKDNW (CVPR 2025)", "Table 1", "nasbench201", "cifar10", "SynFlow", "kendall")
     assert float(
         next(r for r in lacking if (r["proxy"], r["metric"]) == ("synflow", "kendall"))["published"]
-    ) == pytest.approx(printed["VKDNW (CVPR 2025)", "Table 1", "cifar10", "SynFlow", "kendall"], abs=5e-4)
+    ) == pytest.approx(printed[place], abs=5e-4)
     computed = len(rows) - len(lacking)
     assert f"{computed} of {len(rows)} figures computed" in done.out
 
@@ -409,20 +412,23 @@ def test_tables_are_listed():
 PAPERS = [name for name in choices("table") if load_table(name).kind == "paper"]
 #: Tables that leave rows of their paper's out on purpose, as their own protocol says.
 PARTIAL = {
+    "zico_table3": {"KNAS"},
+    "lswag_table1": {"LIBRA (L-SWAG based; uses accuracies)"},
+    "apd_table2": {"APD"},
+    "eznas": {"AngleNAS", "EZNAS-A"},
     "vkdnw_seeds": {"GRAF", "VKDNW", "VKDNW+ZCS", "VKDNW+ZCS+GRAF"},
     "vkdnw_ablation_batch": {"VKDNW_single(real,B=-1)"},
 }
 
 
-def printed_names(table: Any) -> list[tuple[Any, tuple[str, str, str, str, str]]]:
-    """The rows of a paper's table with the names of the figures that may stand in them."""
+def printed_names(table: Any) -> list[tuple[Any, Place]]:
+    """The rows of a paper's table with the places of the figures that may stand in them."""
     return [
-        (row, (row.paper or table.paper, row.paper_table or table.paper_table, dataset, row.published or row.proxy, m))
+        (row, place_of(table, row, entry, metric))
         for row in table.rows
         for entry in table.datasets
         if not row.benchmarks or split_dataset(table, entry)[0] in row.benchmarks
-        for dataset in [row.published_dataset or split_dataset(table, entry)[1]]
-        for m in table.metrics
+        for metric in table.metrics
     ]
 
 
@@ -447,7 +453,8 @@ def test_a_table_names_what_exists(name):
             continue
         dataset = load_benchmark(benchmark).dataset(dataset)
         assert all(row.inputs in {"paper", "random", dataset.name} for row in table.rows)
-        for populations in [table.populations, *(row.populations for row in table.rows if row.populations)]:
+        rows = [row for row in table.rows if not row.benchmarks or benchmark in row.benchmarks]
+        for populations in [table.populations, *(row.populations for row in rows if row.populations)]:
             found = []
             for population in populations:
                 with contextlib.suppress(HarnessError):
@@ -480,14 +487,40 @@ def test_every_printed_figure_of_a_table_has_its_row(name):
     """No published row of a table of ours is left out by a name that differs."""
     table = load_table(name)
     ours = {figure for _, figure in printed_names(table)}
-    datasets = {split_dataset(table, entry)[1] for entry in table.datasets}
+    datasets = {split_dataset(table, entry) for entry in table.datasets}
     theirs = {
         figure
         for figure in read_published()
-        if figure[:2] == (table.paper, table.paper_table) and figure[2] in datasets and figure[4] in table.metrics
+        if figure[:2] == (table.paper, table.paper_table) and figure[2:4] in datasets and figure[5] in table.metrics
     }
-    left_out = {figure[3].removesuffix(" (model)") for figure in theirs - ours}
+    left_out = {figure[4].removesuffix(" (model)") for figure in theirs - ours}
     assert left_out == PARTIAL.get(name, set())
+
+
+def test_figures_without_signs_are_compared_without_them():
+    def cell(ours: float, low: float, high: float, printed: str) -> Cell:
+        return Cell("a", "b", "kendall", 9, ours, low, high, Published(printed), "", absolute=True)
+
+    assert cell(-0.5, -0.6, -0.4, "0.55").agrees
+    assert cell(-0.5, -0.6, -0.4, "0.55").delta == pytest.approx(-0.05)
+    assert not cell(-0.5, -0.6, -0.4, "0.7").agrees
+    assert cell(-0.01, -0.2, 0.1, "0.0").agrees, "an interval around 0 has no least size"
+    assert not replace(cell(-0.5, -0.6, -0.4, "0.55"), absolute=False).agrees
+
+
+def test_overview_has_every_published_correlation_once():
+    """The first cell with a figure stands for its printed figure; one without a row is said to have none."""
+    figures = [place for place in read_published() if overview.is_correlation(place[-1])]
+    place = ("VKDNW (CVPR 2025)", "Table 1", "nasbench201", "cifar10", "FLOPs", "kendall")
+    lacking = Cell("x", "cifar10", "kendall", 0, None, 0, 0, read_published()[place], "", place=place)
+    given = replace(lacking, proxy="y", n=9, ours=0.6, ci_low=0.5, ci_high=0.7)
+    cells = overview.compared([lacking, given, replace(given, proxy="z", ours=0.9)])
+    assert [cell.place for cell in cells] == figures
+    assert [(cell.proxy, cell.ours) for cell in cells if cell.ours is not None] == [("y", 0.6)]
+    assert all("no row" in cell.note for cell in cells if cell.ours is None)
+    sheet = overview.to_sheet(load_table("overview"), cells)
+    assert sheet.sections[0].rows[-1][:5] == ["all", f"{len(figures):,}", "1", "1", "0"]
+    assert not overview.is_correlation("top1_after_search")
 
 
 def test_published_figures_are_named_once():
@@ -509,7 +542,7 @@ def test_a_published_figure_keeps_its_digits_and_says_when_it_is_not_verified():
     assert re.findall(r"\] / (\S+) \|", text) == ["0.50", "0.605", "0.58?", "–"]
     assert "`?`: a figure that was not checked" in text
     assert "`?`" not in to_markdown(to_sheet(table, cells[:2]))
-    assert read_published()["AZ-NAS (CVPR 2024)", "Table 1", "cifar10", "AZ-NAS", "spearman"].unverified
+    assert read_published()["AZ-NAS (CVPR 2024)", "Table 1", "nasbench201", "cifar10", "AZ-NAS", "spearman"].unverified
 
 
 def test_the_legend_names_the_resamples_of_this_table():

@@ -51,7 +51,7 @@ def test_every_table_of_a_card_is_described_in_full():
 
 def test_units_and_directions():
     targets = BENCHMARK.targets("cifar10")
-    assert len(targets) == 4 + 10 + 32
+    assert len(targets) == 5 + 10 + 32
     assert targets["test_200ep"] == Target("test_200ep", "cifar10_test_200ep")
     kinds = {(t.kind, t.unit, t.higher_is_better, t.is_percentage) for t in targets.values()}
     assert kinds == {

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import harness
-from harness.engine.scoring import Job, Scorer
+from harness.engine.scorer import Job, Scorer
 from harness.engine.store import ScoreKey, ScoreStore
 from harness.proxies import ENTRY_POINTS, available, get_proxy
 

@@ -11,7 +11,7 @@ from scipy import stats
 
 from harness.benchmarks.benchmark import load_benchmark
 from harness.cli import main, tracker
-from harness.engine.scoring import Job
+from harness.engine.scorer import Job
 
 COUNTS = ["score", "dataset=ImageNet16-120", "proxies=[flops,flops:count=all]", "limit=30", "store=scores"]
 

@@ -45,13 +45,13 @@ def _sets() -> dict[str, list[str]]:
     }
 
 
-def _prepare(cells: int, seed: int) -> tuple[Any, list[int]]:
+def _prepare(cells: int, seed: int, device: str = "cpu") -> tuple[Any, list[int]]:
     import torch
 
-    from harness.engine.scoring import Job, Scorer
+    from harness.engine.scorer import Job, Scorer
 
     torch.set_num_threads(1)
-    scorer = Scorer(Job("nasbench201", "cifar10", ("synflow",), device="cpu"))
+    scorer = Scorer(Job("nasbench201", "cifar10", ("synflow",), device=device))
     return scorer, [int(i) for i in scorer.benchmark.population(f"sample({cells}, seed={seed})")]
 
 
@@ -73,7 +73,7 @@ def _forward_backward(subject: Any, repeats: int = 3) -> float:
 
 def cost_ratios(cells: int, seed: int) -> dict[str, Any]:
     """For each set of proxies the median over cells of (its cost / one forward + backward pass)."""
-    from harness.engine.scoring import score_subject
+    from harness.engine.scorer import score_subject
     from harness.proxies import get_proxy
 
     scorer, indices = _prepare(cells, seed)
@@ -101,7 +101,7 @@ def sharing_ratios(cells: int, seed: int) -> dict[str, float]:
     - `whole_pass_each`: a proxy that reads a network builds it and runs one whole forward and backward in torch's
       default memory layout, whatever it needs of them, as zero-cost-nas does for most of its own
     """
-    from harness.engine.scoring import score_subject
+    from harness.engine.scorer import score_subject
     from harness.probes.base import EncodingProbe
     from harness.proxies import get_proxy
 
@@ -134,12 +134,12 @@ def _whole_pass(scorer: Any, index: int) -> float:
     return time.process_time() - started
 
 
-def _rate(ready: Any, indices: list[int], seconds: float, answer: Any) -> None:
-    from harness.engine.scoring import score_subject
+def _rate(ready: Any, indices: list[int], members: list[str], device: str, seconds: float, answer: Any) -> None:
+    from harness.engine.scorer import score_subject
     from harness.proxies import get_proxy
 
-    scorer, _ = _prepare(1, 0)
-    proxies = [get_proxy(name) for name in ("snip", "naswot", "synflow")]
+    scorer, _ = _prepare(1, 0, device)
+    proxies = [get_proxy(name) for name in members]
     score_subject(scorer.subject(indices[0]), proxies)
     ready.wait()
     scored, started = 0, time.perf_counter()
@@ -149,27 +149,31 @@ def _rate(ready: Any, indices: list[int], seconds: float, answer: Any) -> None:
     answer.put(scored / spent)
 
 
-def worker_speedup(cells: int, seed: int, workers: int = 2, seconds: float = 20.0) -> float:
-    """Networks a second of `workers` processes together over those of one, all of them warm; by the clock."""
+def networks_a_second(workers: int, indices: list[int], members: list[str], device: str, seconds: float) -> float:
+    """Rate of `workers` processes together, all of them warm, on the proxies `members`; by the clock."""
     context = multiprocessing.get_context("spawn")
+    ready, answer = context.Barrier(workers), context.Queue()
+    given = (ready, indices, members, device, seconds, answer)
+    running = [context.Process(target=_rate, args=given) for _ in range(workers)]
+    for process in running:
+        process.start()
+    total = sum(answer.get() for _ in running)
+    for process in running:
+        process.join()
+    return total
+
+
+def worker_speedup(cells: int, seed: int, workers: int = 2, seconds: float = 20.0) -> float:
+    """Networks a second of `workers` processes together over those of one."""
     _, indices = _prepare(cells, seed)
-
-    def rate(count: int) -> float:
-        ready, answer = context.Barrier(count), context.Queue()
-        running = [context.Process(target=_rate, args=(ready, indices, seconds, answer)) for _ in range(count)]
-        for process in running:
-            process.start()
-        total = sum(answer.get() for _ in running)
-        for process in running:
-            process.join()
-        return total
-
-    alone = rate(1)
-    return round(rate(workers) / alone, 2)
+    alone, together = (
+        networks_a_second(n, indices, ["snip", "naswot", "synflow"], "cpu", seconds) for n in (1, workers)
+    )
+    return round(together / alone, 2)
 
 
 def _peak(index: int, members: list[str] | None, answer: Any) -> None:
-    from harness.engine.scoring import score_subject
+    from harness.engine.scorer import score_subject
     from harness.proxies import get_proxy
 
     scorer, _ = _prepare(1, 0)

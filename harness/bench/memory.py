@@ -28,7 +28,7 @@ def resident() -> float:
 def _resident_after_each(cells: int, proxies: Sequence[str], benchmark: str, dataset: str, device: str) -> list[float]:
     import torch
 
-    from harness.engine.scoring import Job, Scorer
+    from harness.engine.scorer import Job, Scorer
     from harness.proxies import get_proxy
 
     torch.set_num_threads(1)

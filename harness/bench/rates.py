@@ -40,7 +40,7 @@ def topology_rates(benchmark: str = "nasbench201", networks: int = 10, seed: int
     import torch
 
     from harness.benchmarks.benchmark import load_benchmark
-    from harness.engine.scoring import Job, Scorer, score_subject
+    from harness.engine.scorer import Job, Scorer, score_subject
     from harness.proxies import get_proxy
 
     torch.set_num_threads(1)

@@ -36,9 +36,9 @@ AXES = ("linear", "log", "symlog", "rank")
 
 @cache
 def chart(kind: str) -> dict[str, Any]:
-    """A chart as Vega: `scatter_AXIS`, `cost`, `ndcg`, `bands`, `seeds`, `matrix` or `trajectories`."""
+    """A chart as Vega: `scatter_AXIS`, `cost`, `ndcg`, `bands`, `seeds`, `matrix`, `published` or `trajectories`."""
     name, _, axis = kind.partition("_")
-    kinds = (scatter, cost, ndcg, bands, seeds, matrix, trajectories)
+    kinds = (scatter, cost, ndcg, bands, seeds, matrix, published, trajectories)
     return compiled({one.__name__: one for one in kinds}[name](*[axis] * bool(axis)), SIGNALS)
 
 
@@ -241,6 +241,34 @@ def matrix() -> Any:
         cells.mark_rect().encode(color=alt.Color("rho:Q", scale=scale, legend=None)),
         numbers.encode(color=_where("abs(datum.rho) > 0.6", "#ffffff", SHADES["ink"])),
     ).properties(width=alt.Step(20), height=alt.Step(20))
+
+
+def published() -> Any:
+    """Our figures against those that papers print, a point a figure, with the diagonal on which they are equal.
+
+    Data `points`: printed, ours, low, high, paper, the last ones on top. Signal `names` of the papers, which take
+    colours and shapes in turn.
+    """
+    alt = library()
+    shapes = ["circle", "square", "triangle-up", "diamond"]
+    repeated = [(colour, shape) for shape in shapes for colour in COLOURS]
+    colours = alt.Scale(domain=signal("names"), range=[colour for colour, _ in repeated])
+    forms = alt.Scale(domain=signal("names"), range=[shape for _, shape in repeated])
+    legend = alt.Legend(orient="bottom", title=None, columns=2, labelLimit=230, symbolOpacity=1)
+    ends = alt.Chart(alt.InlineData(values=[{"at": -1}, {"at": 1}]))
+    x = alt.X("printed:Q", scale=alt.Scale(domain=[-0.6, 1], clamp=True), title="printed", axis=alt.Axis(tickCount=8))
+    y = alt.Y("ours:Q", scale=alt.Scale(domain=[-0.6, 1], clamp=True), title=None, axis=alt.Axis(tickCount=8))
+    points = _data("points").encode(x, color=alt.Color("paper:N", scale=colours, legend=legend))
+    return _wide(
+        ends.mark_line(strokeDash=[5, 4], strokeWidth=1).encode(
+            alt.X("at:Q"), alt.Y("at:Q"), color=alt.value(signal("faint"))
+        ),
+        points.mark_rule(strokeWidth=0.8, opacity=0.35).encode(alt.Y("low:Q", title=None), alt.Y2("high:Q")),
+        points.mark_point(filled=True, size=34, opacity=0.75).encode(
+            y, shape=alt.Shape("paper:N", scale=forms, legend=legend)
+        ),
+        height=520,
+    )
 
 
 def trajectories() -> Any:

@@ -13,7 +13,7 @@ import harness
 from harness.benchmarks.benchmark import list_benchmarks, load_benchmark
 from harness.config import choices
 from harness.engine.inputs import load_inputs
-from harness.engine.scoring import resolve_device
+from harness.engine.scorer import resolve_device
 from harness.engine.store import ScoreKey, ScoreStore
 from harness.errors import HarnessError
 from harness.progress import progress_bar

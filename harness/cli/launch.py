@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.config import check_overrides, compose_config, job_of, register
-from harness.engine.scoring import Job, Wanted, check_host, plan
+from harness.engine.scorer import Job
+from harness.engine.scoring import Wanted, check_host, plan
 from harness.engine.store import ScoreKey, ScoreStore
 from harness.errors import HarnessError
 from harness.paths import data_dir
@@ -463,7 +464,7 @@ def with_resources(arguments: list[str], number: int, cores: int) -> list[str]:
     if device != "cpu":
         import torch
 
-        from harness.engine.scoring import GPU_WORKERS
+        from harness.engine.workers import GPU_WORKERS
 
         gpus = torch.cuda.device_count()
         most = min(cores, GPU_WORKERS) if gpus else cores

@@ -12,9 +12,9 @@ proxies are paired.
 Conventions shared by the whole package:
 
 * a higher score predicts a higher accuracy;
-* a NaN, infinite or masked score is a *failed* one: its row stays in the population, ranked below every finite
+* a NaN, infinite, missing or masked score is a *failed* one: its row stays in the population, ranked below every finite
   score and tied with the other failed rows;
-* accuracies are finite, none is masked; nDCG needs them in percent, in [0, 100] and not all
+* accuracies are finite, none is missing; nDCG needs them in percent, in [0, 100] and not all
   in [0, 1], as fractions are;
 * a correlation with a constant vector is undefined, and reported as NaN;
 * what cannot be measured is refused with an InputError, a ValueError that names cause and remedy.
@@ -28,11 +28,20 @@ from typing import Any
 
 import numpy as np
 
-from harness.correlation.bootstrap import Estimate, bootstrap_weights, check_bootstrap, estimate, resampled_values
+from harness.correlation.bootstrap import (
+    Estimate,
+    bootstrap_weights,
+    check_confidence,
+    check_resamples,
+    check_seed,
+    estimate,
+    resampled_values,
+)
 from harness.correlation.inputs import check_accuracies, check_scores, rank_scores
-from harness.correlation.metrics import METRICS, Metric, metric, parse_metric
+from harness.correlation.metrics import METRICS, Metric, find_metrics, metric
 from harness.correlation.points import kendall_tau, ndcg, regret, spearman_rho, top_precision
 from harness.correlation.weighted.ties import Weighted
+from harness.errors import InputError
 
 __all__ = [
     "METRICS",
@@ -78,10 +87,11 @@ class Correlation:
     seed: int
 
     def __getitem__(self, metric: str) -> Estimate:
-        """Return the estimate of a metric; KeyError names those there are."""
-        if metric not in self.estimates:
-            raise KeyError(f"{metric!r} was not computed; there are {', '.join(self.estimates)}")
-        return self.estimates[metric]
+        """Return the estimate of a metric, by any of its names; KeyError names those there are."""
+        try:
+            return self.estimates[find_metrics([metric])[0].name]
+        except (InputError, KeyError):
+            raise KeyError(f"{metric!r} was not computed; there are {', '.join(self.estimates)}") from None
 
 
 @dataclass(frozen=True)
@@ -123,17 +133,19 @@ def correlate(
             ranked last.
         accuracies: (n,) finite accuracies, none of them masked; in percent, in [0, 100], for nDCG. If both this
             and `scores` are pandas Series they are aligned by index; otherwise rows correspond by position.
-        metrics: names that `metric` takes.
-        resamples: bootstrap resamples; 0 for no intervals.
+        metrics: one name that `metric` takes, or several.
+        resamples: bootstrap resamples, at most 10^6; 0 for no intervals.
         confidence: coverage of the intervals, in (0, 1).
-        seed: non-negative seed of the resamples.
+        seed: seed of the resamples, a whole number in [0, 2^32).
 
     Returns:
         Values and intervals. Resamples in which a metric is undefined are left out of its interval.
 
     Raises:
-        InputError: lengths or indices differ, fewer than 2 rows, not one-dimensional, an accuracy is masked
-            or not finite (or for nDCG not in percent), a metric is unknown, or an option is out of range.
+        InputError: lengths or indices differ, fewer than 2 rows, not one-dimensional, not real numbers of 64 bits
+            (integers beyond, complex numbers, text, other objects), an accuracy is missing, masked or not finite
+            (or for nDCG not in percent), a metric is unknown, or an option is out of range. An InputError is a
+            ValueError; its message names cause and remedy.
     """
     return correlate_many({"scores": scores}, accuracies, metrics, resamples, confidence, seed)["scores"]
 
@@ -153,10 +165,10 @@ def correlate_many(
     Args:
         scores: (n,) scores by proxy name, each as in `correlate`.
         accuracies: (n,) accuracies, as in `correlate`.
-        metrics: names that `metric` takes.
-        resamples: bootstrap resamples; 0 for no intervals.
+        metrics: one name that `metric` takes, or several.
+        resamples: bootstrap resamples, at most 10^6; 0 for no intervals.
         confidence: coverage of the intervals, in (0, 1).
-        seed: non-negative seed of the resamples.
+        seed: seed of the resamples, a whole number in [0, 2^32).
 
     Returns:
         The correlation of each proxy, in the order of `scores`.
@@ -164,7 +176,7 @@ def correlate_many(
     Raises:
         InputError: as `correlate`; the message names the proxy at fault.
     """
-    check_bootstrap(resamples, confidence, seed)
+    resamples, confidence, seed = check_resamples(resamples), check_confidence(confidence), check_seed(seed)
     return {
         name: Correlation(
             n=sample.n,
@@ -197,10 +209,12 @@ def sample_many(
     Raises:
         InputError: as `correlate`; the message names the proxy at fault.
     """
-    check_bootstrap(resamples, 0.95, seed)
-    chosen = [metric(name) for name in ((metrics,) if isinstance(metrics, str) else metrics)]
+    resamples, seed = check_resamples(resamples), check_seed(seed)
+    chosen = find_metrics(metrics)
+    if not hasattr(scores, "keys"):
+        raise InputError(f"scores must map names to scores, got {type(scores).__name__}: for one proxy, call correlate")
     accuracy_array = check_accuracies(accuracies)
-    arrays = {name: check_scores(scores[name], accuracies, name) for name in sorted(scores)}
+    arrays = {name: check_scores(scores[name], accuracies, name) for name in scores}
     ranks = {name: rank_scores(array) for name, array in arrays.items()}
     drawn = resampled_values(list(ranks.values()), accuracy_array, chosen, resamples, seed)
     resampled = dict(zip(ranks, drawn, strict=True))
@@ -234,9 +248,9 @@ def paired_difference(
         scores_b: (n,) scores of the second proxy.
         accuracies: (n,) accuracies, as in `correlate`.
         metric: a name that the function `metric` takes.
-        resamples: bootstrap resamples; 0 for no interval.
+        resamples: bootstrap resamples, at most 10^6; 0 for no interval.
         confidence: coverage of the interval, in (0, 1).
-        seed: non-negative seed of the resamples.
+        seed: seed of the resamples, a whole number in [0, 2^32).
 
     Returns:
         The metric of a minus the metric of b. Resamples in which either is undefined are left out.
@@ -244,8 +258,8 @@ def paired_difference(
     Raises:
         InputError: as `correlate`.
     """
-    check_bootstrap(resamples, confidence, seed)
-    chosen = parse_metric(metric)
+    resamples, confidence, seed = check_resamples(resamples), check_confidence(confidence), check_seed(seed)
+    (chosen,) = find_metrics([metric])
     accuracy_array = check_accuracies(accuracies)
     ranks = [
         rank_scores(check_scores(scores, accuracies, label))

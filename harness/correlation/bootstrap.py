@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
-from harness.correlation.inputs import positive
+from harness.correlation.inputs import proportion, whole
 from harness.correlation.metrics import Metric
 from harness.correlation.weighted.ties import Outcomes
 from harness.errors import InputError
@@ -22,6 +23,15 @@ _CHUNK_BYTES = 64 * 2**20
 # Counts of resamples are kept for the next call up to this many of one n, 10 MB.
 _KEPT_COUNTS = 5_000_000
 
+# RandomState takes seeds of 32 bits: the user's and the number of the resample.
+_STREAMS = 2**32
+
+# Resamples of an interval: a million place its ends to 0.3% of a standard error.
+_MOST_RESAMPLES = 1_000_000
+
+# Values of all proxies and metrics on all resamples, which are held at once.
+_VALUES_BYTES = 2**30
+
 
 def bootstrap_weights(n: int, resamples: int, seed: int, chunk: int | None = None) -> Iterator[np.ndarray]:
     """Draw bootstrap resamples as counts, in chunks.
@@ -31,8 +41,8 @@ def bootstrap_weights(n: int, resamples: int, seed: int, chunk: int | None = Non
 
     Args:
         n: rows of the data, at least 1.
-        resamples: number of resamples, at least 0.
-        seed: non-negative integer.
+        resamples: number of resamples, in [0, 2^32].
+        seed: whole number in [0, 2^32), of any type of integer but bool.
         chunk: resamples in each array; by default at most 56, and no more than 64 MiB (or 1 resample).
 
     Yields:
@@ -41,11 +51,10 @@ def bootstrap_weights(n: int, resamples: int, seed: int, chunk: int | None = Non
     Raises:
         InputError: an argument is out of range.
     """
-    if n < 1 or resamples < 0:
-        raise InputError(f"n must be at least 1 and resamples at least 0, got {n} and {resamples}")
+    n, resamples, seed = whole(n, "n", 1), whole(resamples, "resamples", most=_STREAMS), check_seed(seed)
     if chunk is None:
         chunk = max(1, min(_CHUNK_COLUMNS, _CHUNK_BYTES // (8 * n)))
-    return _draw(n, resamples, seed, positive(chunk, "chunk"))
+    return _draw(n, resamples, seed, whole(chunk, "chunk", 1))
 
 
 def _draw(n: int, resamples: int, seed: int, chunk: int) -> Iterator[np.ndarray]:
@@ -75,7 +84,16 @@ def resampled_values(
     resamples: int,
     seed: int,
 ) -> np.ndarray:
-    """Return the (proxies, metrics, resamples) values of all metrics on the same resamples."""
+    """Return the (proxies, metrics, resamples) values of all metrics on the same resamples.
+
+    Raises InputError where they would take more than 1 GiB.
+    """
+    size = 8 * len(ranks) * len(metrics) * resamples
+    if size > _VALUES_BYTES:
+        raise InputError(
+            f"{resamples:,} resamples of {len(metrics)} metrics and {len(ranks)} proxies take {size / 2**30:.1f} GiB: "
+            "ask for fewer resamples, or measure fewer proxies at once"
+        )
     values = np.empty((len(ranks), len(metrics), resamples))
     if not values.size:
         return values
@@ -120,10 +138,16 @@ def estimate(value: float, resampled: np.ndarray, confidence: float = 0.95) -> E
     return Estimate(value, float(low), float(high))
 
 
-def check_bootstrap(resamples: int, confidence: float, seed: int) -> None:
-    if resamples < 0:
-        raise InputError(f"resamples must be at least 0, got {resamples}")
-    if not 0.0 < confidence < 1.0:
-        raise InputError(f"confidence must be in (0, 1), got {confidence!r}")
-    if seed < 0:
-        raise InputError(f"seed must be at least 0, got {seed}")
+def check_resamples(resamples: Any) -> int:
+    """Return the number of resamples of an interval as an int in [0, 10^6]; raise InputError otherwise."""
+    return whole(resamples, "resamples", most=_MOST_RESAMPLES)
+
+
+def check_seed(seed: Any) -> int:
+    """Return a seed as an int in [0, 2^32), the same for every type of integer; raise InputError otherwise."""
+    return whole(seed, "seed", most=_STREAMS - 1)
+
+
+def check_confidence(confidence: Any) -> float:
+    """Return a coverage as a float in (0, 1); raise InputError otherwise."""
+    return proportion(confidence, "confidence")

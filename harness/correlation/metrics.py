@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from types import MappingProxyType
@@ -56,11 +56,16 @@ def _checked(
 
 
 _DEFAULT_NAMES = ("kendall", "spearman", "ndcg_1000", "top_1%", "regret_10")
-_NAME_LIST = "kendall, spearman, ndcg_P (as ndcg_1000), top_F% (as top_1%), regret_K (as regret_10)"
+_SHORT_NAMES = {"tau": "kendall", "rho": "spearman", "ndcg": "ndcg_1000"}
+_NAME_LIST = (
+    "kendall, spearman, ndcg_P (as ndcg_1000), top_F% (as top_1%), regret_K (as regret_10); "
+    f"{', '.join(_SHORT_NAMES)} are short for {', '.join(_SHORT_NAMES.values())}"
+)
 
 
 @cache
-def parse_metric(name: str) -> Metric:
+def _parse(name: str) -> Metric:
+    """The metric of a canonical name."""
     if name == "kendall":
         return Metric(
             name,
@@ -111,12 +116,12 @@ def parse_metric(name: str) -> Metric:
             (0.0, 100.0),
             "lower",
         )
-    near = difflib.get_close_matches(name.lower(), _DEFAULT_NAMES, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), (*_DEFAULT_NAMES, *_SHORT_NAMES), n=1, cutoff=0.5)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise InputError(f"unknown metric {name!r}{hint}; valid names: {_NAME_LIST}")
 
 
-METRICS: Mapping[str, Metric] = MappingProxyType({name: parse_metric(name) for name in _DEFAULT_NAMES})
+METRICS: Mapping[str, Metric] = MappingProxyType({name: _parse(name) for name in _DEFAULT_NAMES})
 """The metrics at their usual parameters, by canonical name; `metric` makes those at other parameters."""
 
 
@@ -125,12 +130,24 @@ def metric(name: str) -> Metric:
 
     Args:
         name: "kendall", "spearman", "ndcg_P", "top_F%" (F in (0, 100]) or "regret_K", for instance
-            "ndcg_50", "top_0.5%" or "regret_1".
+            "ndcg_50", "top_0.5%" or "regret_1"; "tau", "rho" and "ndcg" are short for "kendall", "spearman" and
+            "ndcg_1000".
 
     Returns:
-        The metric; the same object for the same name.
+        The metric, under its canonical name; the same object for the same name.
 
     Raises:
         InputError: no metric has this name; the message lists the names and the closest one.
     """
-    return parse_metric(name)
+    if not isinstance(name, str):
+        raise InputError(f"a metric is asked for by its name, got {type(name).__name__}; valid names: {_NAME_LIST}")
+    return _parse(_SHORT_NAMES.get(name, name))
+
+
+def find_metrics(names: Iterable[str] | str) -> list[Metric]:
+    """Return the metrics of one name or of several, each once; raise InputError as `metric`."""
+    if isinstance(names, str):
+        names = (names,)
+    if not isinstance(names, Iterable):
+        raise InputError(f"metrics must be a name or a list of names, got {type(names).__name__}; valid: {_NAME_LIST}")
+    return list({one.name: one for one in map(metric, names)}.values())

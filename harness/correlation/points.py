@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from harness.correlation.inputs import canonical_pair, check_fraction, checked_pair, positive
-from harness.correlation.weighted.ndcg import weighted_ndcg
+from harness.correlation.inputs import canonical_pair, checked_pair, proportion, whole
+from harness.correlation.weighted.ndcg import rankings, weighted_ndcg
 from harness.correlation.weighted.regret import weighted_regret
 from harness.correlation.weighted.ties import Outcomes, Weighted
 from harness.correlation.weighted.top_precision import weighted_top_precision
@@ -32,8 +32,8 @@ def kendall_tau(scores: Any, accuracies: Any) -> float:
         tau-b in [-1, 1]; NaN if the scores or the accuracies are constant.
 
     Raises:
-        InputError: lengths or indices differ, fewer than 2 rows, not one-dimensional, or an accuracy is masked
-            or not finite.
+        InputError: lengths or indices differ, fewer than 2 rows, not one-dimensional, not real numbers of 64 bits,
+            or an accuracy is missing, masked or not finite.
     """
     ranks, values = canonical_pair(scores, accuracies)
     if _constant(ranks) or _constant(values):
@@ -80,7 +80,14 @@ def ndcg(scores: Any, accuracies: Any, p: int = 1000) -> float:
         InputError: as `kendall_tau`; `p` is not a whole number of at least 1; an accuracy is outside
             [0, 100]; or the accuracies are fractions.
     """
-    return _at_unit_weights(partial(weighted_ndcg, p=positive(p, "p")), scores, accuracies)
+    return _at_unit_weights(partial(weighted_ndcg, p=whole(p, "p", 1)), scores, accuracies)
+
+
+def ndcg_at(scores: Any, accuracies: Any, cutoffs: Iterable[int]) -> list[float]:
+    """`ndcg` at each of several P, the same numbers, with the rows sorted once."""
+    ranks, values = checked_pair(scores, accuracies)
+    outcomes, ordered, once = Outcomes(values), rankings(ranks, values), np.ones((values.size, 1))
+    return [float(weighted_ndcg(ranks, values, outcomes, whole(p, "p", 1), ordered)(once)[0]) for p in cutoffs]
 
 
 def top_precision(scores: Any, accuracies: Any, fraction: float = 0.01) -> float:
@@ -102,7 +109,8 @@ def top_precision(scores: Any, accuracies: Any, fraction: float = 0.01) -> float
     Raises:
         InputError: as `kendall_tau`, or `fraction` is outside (0, 1].
     """
-    return _at_unit_weights(partial(weighted_top_precision, fraction=check_fraction(fraction)), scores, accuracies)
+    share = proportion(fraction, "fraction", one=True)
+    return _at_unit_weights(partial(weighted_top_precision, fraction=share), scores, accuracies)
 
 
 def regret(scores: Any, accuracies: Any, top: int = 10) -> float:
@@ -122,7 +130,7 @@ def regret(scores: Any, accuracies: Any, top: int = 10) -> float:
     Raises:
         InputError: as `kendall_tau`, or `top` is not a whole number of at least 1.
     """
-    return _at_unit_weights(partial(weighted_regret, top=positive(top, "top")), scores, accuracies)
+    return _at_unit_weights(partial(weighted_regret, top=whole(top, "top", 1)), scores, accuracies)
 
 
 def _constant(values: np.ndarray) -> bool:

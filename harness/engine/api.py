@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from harness.engine.scoring import score_subject
+import numpy as np
+
+from harness.engine.given import classes_of, own_images, own_labels, own_network
+from harness.engine.scorer import score_subject
 from harness.errors import HarnessError, UnknownNameError
 from harness.probes.base import Subject
+from harness.probes.neutral import neutral
 from harness.proxies import get_proxy
 from harness.proxies.base import Proxy
-from harness.seeds import stable_rng, stable_seed
+from harness.seeds import stable_seed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,14 +37,21 @@ def score(
     Every proxy initialises the network as its definition says (convolutions, linear layers and normalisations;
     other parameters keep the values they have), with draws that depend on `seed` alone. A proxy reads as many
     images as its batch size asks for, all of `inputs` when there are fewer. One that reads several mini-batches
-    (ZiCo 2, SWAP 4) takes them one after the other from `inputs`; where those are too few, all its mini-batches
-    shrink alike, so that none shares an image with another, and it has no score where they would be empty.
+    (ZiCo 2) takes them one after the other from `inputs`; where those are too few, all its mini-batches shrink
+    alike, so that none shares an image with another, and it has no score where they would be empty.
+
+    Scored is a copy without the hooks that were registered on the network: what a hook changes in an output is no
+    part of the network here. The state of the process counts for nothing and is left as it was (`neutral`):
+    autocast, inference mode, default dtype and device, generators. Threads that score at once take turns.
 
     Args:
         network: any module from (B, channels, height, width) to logits (B, classes).
-        inputs: images (N, channels, height, width), float32, on the network's device.
-        targets: labels (N,) int64; drawn uniformly from `num_classes` when None.
+        inputs: images (N, channels, height, width), float32, on the network's device. Other floating types are
+            taken to the type of the pass.
+        targets: labels (N,), integers of any width, a tensor or numpy's; drawn uniformly from `num_classes` when
+            None.
         proxies: names with settings, such as `snip` or `vkdnw:variant=repo`, or `Proxy` objects.
+        seed: of initialisations, drawn images and drawn labels.
         num_classes: classes of drawn labels; the width of the logits when None.
         stages: names of the submodules whose outputs AZ-NAS's proxies read, in order.
         keep_weights: score the weights as they are instead of initialising them.
@@ -51,73 +61,47 @@ def score(
         to `ok` or the reason, `series.attrs["seconds"]` to the time of the passes that it reads.
 
     Raises:
-        HarnessError: unknown proxy or stage, inputs that are no image batch, labels of another length, a
-            network that cannot be copied.
+        HarnessError: unknown proxy or stage, inputs that are no images, labels that are none of the classes, a
+            network that cannot be copied or that gives no logits. Nothing has been scored then.
     """
     import pandas as pd
     import torch
 
+    _check(proxies, stages, seed)
     chosen = {proxy.label: proxy for proxy in map(get_proxy, proxies)}
-    if inputs.ndim != 4 or len(inputs) == 0:
-        raise HarnessError(f"inputs must be images (N, channels, height, width), not {tuple(inputs.shape)}")
-    try:
-        own = copy.deepcopy(network)
-    except Exception as error:
-        raise HarnessError(
-            f"the network cannot be copied ({error}): detach tensors that it keeps as attributes"
-        ) from error
-    for parameter in own.parameters():
-        parameter.grad = None
-    modules = dict(own.named_modules())
-    for name in stages:
-        if name not in modules:
-            raise UnknownNameError("submodule", name, filter(None, modules))
-    found = _classes(own, inputs)
-    num_classes = num_classes or found
-    if targets is None:
-        drawn = stable_rng("labels", seed).randint(num_classes, size=len(inputs), dtype="int64")
-        targets = torch.from_numpy(drawn).to(inputs.device)
-    if len(targets) != len(inputs):
-        raise HarnessError(f"{len(inputs)} inputs but {len(targets)} targets: give one label an image")
-    subject = Subject(
-        own,
-        _batches(inputs.detach(), targets),
-        stable_seed("network", seed),
-        tuple(inputs.shape[1:]),
-        num_classes,
-        inputs.device,
-        stages=[modules[name] for name in stages],
-        keep_weights=keep_weights,
-        restore=True,
-        images_at_hand=len(inputs),
-    )
-    results = score_subject(subject, chosen.values())
+    with neutral(inputs.device if isinstance(inputs, torch.Tensor) else torch.device("cpu")):
+        images = own_images(inputs)
+        own = own_network(network)
+        modules = dict(own.named_modules())
+        for name in stages:
+            if name not in modules:
+                raise UnknownNameError("submodule", name, filter(None, modules))
+        labels, classes = own_labels(targets, images, classes_of(own, network, images), num_classes, seed)
+        subject = Subject(
+            own,
+            _batches(images, labels),
+            stable_seed("network", seed),
+            tuple(images.shape[1:]),
+            classes,
+            images.device,
+            stages=[modules[name] for name in stages],
+            keep_weights=keep_weights,
+            restore=True,
+            images_at_hand=len(images),
+        )
+        results = score_subject(subject, chosen.values())
     series = pd.Series({label: result.score for label, result in results.items()}, dtype="float64", name="score")
     series.attrs["status"] = {label: result.status for label, result in results.items()}
     series.attrs["seconds"] = {label: result.seconds for label, result in results.items()}
     return series
 
 
-def _classes(network: nn.Module, inputs: torch.Tensor) -> int:
-    import torch
-
-    training = network.training
-    try:
-        with torch.no_grad():
-            logits = network.eval()(inputs[:1])
-    except Exception as error:
-        raise HarnessError(
-            f"the network cannot read inputs of {tuple(inputs.shape[1:])} ({str(error).splitlines()[0]}): give "
-            "images of the shape and device that it reads"
-        ) from error
-    network.train(training)
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise HarnessError(
-            f"the network gives {found} for one image, no (1, classes) tensor of logits: wrap it in a module whose "
-            "forward returns the logits alone"
-        )
-    return logits.shape[1]
+def _check(proxies: Sequence, stages: Sequence, seed: int) -> None:
+    for name, given in (("proxies", proxies), ("stages", stages)):
+        if isinstance(given, str):
+            raise HarnessError(f"{name}={given!r} is one name: give a list, {name}=[{given!r}]")
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise HarnessError(f"seed={seed!r} is no whole number: give one, such as seed=0")
 
 
 def _batches(images: torch.Tensor, labels: torch.Tensor) -> Callable:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import pickle
 from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
-from harness.errors import HarnessError, UnknownNameError
+from harness.benchmarks.importers.safe import Dtype, scalar
+from harness.errors import HarnessError, UnknownNameError, cause
 from harness.seeds import stable_rng
 
 #: Mean and standard deviation of the channels (0 to 1), as NAS-Bench-201 normalised its datasets.
@@ -23,6 +26,12 @@ STATISTICS = {
     "cifar10": ((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)),
     "cifar100": ((129.3 / 255, 124.1 / 255, 112.4 / 255), (68.2 / 255, 65.4 / 255, 70.4 / 255)),
     "ImageNet16-120": ((122.68 / 255, 116.66 / 255, 104.01 / 255), (63.22 / 255, 61.26 / 255, 65.09 / 255)),
+}
+
+#: Images that stand in for a dataset's own, by their digest: what is said of every figure that was computed from them.
+STAND_INS = {
+    "3194f18f2ca6e7ae": "images: 106 of ImageNet16 (70 classes) and 120 pictures of ImageNet (one a class) shrunk to "
+    "16 x 16, in place of the dataset's own",
 }
 
 
@@ -59,22 +68,8 @@ class ImageInputs(Inputs):
     def __init__(self, name: str, images: np.ndarray, labels: np.ndarray, num_classes: int, shape: tuple):
         super().__init__(num_classes, shape)
         self.name = name
-        if not len(images) or len(images) != len(labels) or images.dtype != np.uint8:
-            raise HarnessError(
-                f"inputs {name!r} hold {len(images)} images of {images.dtype} and {len(labels)} labels: as many "
-                "labels as images are needed, and images in bytes (uint8, 0 to 255)"
-            )
-        if images.shape[1:] != (shape[1], shape[2], shape[0]):
-            raise HarnessError(
-                f"inputs {name!r} hold images of {images.shape[1:]} but the benchmark's networks read "
-                f"{(shape[1], shape[2], shape[0])} (height, width, channels): use inputs=random or matching images"
-            )
-        if labels.min() < 0 or labels.max() >= num_classes:
-            raise HarnessError(
-                f"inputs {name!r} hold labels up to {labels.max()} but the dataset has {num_classes} classes: "
-                "use images of the same dataset or inputs=random"
-            )
-        self._images, self._labels = images, labels
+        _check_images(name, images, shape)
+        self._images, self._labels = images, _checked_labels(name, labels, len(images), num_classes)
 
     @cached_property
     def digest(self) -> str:  # type: ignore[override]
@@ -99,19 +94,106 @@ class ImageInputs(Inputs):
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), self._labels[chosen]
 
 
+def _check_images(name: str, images: np.ndarray, shape: tuple[int, int, int]) -> None:
+    """Raises HarnessError for anything but bytes (N, height, width, channels): a cast would make other images of it."""
+    if images.dtype != np.uint8:
+        raise HarnessError(
+            f"inputs {name!r} hold images of {images.dtype}: give them in bytes (uint8, 0 to 255), of floats in [0, 1] "
+            "as (images * 255).round().astype('uint8')"
+        )
+    if images.ndim != 4 or not len(images):
+        raise HarnessError(f"inputs {name!r} hold images of shape {images.shape}: give (N, height, width, channels)")
+    if images.shape[1:] != (shape[1], shape[2], shape[0]):
+        raise HarnessError(
+            f"inputs {name!r} hold images of {images.shape[1:]} but the benchmark's networks read "
+            f"{(shape[1], shape[2], shape[0])} (height, width, channels): use inputs=random or matching images"
+        )
+
+
+def _checked_labels(name: str, labels: np.ndarray, count: int, num_classes: int) -> np.ndarray:
+    """Labels (N,) int64. Raises HarnessError for anything but integers of the classes, one an image."""
+    if labels.dtype.kind not in "iu":
+        raise HarnessError(f"inputs {name!r} hold labels of {labels.dtype}: give classes, integers from 0 on")
+    if labels.ndim != 1:
+        remedy = "labels.ravel()" if labels.shape[1:] == (1,) else "labels.argmax(axis=1), if these are one-hot"
+        raise HarnessError(f"inputs {name!r} hold labels of shape {labels.shape}: give one class an image, {remedy}")
+    if len(labels) != count:
+        raise HarnessError(
+            f"inputs {name!r} hold {count} images and {len(labels)} labels: give as many labels as images"
+        )
+    least, most = int(labels.min()), int(labels.max())
+    if least < 0 or most >= num_classes:
+        raise HarnessError(
+            f"inputs {name!r} hold labels from {least} to {most} but the dataset has {num_classes} classes: use images "
+            "of the same dataset or inputs=random"
+        )
+    return labels.astype(np.int64)
+
+
+class _Dtype(Dtype):
+    """As Python 2 wrote it, too: in bytes."""
+
+    def __init__(self, name: str | bytes, *flags: Any):
+        super().__init__(_text(name), *flags)
+
+    def __setstate__(self, state: tuple) -> None:
+        super().__setstate__((None, _text(state[1])))
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("ascii") if isinstance(value, bytes) else value
+
+
+class _Array:
+    """An array of numbers as numpy pickles it. Its `values` are made of the file's own bytes, and of no others."""
+
+    values: np.ndarray | None = None
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, by_columns, data = state
+        if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
+            raise ValueError("an array of anything but numbers")
+        if not all(type(length) is int and length >= 0 for length in shape):
+            raise ValueError("an array of no shape")
+        number = np.dtype(dtype.order + dtype.name)
+        if math.prod(shape) * number.itemsize != len(data):
+            raise ValueError("an array whose size is not that of its bytes")
+        self.values = np.frombuffer(data, dtype=number).reshape(shape, order="F" if by_columns else "C")
+
+
+def _reconstruct(kind: type, *_: Any) -> _Array:
+    if kind is not _Array:
+        raise ValueError("an array of a kind of its own")
+    return _Array()
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """Bytes as pickles of the oldest protocols hold them."""
+    if encoding != "latin1":
+        raise ValueError("bytes in another encoding than Latin-1")
+    return text.encode("latin1")
+
+
 class _ArrayUnpickler(pickle.Unpickler):
-    """Reads the dataset's own pickles of arrays; refuses everything else that a pickle can name."""
+    """Reads the dataset's own pickles of arrays; refuses everything else that a pickle can name.
 
-    ALLOWED = frozenset(
-        (module, name)
+    What a pickle may call are classes of our own: numpy's would take bytes for pointers, and memory that nobody wrote
+    for images.
+    """
+
+    ALLOWED: ClassVar[dict[tuple[str, str], Any]] = {
+        (module, name): ours
         for module in ("numpy.core.multiarray", "numpy._core.multiarray")
-        for name in ("_reconstruct", "scalar")
-    ) | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+        for name, ours in (("_reconstruct", _reconstruct), ("scalar", scalar))
+    } | {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype, ("_codecs", "encode"): _encode}
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.ALLOWED:
             raise pickle.UnpicklingError(f"refused to load {module}.{name}: it is no plain array archive")
-        return super().find_class(module, name)
+        return self.ALLOWED[module, name]
+
+    def persistent_load(self, key: Any) -> Any:
+        raise pickle.UnpicklingError("refused to load an object kept elsewhere: it is no plain array archive")
 
 
 def _read_cifar10_folder(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -123,21 +205,35 @@ def _read_cifar10_folder(folder: Path) -> tuple[np.ndarray, np.ndarray]:
                 f"{folder} has no {path.name}: point inputs.path at the unpacked `cifar-10-batches-py` folder"
             )
         try:
-            content = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-            images.append(np.asarray(content[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32))
-            labels.append(np.asarray(content[b"labels"], dtype=np.int64))
+            rows, classes = _read_cifar10_batch(path)
         except Exception as error:
-            raise HarnessError(f"{path} cannot be read ({error}): download the dataset again") from error
+            raise HarnessError(f"{path} cannot be read ({cause(error)}): download the dataset again") from error
+        images.append(rows.reshape(-1, 3, 32, 32))
+        labels.append(classes)
     return np.concatenate(images).transpose(0, 2, 3, 1), np.concatenate(labels)
+
+
+def _read_cifar10_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (N, 3072) uint8 and labels (N,) int64 of a file. Raises any exception for another content."""
+    content = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+    if not isinstance(content, dict) or not {b"data", b"labels"} <= content.keys():
+        raise ValueError("it holds no `data` and `labels`")
+    rows, labels = content[b"data"], content[b"labels"]
+    rows = rows.values if isinstance(rows, _Array) else None
+    if rows is None or rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != 3 * 32 * 32:
+        raise ValueError("its `data` are no bytes (N, 3072)")
+    if not isinstance(labels, list) or len(labels) != len(rows) or any(type(label) is not int for label in labels):
+        raise ValueError("its `labels` are no list of integers, one an image")
+    return rows, np.array(labels, dtype=np.int64)
 
 
 def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return archive["images"], archive["labels"].astype(np.int64)
+            return archive["images"], archive["labels"]
     except Exception as error:
         raise HarnessError(
-            f"{path} cannot be read ({error}): an input archive is a .npz with `images` uint8 (N, H, W, 3) "
+            f"{path} cannot be read ({cause(error)}): an input archive is a .npz with `images` uint8 (N, H, W, 3) "
             "and `labels` (N,)"
         ) from error
 

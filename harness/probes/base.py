@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, cause
 from harness.seeds import stable_seed
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import nn
 
@@ -59,8 +60,9 @@ class Subject:
             depends on another, nor on the order of passes, nor on the device.
         shape: of one image. num_classes: of the labels.
         stages: modules whose outputs count as the network's stages, in order (AZ-NAS).
-        thin: makes a subject of the space's thin network (TE-NAS's linear regions), where there is one.
+        thin: makes a subject of the space's thin network (linear regions), where there is one.
         cell: makes a subject of the space's network of one cell (SWAP); None where the space has none.
+        regions: makes a subject of the network that TE-NAS counts linear regions in; None where the space has none.
         restore: bring back the weights that the network came with before each initialisation.
         keep_weights: score the weights that the network came with, instead of initialising them.
         images_at_hand: how many images there are for all mini-batches of a pass; None where `batch` gives any number.
@@ -79,21 +81,23 @@ class Subject:
         restore: bool = False,
         thin: Callable[[], Subject] | None = None,
         cell: Callable[[], Subject | None] | None = None,
+        regions: Callable[[], Subject | None] | None = None,
         images_at_hand: int | None = None,
     ):
         self.network, self.batch, self.seed = network, batch, seed
         self.shape, self.num_classes, self.device = shape, num_classes, device
         self.stages = stages or []
         self.keep_weights = keep_weights
-        self.thin, self.cell = thin, cell
+        self.thin, self.cell, self.regions = thin, cell, regions
         self.images_at_hand = images_at_hand
         for module in network.modules():
             # An in-place activation would overwrite what a hook on the layer before, or a removed norm, has kept.
             if getattr(module, "inplace", False):
                 module.inplace = False
         self._trainable = [p.requires_grad for p in network.parameters()]
-        # A space's network is re-initialised as a whole. Others may hold parameters that no scheme touches.
-        self._state = {k: v.clone() for k, v in network.state_dict().items()} if restore or keep_weights else None
+        # A space's network is re-initialised as a whole. Others may hold parameters that no scheme touches, and
+        # buffers that they write to, some of which a state_dict leaves out.
+        self._state = _held(network) if restore or keep_weights else []
 
     def generator(self, *purpose: object) -> torch.Generator:
         """A CPU generator for one purpose."""
@@ -134,10 +138,29 @@ class Subject:
         for parameter, trainable in zip(network.parameters(), self._trainable, strict=True):
             parameter.requires_grad_(trainable)
         network.train()
-        if self._state is not None:
-            network.load_state_dict(self._state)
+        with torch.no_grad():
+            for holder, name, value in self._state:
+                now = holder[name]
+                if value is not None and now is not None and now.shape == value.shape:
+                    now.copy_(value)
+                elif value is not None or now is not None:  # a buffer that the network replaced
+                    holder[name] = _buffer(value, getattr(torch, dtype))
         if not self.keep_weights:
             initialise(network, scheme, self.generator("initialisation", scheme, repeat))
+
+
+def _held(network: nn.Module) -> list[tuple[dict[str, Any], str, torch.Tensor | None]]:
+    """Each parameter and buffer by the dictionary that holds it and its name, with a copy of its values."""
+    return [
+        (holder, name, None if value is None else value.detach().clone())
+        for module in network.modules()
+        for holder in (module._parameters, module._buffers)
+        for name, value in holder.items()
+    ]
+
+
+def _buffer(value: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    return value if value is None else value.to(dtype if value.is_floating_point() else None, copy=True)
 
 
 def gradients(output: torch.Tensor, tensors: Sequence[torch.Tensor], **options: Any) -> list[torch.Tensor | None]:
@@ -167,6 +190,31 @@ def finite_logits(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
     if not torch.isfinite(logits).all():
         raise Unscorable("logits are not finite")
     return logits
+
+
+@contextmanager
+def side_of_its_own(subject: Subject, resolution: int) -> Iterator[None]:
+    """For a forward of images whose side a setting gives: Unscorable names it where the network reads other images."""
+    try:
+        yield
+    except Unscorable:
+        raise
+    except Exception as error:
+        _, height, width = subject.shape
+        if height == width == resolution:
+            raise
+        remedy = f"set resolution={height}" if height == width else f"its images are {height} x {width}"
+        raise Unscorable(
+            f"the network cannot read images of {resolution} x {resolution} ({cause(error)}): {remedy}"
+        ) from error
+
+
+def to_host(values: Sequence[torch.Tensor]) -> np.ndarray:
+    """Numbers (n,) float64 of n tensors of one element, in one transfer: on a GPU the host waits for each."""
+    import torch
+
+    device = next((v.device for v in values if v.device.type != "cpu"), torch.device("cpu"))
+    return torch.stack([v.to(device=device, dtype=torch.float64) for v in values]).cpu().numpy()
 
 
 def by_image(values: torch.Tensor) -> torch.Tensor:

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from harness.probes.base import Probe, Subject, Unscorable, by_channel, finite_logits, hooked, normalisations
+from harness.probes.base import (
+    Probe,
+    Subject,
+    Unscorable,
+    by_channel,
+    finite_logits,
+    hooked,
+    normalisations,
+    side_of_its_own,
+    to_host,
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +39,6 @@ class StagePass(Probe):
     dtype: str = "float32"
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
-        import numpy as np
         import torch
 
         if len(subject.stages) < 2:
@@ -50,65 +60,83 @@ class StagePass(Probe):
             network(images)
         if len(maps) != len(subject.stages) or any(output.ndim != 4 for output, _ in maps):
             raise Unscorable("a stage's output is no feature map")
-        if not all(torch.isfinite(output).all() for output, _ in maps):
+        if not to_host([torch.isfinite(output).all() for output, _ in maps]).all():
             raise Unscorable("a stage's output is not finite")
         found = {}
         if "stage_gains" in wanted:
-            generator = subject.generator("stage signs")
-            gains = []
-            for (_, before), (after, _) in pairwise(maps):
-                signs = _signs(after, generator)
-                (arriving,) = (
-                    torch.autograd.grad(after, before, signs, allow_unused=True) if after.requires_grad else (None,)
-                )
-                gains.append(_gain(arriving, signs))
-            found["stage_gains"] = np.array(gains)
+            found["stage_gains"] = _gains(maps, subject.generator("stage signs"))
         if "stage_entropies" in wanted:
-            found["stage_entropies"] = np.array([_spectral_entropy(output.detach()) for output, _ in maps])
+            found["stage_entropies"] = _spectral_entropies([output.detach() for output, _ in maps])
         return found
 
 
-def _signs(like: Any, generator: Any) -> Any:
+def _signs(maps: list, generator: Any) -> Iterator[Any]:
+    """Random signs of the shape and layout of each map; drawn on the CPU, so that every device sees the same."""
     import torch
 
-    bits = torch.empty(like.shape, dtype=torch.int8).random_(0, 2, generator=generator)
-    return torch.empty_like(like, requires_grad=False).copy_(bits.mul_(2).sub_(1))
+    drawn = [torch.empty(like.shape, dtype=torch.int8).random_(0, 2, generator=generator) for like in maps]
+    flat = torch.cat([bits.flatten() for bits in drawn]).to(maps[0].device)
+    for like, bits in zip(maps, flat.split([bits.numel() for bits in drawn]), strict=True):
+        yield torch.empty_like(like, requires_grad=False).copy_(bits.view(like.shape)).mul_(2).sub_(1)
 
 
-def _spectral_entropy(features: Any) -> float:
+def _spectral_entropies(maps: list) -> Any:
     import torch
 
-    samples = by_channel(features)
-    samples = samples - samples.mean(dim=0)
-    covariance = (samples.T @ samples).double() / len(samples)
-    if not torch.isfinite(covariance).all():
+    covariances = []
+    for features in maps:
+        samples = by_channel(features)
+        samples = samples - samples.mean(dim=0)
+        covariances.append((samples.T @ samples).double() / len(samples))
+    if not to_host([torch.isfinite(covariance).all() for covariance in covariances]).all():
         raise Unscorable("the covariance of a stage's channels is not finite")
-    eigenvalues = torch.linalg.eigvalsh(covariance).clamp_min(0)
-    total = eigenvalues.sum()
-    if not total > 0:
-        return float("nan")
-    share = eigenvalues / total
-    return float(-(share * (share + 1e-8).log()).sum())
+    entropies = []
+    for covariance in covariances:
+        eigenvalues = torch.linalg.eigvalsh(covariance).clamp_min(0)
+        share = eigenvalues / eigenvalues.sum()  # NaN where all are 0
+        entropies.append(-(share * (share + 1e-8).log()).sum())
+    return to_host(entropies)
 
 
-def _gain(arriving: Any, signs: Any) -> float:
+def _gains(maps: list, generator: Any) -> Any:
+    """Per pair of stages, of which `maps` holds the output and the leaf that the next one starts from.
+
+    NaN where the gradient that arrives is the one that left, 0 where none arrives.
+    """
+    import numpy as np
     import torch
+
+    gains = np.zeros(len(maps) - 1)
+    places, products, unchanged = [], [], []
+    signs = _signs([after for after, _ in maps[1:]], generator)
+    for place, (((_, before), (after, _)), sign) in enumerate(zip(pairwise(maps), signs, strict=True)):
+        (grad,) = torch.autograd.grad(after, before, sign, allow_unused=True) if after.requires_grad else (None,)
+        if grad is None:
+            continue
+        places.append(place)
+        unchanged.append((grad == sign).all() if grad.shape == sign.shape else torch.zeros(()))
+        left, right = by_channel(_as_wide(grad, sign)), by_channel(sign)
+        products.append((left.T @ right).double() / len(left))
+    if not places:
+        return gains
+    if not to_host([torch.isfinite(product).all() for product in products]).all():
+        raise Unscorable("a gradient between stages is not finite")
+    norms = [torch.linalg.matrix_norm(product, ord=2) for product in products]
+    found = to_host(norms + unchanged).reshape(2, -1)
+    gains[places] = np.where(found[1], np.nan, found[0])
+    return gains
+
+
+def _as_wide(grad: Any, like: Any) -> Any:
+    """A gradient at the maps of the stage before, its positions that fall on one of `like` as channels."""
     import torch.nn.functional as F
 
-    if arriving is None:
-        return 0.0
-    if arriving.shape == signs.shape and torch.equal(arriving, signs):
-        return float("nan")
-    if arriving.shape[2:] != signs.shape[2:]:
-        (height, width), (below, beside) = arriving.shape[2:], signs.shape[2:]
-        if height % below or width % beside or height // below != width // beside:
-            raise Unscorable("a stage's maps are no whole multiple of the next one's")
-        arriving = F.pixel_unshuffle(arriving, arriving.shape[2] // signs.shape[2])
-    left, right = by_channel(arriving), by_channel(signs)
-    product = (left.T @ right).double() / len(left)
-    if not torch.isfinite(product).all():
-        raise Unscorable("a gradient between stages is not finite")
-    return float(torch.linalg.matrix_norm(product, ord=2))
+    (height, width), (below, beside) = grad.shape[2:], like.shape[2:]
+    if (height, width) == (below, beside):
+        return grad
+    if height % below or width % beside or height // below != width // beside:
+        raise Unscorable("a stage's maps are no whole multiple of the next one's")
+    return F.pixel_unshuffle(grad, height // below)
 
 
 @dataclass(frozen=True)
@@ -126,12 +154,11 @@ class ChannelCorrelation(Probe):
     dtype: str = "float32"
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
-        import numpy as np
         import torch
 
         subject.initialise(self.init, dtype=self.dtype)
         network = subject.network
-        found: list[float] = []
+        found: list[torch.Tensor] = []
 
         def keep(module, args, output):
             if not (isinstance(output, torch.Tensor) and output.ndim == 4):
@@ -141,15 +168,15 @@ class ChannelCorrelation(Probe):
             covariance = rows @ rows.T
             deviation = covariance.diagonal().sqrt()
             matrix = (covariance / deviation[:, None] / deviation[None, :]).nan_to_num(0.0, 0.0, 0.0)
-            found.append(float(torch.linalg.eigvalsh(matrix)[0]))
+            found.append(torch.linalg.eigvalsh(matrix)[0])
 
         kinds = (torch.nn.Conv2d, torch.nn.ReLU, torch.nn.ReLU6)
         norms = set(normalisations(network))
         read = [m for m in network.modules() if self.modules == "all" or isinstance(m, kinds) or m in norms]
         size = (1, subject.shape[0], self.resolution, self.resolution)
         image = torch.randn(size, generator=subject.generator("image")).to(subject.device, getattr(torch, self.dtype))
-        with torch.no_grad(), hooked([(module, keep) for module in read]):
+        with torch.no_grad(), hooked([(module, keep) for module in read]), side_of_its_own(subject, self.resolution):
             finite_logits(network, image)
         if not found:
             raise Unscorable("no feature map")
-        return {"least_eigenvalues": np.array(found)}
+        return {"least_eigenvalues": to_host(found)}

@@ -14,6 +14,7 @@ from harness.probes.base import (
     by_image,
     finite_logits,
     hooked,
+    side_of_its_own,
 )
 
 
@@ -72,11 +73,11 @@ def _like(subject: Subject, images: Any) -> Any:
 
 @dataclass(frozen=True)
 class UnitPatterns(Probe):
-    """Forwards of image batches with N(0, 1) weights; observable `distinct_patterns` (repeats,).
+    """Forwards of a mini-batch with N(0, 1) weights; observable `distinct_patterns` (repeats,).
 
     A unit's pattern is the sign of its ReLU output over the images; counted are the distinct patterns of all
-    units of four-dimensional ReLU outputs. A new initialisation and a new mini-batch a repeat. `cell` takes the
-    space's network of one cell.
+    units of four-dimensional ReLU outputs. A new initialisation a repeat, the same mini-batch. `cell` takes the
+    space's network of one cell. Raises Unscorable where all patterns that so many images allow occur.
     """
 
     batch_size: int = 16
@@ -95,7 +96,8 @@ class UnitPatterns(Probe):
             if subject is None:
                 raise Unscorable("there is no network of one cell here: leave out cell=True")
         network = subject.network
-        met = torch.zeros(2**self.batch_size, dtype=torch.bool, device=subject.device)
+        images, _ = subject.images(self.batch_size, self.dtype)
+        met = torch.zeros(2 ** len(images), dtype=torch.bool, device=subject.device)
 
         def mark(values):
             active = (by_image(values) > 0).float()
@@ -112,28 +114,29 @@ class UnitPatterns(Probe):
         hooks = [(module, keep) for module in activations(network).values()]
         for repeat in range(self.repeats):
             subject.initialise("gaussian", repeat, self.dtype)
-            images, _ = subject.images(self.batch_size, self.dtype, repeat, self.repeats)
             met.zero_()
             with torch.no_grad(), hooked(hooks):
                 finite_logits(network, images)
             if not met.any():
                 raise Unscorable("no four-dimensional ReLU output")
+            if met.all():
+                raise Unscorable(f"all {len(met)} patterns of {len(images)} images occur: give more images")
             counts.append(int(met.sum()))
         return {"distinct_patterns": np.array(counts, dtype=np.float64)}
 
 
 @dataclass(frozen=True)
 class LinearRegions(Probe):
-    """Forwards of tiny Gaussian images; observable `regions`: how many differ in the code of some ReLU.
+    """Forwards of Gaussian images; observable `regions`: how many differ in the code of some ReLU.
 
-    BatchNorm on batch statistics, as TE-NAS counts. `thin` takes the space's thin network (one channel, one
-    cell a stage) where it has one: a full network tells all images apart.
+    BatchNorm on batch statistics. `network`: `cell` is that of TE-NAS where the space has it, else `thin`: the space's
+    thin network where it has one, else `full`. `resolution` is the images' side, 0 that of the mini-batches.
     """
 
     samples: int = 3000
     chunk: int = 1000
     resolution: int = 3
-    thin: bool = True
+    network: str = "cell"
     init: str = "kaiming_fan_in"
     dtype: str = "float32"
 
@@ -141,8 +144,7 @@ class LinearRegions(Probe):
         import numpy as np
         import torch
 
-        if self.thin and subject.thin is not None:
-            subject = subject.thin()
+        subject = self._counted(subject)
         subject.initialise(self.init, dtype=self.dtype)
         codes: list = []
 
@@ -151,19 +153,23 @@ class LinearRegions(Probe):
 
         hooks = [(module, keep) for module in activations(subject.network).values()]
         generator = subject.generator("linear regions")
+        sides = (self.resolution, self.resolution) if self.resolution else subject.shape[1:]
         rows = []
         with torch.no_grad(), hooked(hooks):
             for start in range(0, self.samples, self.chunk):
-                size = (
-                    min(self.chunk, self.samples - start),
-                    subject.shape[0],
-                    self.resolution,
-                    self.resolution,
-                )
+                size = (min(self.chunk, self.samples - start), subject.shape[0], *sides)
                 images = torch.randn(size, generator=generator).to(subject.device, getattr(torch, self.dtype))
                 codes.clear()
-                finite_logits(subject.network, images)
+                with side_of_its_own(subject, self.resolution):
+                    finite_logits(subject.network, images)
                 if not codes:
                     raise Unscorable("no ReLU module was reached")
                 rows.append(np.packbits(torch.cat(codes, dim=1).cpu().numpy(), axis=1))
         return {"regions": float(len(np.unique(np.concatenate(rows), axis=0)))}
+
+    def _counted(self, subject: Subject) -> Subject:
+        """The subject of the network that regions are counted in."""
+        own = subject.regions() if self.network == "cell" and subject.regions is not None else None
+        if own is not None:
+            return own
+        return subject if self.network == "full" or subject.thin is None else subject.thin()

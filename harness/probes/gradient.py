@@ -17,6 +17,7 @@ from harness.probes.base import (
     finite_logits,
     gradients,
     hooked,
+    to_host,
     weight_layers,
 )
 from harness.probes.hessian import hessian_gradient, twice_differentiable
@@ -83,7 +84,7 @@ class GradientPass(Probe):
         graph_grads = [by_id.get(id(weight)) for weight in weights]
         if "grasp" in wanted:
             products = hessian_gradient(weights, graph_grads)
-            found["grasp"] = _to_host(
+            found["grasp"] = to_host(
                 [
                     torch.zeros(()) if h is None else -(w.detach() * h).sum(dtype=torch.float64)
                     for w, h in zip(weights, products, strict=True)
@@ -107,7 +108,7 @@ class GradientPass(Probe):
             "zico": lambda: self._zico(subject, weights, grads, len(labels)),
         }
         saliencies = [w * g for w, g in zip(held, grads, strict=True)]
-        found.update({name: _to_host(compute()) for name, compute in per_layer.items() if name in wanted})
+        found.update({name: to_host(compute()) for name, compute in per_layer.items() if name in wanted})
         return found
 
     def _zico(self, subject: Subject, weights: list, first: list, read: int) -> list:
@@ -145,7 +146,7 @@ class _Watch:
             kind: {} for kind in ("relu", "layer") if f"{kind}_kernels" in wanted
         }
         self._source: dict[str, str] = {}  # weight layer -> the ReLU that feeds it
-        self._kernel = OncePerTensor(_agreement)
+        self._kernel = OncePerTensor(agreement)
         self._written: dict[int, str] = {}  # address of a ReLU's output, which the graph keeps alive -> ReLU
         self._fisher: dict[str, list] = {name: [] for name in layers}
         self._watching = False
@@ -223,15 +224,7 @@ class _Watch:
         return found
 
 
-def _to_host(values: list) -> Any:
-    """One transfer for all layers' scalars: (L,) float64."""
-    import torch
-
-    device = next((v.device for v in values if v.device.type != "cpu"), torch.device("cpu"))
-    return torch.stack([v.to(device=device, dtype=torch.float64) for v in values]).cpu().numpy()
-
-
-def _agreement(values: Any) -> Any:
+def agreement(values: Any) -> Any:
     """Equal bits of the codes [value > 0] of each two images: (B, B) float64.
 
     Two codes of n units with a and b active ones, c of them in common, agree in n - a - b + 2 c: one product of

@@ -15,6 +15,7 @@ from harness.probes.base import (
     hooked,
     pads_with_zeros,
     replaced_forward,
+    to_host,
     weight_layers,
 )
 
@@ -73,17 +74,18 @@ class GradientSigns(Probe):
                 torch.autograd.grad(loss, images, allow_unused=True)
             for name in layers.keys() - called:  # used by another way than its call, if at all: one image at a time
                 totals[name] = _one_by_one(network, layers[name].weight, images, labels)
-        agreement = []
-        for collected in totals.values():
-            if not collected:  # no gradient reaches the layer
-                agreement.append(0.0)
-                continue
-            whole = [sum(calls) for calls in zip(*collected, strict=True)]  # a layer may be called several times
-            # sign(NaN) is 0. A sum is NaN where a term is, and takes a twentieth of the time of asking each.
-            defined = not any(part.sum().isnan() for part in whole)
-            parts = (float(part.sign().sum(dim=0).abs().sum(dtype=torch.float64)) for part in whole)
-            agreement.append(sum(parts) if defined else float("nan"))
-        return {"sign_agreement": np.array(agreement)}
+        layer_of, sums = [], []
+        for place, collected in enumerate(totals.values()):
+            for calls in zip(*collected, strict=True):  # a layer may be called several times
+                part = sum(calls)
+                found = part.sign().sum(dim=0).abs().sum(dtype=torch.float64)
+                # sign(NaN) is 0. A sum is NaN where a term is, and takes a twentieth of the time of asking each.
+                sums.append(torch.where(part.sum().isnan(), float("nan"), found))
+                layer_of.append(place)
+        agreement = np.zeros(len(totals))  # 0 where no gradient reaches the layer
+        if sums:
+            np.add.at(agreement, layer_of, to_host(sums))
+        return {"sign_agreement": agreement}
 
 
 def _one_by_one(network: Any, weight: Any, images: Any, labels: Any) -> list:
@@ -108,12 +110,17 @@ def _instance_norms(norms: list) -> Any:
     from contextlib import ExitStack
 
     function = _image_norm()
+    affine = [norm for norm in norms if norm.weight is not None]
+    # As at initialisation: weights 1, biases 0.
+    identity = to_host([(norm.weight == 1).all() & ~norm.bias.any() for norm in affine]) if affine else ()
+    plain = {id(norm) for norm in norms if norm.weight is None}
+    plain |= {id(norm) for norm, is_identity in zip(affine, identity, strict=True) if is_identity}
 
     def forward_of(norm: Any) -> Any:
         def forward(x: Any) -> Any:
             if x.ndim != 4 or x[0, 0].numel() < 2:
                 raise Unscorable("BatchNorm over a single value: the network needs several images or positions")
-            return function.apply(x, norm.weight, norm.bias, norm.eps)
+            return function.apply(x, norm.weight, norm.bias, norm.eps, id(norm) in plain)
 
         return forward
 
@@ -133,11 +140,10 @@ def _image_norm() -> Any:
 
     class ImageNorm(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, x, weight, bias, eps):
+        def forward(ctx, x, weight, bias, eps, plain):
             normal = x - x.mean(dim=(2, 3), keepdim=True)
             inverse = (normal.square().mean(dim=(2, 3), keepdim=True) + eps).rsqrt()
             normal.mul_(inverse)
-            plain = weight is None or (bool((weight == 1).all()) and not bool(bias.any()))  # as at initialisation
             ctx.save_for_backward(normal, inverse if plain else inverse * weight[:, None, None])
             # A copy: the network may go on in place (`x += shortcut`), and the backward reads what is kept.
             return normal.clone() if plain else torch.addcmul(bias[:, None, None], normal, weight[:, None, None])
@@ -148,7 +154,7 @@ def _image_norm() -> Any:
             along = (grad * normal).mean(dim=(2, 3), keepdim=True)
             offset = grad.mean(dim=(2, 3), keepdim=True) * -scale
             inward = torch.addcmul(offset, normal, along * -scale, out=torch.empty_like(normal))  # in its layout
-            return inward.addcmul_(grad, scale), None, None, None
+            return inward.addcmul_(grad, scale), None, None, None, None
 
     return ImageNorm
 

@@ -15,6 +15,7 @@ from harness.probes.base import (
     hooked,
     normalisations,
     replaced_forward,
+    to_host,
     weight_layers,
 )
 
@@ -136,12 +137,14 @@ class AttentionPass(Probe):
 
     Observables, w the absolute weights and g their gradient: `diversity` (A,), per projection of an attention
     module |g|_nuc * |w|_nuc (nuclear norms; a fused projection of queries, keys and values counts as one);
-    `saliency` (M,), per other linear layer but the last the sum of |w * g|.
+    `saliency` (M,), per other linear layer but the last the sum of |w * g|; `head_saliency` (1,), the same for the
+    last, and `head_outputs`, its number of outputs.
     """
 
     init: str = "xavier"
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        import numpy as np
         import torch
         from torch import nn
 
@@ -164,33 +167,33 @@ class AttentionPass(Probe):
                     module.v_proj_weight,
                 ]
                 projections += [weight for weight in fused if weight is not None]
-        others = [module.weight for module in linear[:-1] if id(module) not in inside]
+        others = [module.weight for module in linear if id(module) not in inside]
+        heads = 1 if linear and id(linear[-1]) not in inside else 0
         if not projections:
             raise Unscorable("no attention module with linear projections")
         norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         ones = torch.ones(1, *subject.shape, dtype=torch.float64, device=subject.device)
         with replaced_forward(norms, _identity):
             grads = gradients(network(ones).sum(), projections + others)
+        finite = to_host([torch.ones(()) if grad is None else torch.isfinite(grad).all() for grad in grads])
+        forms = [_diversity] * len(projections) + [_saliency] * len(others)
         values = [
-            torch.zeros(()) if grad is None else form(weight.detach(), grad)
-            for weight, grad, form in zip(
-                projections + others,
-                grads,
-                [_diversity] * len(projections) + [_saliency] * len(others),
-                strict=True,
-            )
+            torch.zeros(()) if grad is None else form(weight.detach(), grad, known)
+            for weight, grad, form, known in zip(projections + others, grads, forms, finite, strict=True)
         ]
-        host = torch.stack([value.double().cpu() for value in values]).numpy()
-        return {"diversity": host[: len(projections)], "saliency": host[len(projections) :]}
+        diversity, saliency = np.split(to_host(values), [len(projections)])
+        saliency, head = np.split(saliency, [len(saliency) - heads])
+        outputs = linear[-1].out_features if linear else 0
+        return {"diversity": diversity, "saliency": saliency, "head_saliency": head, "head_outputs": outputs}
 
 
-def _diversity(weight: Any, grad: Any) -> Any:
+def _diversity(weight: Any, grad: Any, finite: bool) -> Any:
     import torch
 
-    if not torch.isfinite(grad).all():
-        return grad.new_tensor(float("nan"))
+    if not finite:
+        return torch.tensor(float("nan"))
     return torch.linalg.matrix_norm(grad, ord="nuc") * torch.linalg.matrix_norm(weight, ord="nuc")
 
 
-def _saliency(weight: Any, grad: Any) -> Any:
+def _saliency(weight: Any, grad: Any, finite: bool) -> Any:
     return (weight * grad).abs().sum()

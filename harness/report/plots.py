@@ -43,10 +43,14 @@ from harness.report.measures import (
     score_axis,
     seed_estimates,
 )
+from harness.report.published import draw_published
 from harness.seeds import stable_rng
 
 #: Pixels across a plot.
 WIDTH = 780
+
+#: The plot of all published figures, which is of no benchmark.
+PUBLISHED = "published"
 
 #: Architectures that a scatter plot draws besides the best-scored, at most.
 POINTS = 3000
@@ -295,14 +299,14 @@ def build_plots(config: Any) -> int:
     What lacks scores is left out, and the commands that compute them are listed.
     """
     library()
-    for kind, names, valid in (("plot", config.plots, PLOTS), ("format", config.formats, FORMATS)):
+    for kind, names, valid in (("plot", config.plots, [*PLOTS, PUBLISHED]), ("format", config.formats, FORMATS)):
         for name in names:
             if name not in valid:
                 raise UnknownNameError(kind, name, valid)
-    try:
-        chosen = get_metric(config.metric)
-    except ValueError as error:
-        raise HarnessError(str(error)) from error
+    if PUBLISHED in config.plots:
+        for path in draw_published(Path(config.tables), Path(config.output) / PUBLISHED, config.formats):
+            print(path)
+    chosen = get_metric(config.metric)
     if config.top < 1 or config.resamples < 0:
         raise HarnessError(f"top={config.top} has to be 1 or more, resamples={config.resamples} 0 or more")
     benchmark = load_benchmark(config.benchmark)
@@ -319,7 +323,7 @@ def build_plots(config: Any) -> int:
     lacking = board.commands(left_out, population)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        kinds = _draw(compared, dict.fromkeys(config.plots), config.formats, folder)
+        kinds = _draw(compared, [name for name in PLOTS if name in config.plots], config.formats, folder)
         if "seeds" in config.plots and "seeds" not in kinds:
             print("seeds: no proxy has scores of two seeds, not drawn", file=sys.stderr)
             drawn = [entry for entry in entries.values() if 1 in {key.seed for key in board.keys(entry, 1)}]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harness.errors import HarnessError, UnknownNameError
+from harness.probes.neutral import neutral
 from harness.proxies import get_proxy
 from harness.rankings.aggregates import OPERATIONS, find_aggregate
 from harness.rankings.results import Reader, scoring_commands
@@ -136,7 +137,7 @@ class NetworkScores(Objective):
         self, space: OpenSpace, proxies: Sequence[str], inputs: str, inputs_path: str | None, seed: int, device: str
     ):
         from harness.engine.inputs import load_inputs
-        from harness.engine.scoring import resolve_device
+        from harness.engine.scorer import resolve_device
 
         for name in proxies:
             if find_aggregate(name) is not None:
@@ -157,36 +158,34 @@ class NetworkScores(Objective):
 
         if (number, size) not in self._batches:
             images, labels = self._inputs.batch(self._seed, number, size)
-            self._batches[number, size] = (
-                torch.from_numpy(images).to(self._device),
-                torch.from_numpy(labels).to(self._device),
-            )
+            with neutral(self._device):
+                self._batches[number, size] = (
+                    torch.from_numpy(images).to(self._device),
+                    torch.from_numpy(labels).to(self._device),
+                )
         return self._batches[number, size]
 
     def score(self, genotype: Genotype, columns: Sequence[int]) -> Scored:
         import time
 
-        import torch
-
-        from harness.engine.scoring import score_subject
+        from harness.engine.scorer import score_subject
         from harness.probes.base import Subject
         from harness.seeds import stable_seed
 
         started = time.perf_counter()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            network = self._space.build(genotype).to(self._device)
-        subject = Subject(
-            network,
-            self._batch,
-            stable_seed(self._space.name, self._space.encode(genotype), self._seed),
-            self._shape,
-            self._space.classes,
-            self._device,
-            stages=network.stages,
-        )
         proxies = [self._proxies[c] for c in columns]
-        found = score_subject(subject, proxies)
+        with neutral(self._device):
+            network = self._space.build(genotype).to(self._device)
+            subject = Subject(
+                network,
+                self._batch,
+                stable_seed(self._space.name, self._space.encode(genotype), self._seed),
+                self._shape,
+                self._space.classes,
+                self._device,
+                stages=network.stages,
+            )
+            found = score_subject(subject, proxies)
         for result in found.values():
             if result.status.startswith("error"):
                 raise HarnessError(f"{self._space.encode(genotype)} cannot be scored: {result.status}")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from harness.benchmarks.benchmark import list_targets
 from harness.config import choices
 from harness.engine.store import ScoreStore, write_text
 from harness.errors import HarnessError, UnknownNameError
 from harness.rankings.results import scoring_commands
-from harness.tables import leaderboard, papers
+from harness.tables import leaderboard, overview, papers
 from harness.tables.cells import COLUMNS, Cell, find_block, load_table, retarget, to_csv
 from harness.tables.measure import Measurements
 from harness.tables.sheet import WRITERS, Sheet
@@ -21,8 +23,13 @@ def build_table(table: Any, measurements: Measurements) -> tuple[Sequence[Cell],
     """Figures of a table, how it is shown, and the columns of its CSV."""
     if table.kind == "leaderboard":
         return *leaderboard.build_leaderboard(table, measurements), leaderboard.COLUMNS
+    if table.kind == "overview":
+        tables = [load_table(name) for name in choices("table")]
+        cells = [cell for one in tables if one.kind == "paper" for cell in papers.table_cells(one, measurements)]
+        cells = overview.compared(cells)
+        return cells, overview.to_sheet(table, cells), overview.COLUMNS
     if table.kind != "paper":
-        raise UnknownNameError("kind of table", table.kind, ["paper", "leaderboard"])
+        raise UnknownNameError("kind of table", table.kind, ["paper", "leaderboard", "overview"])
     cells = papers.table_cells(table, measurements)
     return cells, papers.to_sheet(table, cells), COLUMNS
 
@@ -76,20 +83,19 @@ def _summarise(path: Path, cells: Sequence[Cell], store: ScoreStore) -> int:
 
 def _retargeted(tables: Sequence[Any], target: str, measurements: Measurements) -> list[Any]:
     """The tables of which a dataset has the target, on these datasets. Raises UnknownNameError where none has it."""
-    chosen, unknown = [], None
+    chosen = []
     for table in map(retarget, tables, [target] * len(tables)):
         having = []
         for entry in datasets_of(table):
-            try:
+            with suppress(UnknownNameError):
                 if find_block(table, entry, measurements)[0] is not None:
                     having.append(entry)
-            except UnknownNameError as error:
-                unknown = error
         if having:
             table.datasets = having
             chosen.append(table)
-    if not chosen and unknown is not None:
-        raise unknown
+    if not chosen:
+        known = {name.rpartition(" ")[2] for name in list_targets()}
+        raise UnknownNameError("target of these tables", target, known)
     return chosen
 
 

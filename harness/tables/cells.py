@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.benchmarks.benchmark import list_benchmarks
 from harness.config import TableConfig, choices, compose_config
+from harness.correlation import metric
 from harness.engine.store import ScoreKey
 from harness.errors import HarnessError, UnknownNameError
 from harness.paths import published_csv
@@ -49,6 +50,10 @@ UNVERIFIED = "?"
 METRIC_NAMES = {"kendall": "Kendall tau", "spearman": "Spearman rho", "top_1%": "top-1% precision"}
 
 
+#: Where a figure is printed: (paper, table, benchmark, dataset, the paper's name of the proxy, metric).
+Place = tuple[str, str, str, str, str, str]
+
+
 class Published(float):
     """A published figure, with the digits that its paper prints and whether it was checked against the paper."""
 
@@ -64,7 +69,8 @@ class Cell:
 
     `ours` is the mean over `seeds` seeds of scoring, `seed_std` their standard deviation (None for one seed). A mean
     that lacks seeds is not taken: `ours` is the first seed's then, and `missing` names the others. `rank` and `group`
-    are the leaderboard's.
+    are the leaderboard's. `place` is where `published` is printed; a table of `absolute` values prints it without its
+    sign.
     """
 
     proxy: str
@@ -85,18 +91,25 @@ class Cell:
     resamples: int = 0
     rank: float | None = None
     group: str = ""
+    place: Place | None = None
+    absolute: bool = False
 
     @property
     def delta(self) -> float | None:
-        """Ours minus published."""
-        return None if self.ours is None or self.published is None else self.ours - self.published
+        """Ours, without its sign where the paper leaves it out, minus published."""
+        if self.ours is None or self.published is None:
+            return None
+        return (abs(self.ours) if self.absolute else self.ours) - self.published
 
     @property
     def agrees(self) -> bool | None:
         """Whether the published figure lies in our 95% interval widened by `SLACK`; None: nothing to compare."""
         if self.delta is None or math.isnan(self.delta):
             return None
-        return self.ci_low - SLACK <= self.published <= self.ci_high + SLACK
+        low, high = self.ci_low, self.ci_high
+        if self.absolute:
+            low, high = max(low, -high, 0.0), max(high, -low)
+        return low - SLACK <= self.published <= high + SLACK
 
 
 def list_tables() -> dict[str, str]:
@@ -109,19 +122,26 @@ def load_table(name: str) -> TableConfig:
     return compose_config("report", [f"table={name}"]).table
 
 
-def read_published() -> dict[tuple[str, str, str, str, str], Published]:
-    """Printed figures by (paper, table, dataset, the paper's name of the proxy, metric)."""
+def read_published() -> dict[Place, Published]:
+    """Printed figures by where they are printed."""
     path = published_csv()
     try:
         with open(path, newline="", encoding="utf-8") as file:
             return {
-                (row["paper"], row["table"], row["dataset"], row["proxy"], row["metric"]): Published(
+                tuple(row[name] for name in ("paper", "table", "space", "dataset", "proxy", "metric")): Published(
                     row["value"], row.get("notes") or ""
                 )
                 for row in csv.DictReader(file)
             }
     except (OSError, KeyError, ValueError) as error:
         raise HarnessError(f"{path} cannot be read ({error!r}): restore the file of published figures") from error
+
+
+def place_of(table: Any, row: Any, entry: str, metric: str) -> Place:
+    """Where the figure beside a row's on one dataset of the table would be printed."""
+    space, dataset = split_dataset(table, row.published_dataset or entry)
+    paper = row.paper or table.paper, row.paper_table or table.paper_table
+    return (*paper, space, dataset, row.published or row.proxy, metric)
 
 
 def retarget(table: Any, target: str) -> Any:
@@ -143,7 +163,8 @@ def admitted_metrics(table: Any, entries: Iterable[str], measurements: Measureme
     """The table's metrics but for those that mean nothing for the target of any dataset."""
     blocks = [find_block(table, entry, measurements)[0] for entry in entries]
     known = [block for block in blocks if block is not None]
-    return [metric for metric in table.metrics if not known or any(block.admits(metric) for block in known)]
+    names = dict.fromkeys(metric(name).name for name in table.metrics)
+    return [name for name in names if not known or any(block.admits(name) for block in known)]
 
 
 def find_block(table: Any, entry: str, measurements: Measurements) -> tuple[Block | None, str]:
@@ -210,8 +231,10 @@ def to_csv(cells: Sequence[Cell], columns: Sequence[str] = COLUMNS) -> str:
             "agrees": {None: "", True: "yes", False: "no"}[cell.agrees],
             "resamples": cell.resamples or "",
             "rank": "" if cell.rank is None else f"{cell.rank:g}",
+            **dict(zip(("paper", "paper_table", "", "", "published_proxy"), cell.place or (), strict=False)),
+            "verified": "" if cell.published is None else "no" if cell.published.unverified else "yes",
         }
-        writer.writerow([values.get(name, getattr(cell, name)) for name in columns])
+        writer.writerow([values[name] if name in values else getattr(cell, name) for name in columns])
     return out.getvalue()
 
 

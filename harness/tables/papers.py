@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.correlation import Sample, estimate
 from harness.engine.store import ScoreKey
+from harness.errors import SelectionError
 from harness.rankings.results import Scores
 from harness.tables.cells import (
     SLACK,
@@ -21,6 +22,7 @@ from harness.tables.cells import (
     marked,
     metric_name,
     not_computed,
+    place_of,
     read_published,
     with_commands,
 )
@@ -50,6 +52,8 @@ class _Choice:
     #: For the seeds after the first, and for the first population where a later one was taken.
     other_seeds: tuple[tuple[str, ScoreKey], ...] = ()
     first_population: tuple[tuple[str, ScoreKey], ...] = ()
+    #: Why the last population without figures has none, where figures are of a selection.
+    reason: str = ""
 
 
 def _choose(table: Any, row: Any, block: Block) -> _Choice:
@@ -58,8 +62,13 @@ def _choose(table: Any, row: Any, block: Block) -> _Choice:
     first_population: tuple[tuple[str, ScoreKey], ...] = ()
     populations = row.populations or table.populations
     first, *others = table.seeds
+    reason = ""
     for population in populations:
-        scores = block.scores(row.proxy, population, row.inputs, first)
+        try:
+            scores = block.scores(row.proxy, population, row.inputs, first)
+        except SelectionError as error:
+            reason = reason or str(error)
+            continue
         if scores.missing:
             lacking = tuple((population, key) for key in scores.missing)
         elif scores.members.any():
@@ -70,7 +79,7 @@ def _choose(table: Any, row: Any, block: Block) -> _Choice:
             return _Choice(population, (scores, *more) if not missing else (scores,), missing, first_population)
         if population == populations[0]:
             first_population = lacking
-    return _Choice("", (), lacking)
+    return _Choice("", (), lacking, reason="" if lacking else reason)
 
 
 def _block_cells(
@@ -83,10 +92,8 @@ def _block_cells(
     choices_made = [_choose(table, row, block) if block else _Choice("", ()) for row in rows]
     samples = _measured(table, block, metrics, rows, choices_made) if block else [[] for _ in rows]
     for row, choice, of_seeds in zip(rows, choices_made, samples, strict=True):
-        paper, place = row.paper or table.paper, row.paper_table or table.paper_table
         for metric in metrics:
-            theirs = row.published_dataset or dataset, row.published or row.proxy
-            printed = published.get((paper, place, *theirs, metric))
+            place = place_of(table, row, entry, metric)
             cell = Cell(
                 proxy=row.label or row.proxy,
                 dataset=dataset,
@@ -95,28 +102,31 @@ def _block_cells(
                 ours=None,
                 ci_low=math.nan,
                 ci_high=math.nan,
-                published=printed,
+                published=published.get(place),
                 note=row.note if not row.note_datasets or dataset in row.note_datasets else "",
                 benchmark=benchmark,
                 population=choice.population,
                 inputs=block.inputs(row.proxy, row.inputs) if block else "",
+                place=place,
+                absolute=table.absolute,
             )
             if block is None:
                 cell = not_computed(cell, reason)
             elif not of_seeds:
-                cell = not_computed(cell, missing=choice.other_seeds)
+                cell = not_computed(cell, choice.reason, choice.other_seeds)
             elif not block.admits(metric):
                 cell = not_computed(cell, f"means nothing for {block.figure}")
             elif metric not in of_seeds[0].values:
                 needed = (row.populations or table.populations)[0]
                 cell = not_computed(cell, f"needs all of {needed}", choice.first_population)
             else:
-                cell = _computed(cell, metric, of_seeds, choice, table)
+                cell = replace(cell, note="; ".join(filter(None, [cell.note, block.stand_in(row.proxy, row.inputs)])))
+                cell = _computed(cell, metric, of_seeds, choice, table, row.proxy)
             cells.append(cell)
     return cells
 
 
-def _computed(cell: Cell, metric: str, of_seeds: Sequence[Sample], choice: _Choice, table: Any) -> Cell:
+def _computed(cell: Cell, metric: str, of_seeds: Sequence[Sample], choice: _Choice, table: Any, spec: str) -> Cell:
     value, resampled, deviation = mean_over_seeds(of_seeds, metric)
     interval = estimate(value, resampled)
     notes = [cell.note]
@@ -124,6 +134,7 @@ def _computed(cell: Cell, metric: str, of_seeds: Sequence[Sample], choice: _Choi
     if any(failed):
         spread = str(max(failed)) if len(set(failed)) == 1 else f"{min(failed)} to {max(failed)}"
         notes.append(f"{spread} without a score, ranked last")
+    notes += dict.fromkeys(note for scores in choice.scores for note in scores.notes(spec))
     if choice.other_seeds:
         notes.append(f"seed {table.seeds[0]} alone, not all of the {len(table.seeds)} seeds are stored")
     return replace(
@@ -188,6 +199,7 @@ def to_sheet(table: Any, cells: Sequence[Cell]) -> Sheet:
         f"`{UNVERIFIED}`: a figure that was not checked against the paper."
         if any(figure.unverified for figure in published)
         else "",
+        "The papers' figures are absolute values: ours are compared without their signs." if table.absolute else "",
         legend(table.rows),
         interval_text(table.resamples, [cell.n for cell in cells]),
         "The CSV has n, population and number of resamples of each figure.",

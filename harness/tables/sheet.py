@@ -24,7 +24,7 @@ class Section:
 
     def left(self, place: int) -> bool:
         """Whether a column is set to the left."""
-        return place == 0 or self.header[place] in ("notes", "group", "inputs")
+        return place == 0 or self.header[place] in ("notes", "group", "inputs", "table")
 
 
 @dataclass

@@ -16,7 +16,8 @@ import numpy as np
 
 from harness.benchmarks.benchmark import load_benchmark
 from harness.correlation import correlate, metric
-from harness.engine.scoring import Job, run
+from harness.engine.scorer import Job
+from harness.engine.scoring import run
 from harness.engine.store import ScoreStore
 from harness.errors import HarnessError
 from harness.proxies import available, get_proxy
@@ -27,7 +28,6 @@ from harness.verify.findings import Finding
 #: Small enough for every push, of every kind of cell, and known to every space.
 POPULATION = "sample(100, seed=0)"
 
-_SHORT = {"tau": "kendall", "rho": "spearman"}
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -61,9 +61,9 @@ def parse_expectation(text: str) -> Expectation:
             "shell takes > for itself)"
         )
     try:
-        return Expectation(metric(_SHORT.get(match[1], match[1])).name, match[2], float(match[3]))
+        return Expectation(metric(match[1]).name, match[2], float(match[3]))
     except ValueError as error:
-        raise HarnessError(f"{text!r}: {error}; tau and rho are short for the first two") from error
+        raise HarnessError(f"{text!r}: {error}") from error
 
 
 def find_proxy(spec: str) -> Proxy:
@@ -103,6 +103,8 @@ def check_expectations(proxy: Proxy, expectations: Sequence[Expectation], config
     benchmark = load_benchmark(config.benchmark)
     dataset = config.dataset or next(iter(benchmark.datasets))
     population = config.population or POPULATION
+    accuracies = benchmark.accuracies(dataset).to_numpy(dtype=np.float64)
+    benchmark.with_figures(population, accuracies)  # raises, before anything is scored, where they are of a selection
     inputs = config.inputs.name if config.inputs.path else "random"
     with TemporaryDirectory() as folder:
         job = Job(
@@ -122,7 +124,7 @@ def check_expectations(proxy: Proxy, expectations: Sequence[Expectation], config
     members = benchmark.population(population)
     own = np.isin(members, rows.index.to_numpy())
     rows = rows.loc[np.where(own, members, benchmark.representatives[members])]
-    accuracies = benchmark.accuracies(dataset).to_numpy(dtype=np.float64)[members]
+    accuracies = accuracies[members]
     trained = np.isfinite(accuracies)
     scores = rows["score"].to_numpy(dtype=np.float64)[trained]
     metrics = list(dict.fromkeys(expectation.metric for expectation in expectations))

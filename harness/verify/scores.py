@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from harness.benchmarks.benchmark import load_benchmark
-from harness.engine.scoring import Job, score_networks
+from harness.engine.scorer import Job
 from harness.engine.store import Row, ScoreKey, ScoreStore, check_range
+from harness.engine.workers import score_networks
 from harness.errors import HarnessError
 from harness.probes.base import EncodingProbe
 from harness.progress import progress_bar
