@@ -83,6 +83,7 @@ def compiled(chart: Any, signals: Mapping[str, Any] | None = None) -> dict[str, 
         mark=alt.MarkConfig(aria=False, tooltip=False),
     )  # fmt: skip
     spec = vl_convert.vegalite_to_vega(styled.to_dict())
+    del spec["$schema"]  # an address, which nothing asks for
     _place_labels(spec["marks"])
     return spec
 

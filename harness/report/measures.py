@@ -20,7 +20,8 @@ import numpy as np
 from harness import correlation
 from harness.benchmarks.benchmark import Benchmark, Target, list_benchmarks, load_benchmark
 from harness.config import TableConfig, choices
-from harness.correlation import Estimate, Metric, correlate_many, ndcg
+from harness.correlation import Estimate, Metric, correlate_many
+from harness.correlation.points import ndcg_at
 from harness.engine.alike import alike
 from harness.engine.store import ScoreKey, ScoreStore
 from harness.errors import HarnessError
@@ -390,7 +391,8 @@ def cutoffs(n: int) -> list[int]:
 
 def ndcg_curve(scores: np.ndarray, accuracies: np.ndarray) -> list[tuple[int, float]]:
     """nDCG_P of scores (n,) at each of the `cutoffs`."""
-    return [(p, ndcg(scores, accuracies, p)) for p in cutoffs(len(accuracies))]
+    places = cutoffs(len(accuracies))
+    return list(zip(places, ndcg_at(scores, accuracies, places), strict=True))
 
 
 def chance_curve(accuracies: np.ndarray) -> list[tuple[int, float]]:

@@ -263,15 +263,19 @@ def _scores(series: Series, drawn: np.ndarray, besides: Sequence[tuple[int, int]
     scored = np.isfinite(series.scores)
     ranks = np.full(len(series.scores), np.nan)
     ranks[scored] = rankdata(-series.scores[scored])
-    rank = [None if math.isnan(v) else int(v) if v == int(v) else v for v in ranks.tolist()]
     axis, unit = score_axis(series.scores)
     return {
         "axis": axis,
         "unit": unit,
         "scores": [_significant(v) for v in series.scores[drawn]],
-        "ranks": [rank[i] for i in drawn],
-        "besides": [[place, _significant(series.scores[i]), rank[i]] for i, place in besides],
+        "ranks": [_rank(v) for v in ranks[drawn]],
+        "besides": [[place, _significant(series.scores[i]), _rank(ranks[i])] for i, place in besides],
     }
+
+
+def _rank(value: float) -> float | int | None:
+    """A mean rank, without a fraction of 0; null where there is none."""
+    return int(value) if value % 1 == 0 else _rounded(value, 1)
 
 
 # Text of the pages ----------------------------------------------------------------------------------------------

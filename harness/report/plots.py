@@ -219,15 +219,15 @@ def _seeds(c: Comparison) -> Iterator[Figure]:
         taken = {name: np.array([one.estimate.value for one in values]) for name, values in found.items()}
         titles = {n: f"{n}  (sd {v.std(ddof=1):.3f})" for n, v in taken.items()}
         order = sorted(found, key=lambda name: (sign * taken[name].mean(), name))
-        spans = [{"name": titles[n], "low": float(taken[n].min()), "high": float(taken[n].max())} for n in order]
+        ends = {n: {"low": float(v.min()), "high": float(v.max())} for n, v in taken.items()}
         rows = [
-            {"name": titles[name], "seed": str(one.seed), "value": one.estimate.value}
+            {"name": titles[name], "seed": str(one.seed), "value": one.estimate.value, **ends[name]}
             for name in order
             for one in found[name]
         ]
         yield Figure(
             "seeds" if len(by_population) == 1 else f"seeds_{_file(population)}", "seeds",
-            {"rows": rows, "spans": spans}, {"heading": metric_heading(c.chosen)},
+            {"rows": rows}, {"heading": metric_heading(c.chosen)},
             f"{metric_title(c.chosen.name)} over seeds, with its standard deviation", (c.where(population),),
         )  # fmt: skip
 
