@@ -84,9 +84,13 @@ def find_layout(network: nn.Module, shape: tuple[int, ...], device: Any, generat
         with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             both, *alone = (_values(network, images) for images in (pair, pair[:1], pair[1:]))
     except Exception:
-        return Layout([], False, False)  # it reads no single image, or no float64
+        both = None
     finally:
         network.to(dtype)
+    if both is None:
+        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            network(pair.to(dtype))  # what fails here fails in any pass
+        return Layout([], False, False)  # it reads no single image, or no float64
     if not len(both) == len(alone[0]) == len(alone[1]):
         return Layout([], False, False)
     places = [_place(*values) for values in zip(both, *alone, strict=True)]
@@ -153,4 +157,8 @@ def _place(both: torch.Tensor, one: torch.Tensor, two: torch.Tensor) -> Place | 
 
 
 def _near(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return bool((a - b).abs().max() <= CLOSE * b.abs().max()) if a.numel() else True
+    """NaN is near NaN, and infinity itself: a network whose values mean nothing has its images somewhere too."""
+    same = (a == b) | (a.isnan() & b.isnan())
+    apart = (a - b).abs().masked_fill(same, 0.0)
+    size = b.abs().nan_to_num(0.0, 0.0, 0.0)
+    return bool(apart.max() <= CLOSE * size.max()) if a.numel() else True
