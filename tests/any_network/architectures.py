@@ -476,7 +476,7 @@ class Traced(Base):
         return ResNet(True) if plain else torch.fx.symbolic_trace(ResNet(False))
 
 
-@entry("two networks side by side, one in eval mode")
+@entry("two networks side by side")
 class Ensemble(Base):
     def __init__(self, plain):
         super().__init__(plain, 1)
