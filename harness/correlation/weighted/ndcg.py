@@ -37,7 +37,11 @@ def rankings(ranks: np.ndarray, accuracies: np.ndarray) -> tuple[Ranking, Rankin
 
 
 def weighted_ndcg(
-    ranks: np.ndarray, accuracies: np.ndarray, outcomes: Outcomes, p: int, ordered: tuple[Ranking, Ranking] | None = None
+    ranks: np.ndarray,
+    accuracies: np.ndarray,
+    outcomes: Outcomes,
+    p: int,
+    ordered: tuple[Ranking, Ranking] | None = None,
 ) -> Weighted:
     """Plan nDCG at `p` for resamples of (n,) score ranks and (n,) accuracies in percent.
 
