@@ -63,7 +63,7 @@ class Net(nn.Module):
 
 
 STAGES = ("norm1", "norm2")
-SOME = ["params", "flops", "snip", "synflow", "naswot", "gradsign", "vkdnw", "zen", "meco:resolution=8", "ntk"]
+SOME = ["params", "flops", "snip", "synflow", "naswot", "gradsign", "vkdnw", "meco:resolution=8", "ntk"]
 
 
 def given() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
@@ -78,7 +78,9 @@ def bits(series: Any) -> dict[str, tuple[str, str]]:
 @pytest.fixture(scope="module")
 def expected() -> dict[str, tuple[str, str]]:
     found = bits(harness.score(*given(), every(), stages=STAGES))
-    assert {label.split(":")[0] for label, (_, status) in found.items() if status != "ok"} == {"sed", "dss"}
+    # An encoding, attention modules, more than six images, and a feature map before the classifier: none are here.
+    without = {"sed", "dss", "swap", "zen"}
+    assert {label.split(":")[0] for label, (_, status) in found.items() if status != "ok"} == without
     return found
 
 
