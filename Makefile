@@ -61,7 +61,7 @@ verify: $(READY)  ## do the committed numbers hold? (CELLS=20 scores of each par
 verify-references: $(READY)  ## compare proxies with scores computed elsewhere (REFERENCES=file.parquet)
 	$(HARNESS) verify references path=$(REFERENCES)
 
-queue: $(READY)  ## run the scoring runs of results/QUEUE.md that are missing (MINUTES=60, DATA=images of CIFAR-10)
+queue: $(READY)  ## run the scoring runs of results/QUEUE.md that are missing (MINUTES=60, DATA=images)
 	$(HARNESS) queue $(if $(MINUTES),minutes=$(MINUTES)) $(if $(DATA),data=$(DATA))
 
 clean:  ## remove what setup created

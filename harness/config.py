@@ -221,12 +221,15 @@ class PlotsConfig:
     dataset: str | None = None
     proxies: list[str] = field(default_factory=list)
     population: str | None = None
-    plots: list[str] = field(default_factory=lambda: ["scatter", "matrix", "ndcg", "cost", "seeds", "bands"])
+    plots: list[str] = field(
+        default_factory=lambda: ["scatter", "matrix", "ndcg", "cost", "seeds", "bands", "published"]
+    )
     metric: str = "kendall"
     top: int = 100
     resamples: int = 1000
     cache: str | None = "results/.cache"
     formats: list[str] = field(default_factory=lambda: ["svg", "png"])
+    tables: str = "results/tables"
     store: str = "results/scores"
     output: str = "results/plots"
 
@@ -245,11 +248,16 @@ class PageConfig:
 
 @dataclass
 class QueueConfig:
-    """`harness queue`: for how many minutes to run the missing runs that `queue` lists; `data` stands for DATA."""
+    """`harness queue`. The comments in conf/queue.yaml say what each setting does.
+
+    `store` and `tables` are those of `--plan`: what the queue is written from.
+    """
 
     minutes: float | None = None
     data: str | None = None
     queue: str = "results/QUEUE.md"
+    store: str = "results/scores"
+    tables: list[str] = field(default_factory=list)
 
 
 SCHEMAS = {

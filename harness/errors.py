@@ -36,7 +36,15 @@ class UnknownNameError(HarnessError, KeyError):
         return str(self.args[0])
 
 
+class SelectionError(HarnessError):
+    """Figures are stored of a selection alone, and more was asked for: a figure over what is there would mislead."""
+
+
 def _remade(kind: type[UnknownNameError], arguments: tuple) -> UnknownNameError:
     error = kind.__new__(kind)
     error.args = arguments
     return error
+
+
+class Unscorable(Exception):
+    """The network or batch has no value for what was asked. The text becomes the row's status."""

@@ -73,7 +73,7 @@ def test_version(capsys):
         ("report", ["table", "store", "output", "strict"]),
         ("report plots", ["benchmark", "dataset", "proxies", "population", "plots", "metric", "top", "output"]),
         ("report page", ["metrics", "points", "store", "output", "cache"]),
-        ("queue", ["minutes", "data", "queue"]),
+        ("queue", ["minutes", "data", "queue", "store", "tables", "--plan"]),
     ],
 )
 def test_help_of_a_command_lists_its_settings(capsys, command, settings, flag):

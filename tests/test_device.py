@@ -62,7 +62,8 @@ def subject_of(build: Callable[[], nn.Module], on: torch.device, side: int = 16)
         chosen = slice(number * size, (number + 1) * size)
         return images[chosen], labels[chosen]
 
-    return Subject(network, batch, 3, (3, side, side), CLASSES, on, stages=getattr(network, "stages", None))
+    stages = getattr(network, "stages", None)
+    return Subject(network, batch, 3, (3, side, side), CLASSES, on, stages=stages, plain=True)
 
 
 def observed(probe: Probe, subject: Subject) -> dict[str, Any] | str:

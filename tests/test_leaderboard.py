@@ -26,14 +26,13 @@ from harness.proxies import get_proxy
 from harness.rankings.results import scoring_commands
 from harness.tables.build import build_table
 from harness.tables.cells import Cell, Published, marked, not_computed, to_csv
+from harness.tables.groups import group_letters, indistinguishable
 from harness.tables.leaderboard import (
     WORKABLE,
     build_leaderboard,
     choose_population,
     entries,
     gain_places,
-    group_letters,
-    indistinguishable,
     rows_of,
 )
 from harness.tables.measure import BUDGET, FEWEST, Measurements, mean_over_seeds, resamples_for

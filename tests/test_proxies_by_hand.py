@@ -19,10 +19,13 @@ import pytest
 from torch import nn
 
 from harness.engine.scorer import Result, score_subject
+from harness.errors import HarnessError
 from harness.probes.base import Subject
+from harness.probes.positive import AttentionPass
 from harness.proxies import available, get_proxy
 from harness.spaces.base import Operation
-from harness.spaces.nasbench201 import NasBench201
+from harness.spaces.nasbench201 import CONV1, CONV3, NONE, POOL, SKIP, NasBench201
+from harness.spaces.nasbench201.network import OneCell
 
 EPS = 1e-5  # of BatchNorm
 COVERED: set[str] = set()
@@ -677,6 +680,23 @@ def test_ssnr_leaves_a_layer_of_one_weight_out(make_subject, monkeypatch, salien
     terms = [sum_over_deviation(s) for s in saliencies(case, saliency).values()]
     assert terms[1] == 0
     assert case.score("ssnr", saliency=saliency) == near(terms[0] + terms[2])
+    logs = [log_of_sum_over_deviation(s) for s in saliencies(case, saliency).values()]
+    assert logs[1] != 0
+    assert case.score("ssnr", saliency=saliency, variant="repo") == near(sum(logs))
+
+
+def log_of_sum_over_deviation(values: np.ndarray) -> float:
+    """As the authors' code: the unbiased deviation, the sum alone where there is none, its logarithm unless 0."""
+    values = values.ravel()
+    deviation = values.std(ddof=1) if len(values) > 1 else 0.0
+    ratio = values.sum() / deviation if deviation > 0 else values.sum()
+    return math.log(ratio) if ratio else 0.0
+
+
+@pytest.mark.parametrize("saliency", ["snip", "grad", "synflow"])
+def test_ssnr_as_the_authors_code(case, saliency):
+    expected = sum(log_of_sum_over_deviation(s) for s in saliencies(case, saliency).values())
+    assert case.score("ssnr", saliency=saliency, variant="repo") == near(expected)
 
 
 # Codes of activations -------------------------------------------------------------------------------------
@@ -737,7 +757,8 @@ def test_naswot_of_an_image_seen_twice_has_no_value(make_subject):
 
 @by_hand("layerwise_naswot")
 def test_layerwise_naswot(case):
-    values = [log_determinant(equal_bits(calls)) for calls in case.forward().read("relu").values()]
+    calls = [call for calls in case.forward().read("relu").values() for call in calls]  # one used twice is two ReLUs
+    values = [log_determinant(equal_bits([call])) for call in calls]
     assert np.isfinite(values).any()
     assert case.score("layerwise_naswot") == near(sum(map(regular, values)))
 
@@ -750,13 +771,32 @@ def test_t_cet(case, codes, saliency):
     if codes == "output":
         patterns = tape.gave("layer")
     else:
+        if case.name == "shared":
+            assert "several" in case.result("t_cet", codes=codes, saliency=saliency).status
+            return
         relus = tape.read("relu")
-        patterns = {layer: relus[relu] for layer, relu in FEEDING[case.name].items()}
+        patterns = {layer: relus[relu][:1] for layer, relu in FEEDING[case.name].items()}
     values = {layer: regular(log_determinant(equal_bits(calls))) for layer, calls in patterns.items()}
     terms = saliencies(case, saliency)
     expected = sum(sum_over_deviation(terms[layer]) * value for layer, value in values.items())
     assert expected > 0
     assert case.score("t_cet", codes=codes, saliency=saliency) == near(expected)
+
+
+@pytest.mark.parametrize("saliency", ["snip", "synflow"])
+def test_t_cet_as_the_authors_code(case, saliency):
+    """Codes of the outputs with running statistics, of a layer that serves twice joined."""
+    tape = forward(case.name, case.weights(), case.batch()[0], "running")
+    values = {layer: regular(log_determinant(equal_bits(calls))) for layer, calls in tape.gave("layer").items()}
+    terms = saliencies(case, saliency)
+    expected = sum(log_of_sum_over_deviation(terms[layer]) * value for layer, value in values.items())
+    assert expected != 0
+    assert case.score("t_cet", saliency=saliency, variant="repo") == near(expected)
+
+
+def test_t_cet_as_the_authors_code_reads_no_relu():
+    with pytest.raises(HarnessError, match="leave out codes=relu"):
+        get_proxy("t_cet:variant=repo:codes=relu")
 
 
 def shannon(tape: Tape, eps: float, over: str = "channels") -> float:
@@ -814,7 +854,7 @@ def test_entropic_score_makes_every_activation_a_relu(make_subject, tiny_network
 @by_hand("swap")
 @pytest.mark.parametrize("name", ["chain", "staged", "strided", "loose", "residual"])
 def test_swap(make_subject, name):
-    """Distinct rows of (units, images) over the mini-batches of two repeats, weights N(0, 1)."""
+    """Distinct rows of (units, images) over one mini-batch in two repeats, weights N(0, 1)."""
     case = Case(make_subject, name, "gaussian", size=10)
     with inputs_of(case.subject.network) as batches:
         score = case.score("swap", init=None, repeats=2)
@@ -824,8 +864,16 @@ def test_swap(make_subject, name):
         units = [u for calls in tape.gave("relu").values() for y in calls for u in (y > 0).reshape(10, -1).T]
         counts.append(len({tuple(unit) for unit in units}))
     assert len(counts) == 2
+    assert np.array_equal(*batches)
     assert max(counts) < 2**10  # so that there is something to count
     assert score == sum(counts) / 2
+
+
+@pytest.mark.parametrize(("size", "status"), [(2, "all 4 patterns of 2 images occur: give more images"), (12, "ok")])
+def test_a_swap_count_at_its_ceiling_is_no_score(make_subject, size, status):
+    result = Case(make_subject, "chain", "gaussian", size=size).result("swap", init=None)
+    assert result.status == status
+    assert (result.score is None) == (size == 2)
 
 
 @by_hand("nregions")
@@ -837,7 +885,7 @@ def test_nregions(make_subject, tiny_network):
 
     case = Case(narrow, "chain", "kaiming_fan_in")
     with inputs_of(case.subject.network) as batches:
-        score = case.score("nregions", batch_size=None, samples=1100, thin=False)
+        score = case.score("nregions", batch_size=None, samples=1100, network="full")
     codes = set()
     for images in batches:
         assert images.shape[1:] == (3, 3, 3)
@@ -849,12 +897,48 @@ def test_nregions(make_subject, tiny_network):
     assert score == len(codes)
 
 
-def test_nregions_counts_in_the_thin_network_where_there_is_one(make_subject, tiny_network):
+def test_nregions_counts_in_the_network_that_is_asked_for_or_the_next(make_subject, tiny_network):
+    """TE-NAS's own of images of one channel, else the thin one, else the full one."""
     thin = make_subject(tiny_network("chain", widths=(1, 2)))
-    case = Case(make_subject, "chain", "kaiming_fan_in", thin=lambda: thin)
+    cell = OneCell([CONV3, SKIP, CONV1, POOL, NONE, CONV1], 3)
+    own = make_subject(cell, shape=(1, 8, 8))
     settings = {"batch_size": None, "samples": 200}
-    narrow, full = case.score("nregions", **settings), case.score("nregions", thin=False, **settings)
-    assert narrow < 190 < full
+
+    def counted(network: str, **options) -> float:
+        case = Case(make_subject, "chain", "kaiming_fan_in", **options)
+        return case.score("nregions", network=network, **settings)
+
+    with inputs_of(cell) as read:
+        of_cell = counted("cell", thin=lambda: thin, regions=lambda: own)
+    assert read[-1].shape == (200, 1, 3, 3)
+    of_thin, of_full = counted("thin", thin=lambda: thin, regions=lambda: own), counted("full", thin=lambda: thin)
+    assert of_cell != of_thin < 190 < of_full
+    assert counted("cell", thin=lambda: thin, regions=lambda: None) == counted("cell", thin=lambda: thin) == of_thin
+    assert counted("cell") == counted("thin") == of_full
+
+
+def test_nregions_on_images_as_large_as_the_mini_batches(make_subject):
+    """As AZ-NAS's port of TE-NAS counts: in the full network, whose images of any size differ."""
+    case = Case(make_subject, "chain", "kaiming_fan_in")
+    with inputs_of(case.subject.network) as read:
+        score = case.score("nregions", batch_size=None, samples=64, network="full", resolution=0)
+    assert read[-1].shape == (64, 3, 8, 8)
+    assert score == 64
+
+
+def test_nregions_of_a_cell_of_one_channel(make_subject):
+    """Codes of TE-NAS's network for NAS-Bench-201, written out: a 1x1 convolution on an edge beside a copy."""
+    cell = OneCell([SKIP, NONE, NONE, SKIP, CONV1, NONE], 3)
+    own = make_subject(cell, shape=(1, 8, 8))
+    case = Case(make_subject, "chain", "kaiming_fan_in", regions=lambda: own)
+    with inputs_of(cell) as read:
+        score = case.score("nregions", batch_size=None, samples=1000)
+    images = read[-1]  # the first ones tell where the images are in what the network computes
+    (kernel,) = [w.item() for w in cell.state_dict().values() if w.ndim == 4]
+    convolved = images * (images > 0) * kernel
+    node = images + (convolved - convolved.mean()) / np.sqrt(convolved.var() + EPS)
+    codes = np.concatenate([images > 0, node > node.mean()], axis=1).reshape(1000, -1)
+    assert score == len(np.unique(codes, axis=0)) < 1000
 
 
 # Jacobians and kernels ------------------------------------------------------------------------------------
@@ -889,16 +973,28 @@ def test_epe_nas(case):
     assert case.score("epe_nas") == near(sum(abs(s) for _, s in class_sums(case).values()))
 
 
+def of_many_classes(make_subject: Callable, *labels: int) -> Case:
+    """101 classes, of which the mini-batch has these."""
+    case = Case(make_subject, "chain", "kaiming_fan_in", size=len(labels), classes=101)
+    images, drawn = case.subject.batch(0, len(labels))
+    case.subject.batch = lambda number, size: (images, drawn.new_tensor(labels))
+    return case
+
+
 def test_epe_nas_of_more_than_a_hundred_classes(make_subject):
-    """Each class's sum is divided by its images, and the classes are compared with each other."""
-    case = Case(make_subject, "chain", "kaiming_fan_in", size=9, classes=101)
-    images, _ = case.subject.batch(0, 9)
-    labels = case.subject.batch(0, 9)[1].new_tensor([100, 7, 3, 7, 100, 3, 55, 7, 3])
-    case.subject.batch = lambda number, size: (images, labels)
-    sums = [s / n for n, s in class_sums(case).values()]
-    assert len(sums) == 4
-    expected = sum(abs(a - b) for a in sums for b in sums) / len(sums)
+    """Each class's sum is divided by its images; classes of two images and more are compared with each other."""
+    case = of_many_classes(make_subject, 100, 7, 3, 7, 100, 3, 55, 7, 3, 20)
+    sums = [s / n for n, s in class_sums(case).values() if n > 1]
+    assert len(sums) == 3
+    expected = sum(abs(a - b) for a in sums for b in sums) / 3
     assert case.score("epe_nas") == near(expected)
+
+
+@pytest.mark.parametrize("labels", [(5, 5, 9, 30), (1, 2, 3, 4)])
+def test_epe_nas_with_fewer_than_two_classes_to_compare_has_no_score(make_subject, labels):
+    result = of_many_classes(make_subject, *labels).result("epe_nas")
+    assert result.score is None
+    assert "two classes have two images" in result.status
 
 
 def weight_jacobian(case: Case, count: int = 128) -> tuple[np.ndarray, np.ndarray]:
@@ -1005,7 +1101,10 @@ def test_gradsign(case):
         signs = {key: total + np.sign(found[key]) for key, total in signs.items()}
         sizes = np.concatenate([np.abs(found[key]).ravel() for key in signs])
         assert sizes[sizes > 0].min() > 1e-9 * sizes.max(), "a sign here is rounding noise: take another seed"
-    assert case.score("gradsign") == sum(np.abs(total).sum() for total in signs.values())
+    total = sum(np.abs(total).sum() for total in signs.values())
+    assert case.score("gradsign") == total
+    count = sum(weights[key].size for key in signs)  # those of layers that nothing reaches too
+    assert case.score("gradsign", form="mean") == near(total / count)
 
 
 # Feature maps ---------------------------------------------------------------------------------------------
@@ -1176,6 +1275,23 @@ def test_dss(make_subject, tiny_network, fused, init):
         else:
             expected += np.abs(w * g).sum()
     assert case.score("dss", batch_size=None, dtype=None) == near(expected)
+    head = weights["head.weight"]
+    g = np.array([slope(flow_of, weights, "head.weight", place) for place in range(head.size)]).reshape(head.shape)
+    with_head = expected + np.abs(head * g).sum()
+    assert with_head > expected
+    assert case.score("dss", batch_size=None, dtype=None, variant="repo") == near(with_head)
+
+
+def test_dss_as_the_authors_code_counts_a_classifier_of_a_thousand_classes_twice(make_subject, tiny_network):
+    def head_of(classes: int) -> tuple[float, float]:
+        subject = make_subject(tiny_network("transformer", classes=classes), classes=classes)
+        paper, repo = (score_subject(subject, [get_proxy(f"dss:variant={v}")]).popitem()[1] for v in ("paper", "repo"))
+        seen = AttentionPass().run(subject, frozenset())
+        return repo.score - paper.score, seen["head_saliency"].sum()
+
+    for classes, times in ((999, 1), (1000, 2)):
+        added, head = head_of(classes)
+        assert added == pytest.approx(times * head, rel=1e-6)
 
 
 def test_dss_of_a_network_without_attention_has_no_value(make_subject):
@@ -1197,13 +1313,13 @@ def test_vkdnw_of_a_transformer(make_subject, tiny_network, fused):
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_gradsign_of_a_transformer(make_subject, tiny_network, fused):
-    """Linear layers over tokens; one of torch's attention module is read by a function, not called."""
+    """Linear layers over tokens; those of torch's attention module are read by a function, not called."""
     case = transformer_case(make_subject, tiny_network, fused, "default")
     weights, (images, labels) = case.weights(), case.batch()
-    inside = ("attention.out_proj",) if fused else ("attention.qkv", "attention.proj")
+    inside = ("in_proj_weight", "out_proj.weight") if fused else ("qkv.weight", "proj.weight")
+    keys = ("embed.weight", *(f"attention.{key}" for key in inside), "up.weight", "down.weight", "head.weight")
     expected = 0.0
-    for layer in ("embed", *inside, "up", "down", "head"):
-        key = f"{layer}.weight"
+    for key in keys:
         total = np.zeros(weights[key].size)
         for n in range(case.size):
 
@@ -1269,7 +1385,8 @@ def test_no_score_depends_on_what_else_was_asked_for(make_subject):
     proxies = []
     for name, cls in available().items():
         fields = {field.name for field in dataclasses.fields(cls)}
-        wanted = {"batch_size": 4, "dtype": "float64", "samples": 100, "resolution": 8}
+        images = 12 if name == "swap" else 4  # whose count few images bring to its ceiling
+        wanted = {"batch_size": images, "dtype": "float64", "samples": 100, "resolution": 8}
         proxies.append(get_proxy(":".join([name, *(f"{k}={v}" for k, v in wanted.items() if k in fields)])))
 
     def scores(asked: list) -> dict[str, tuple[str, object]]:
@@ -1278,7 +1395,8 @@ def test_no_score_depends_on_what_else_was_asked_for(make_subject):
 
     alone = {label: row for proxy in proxies for label, row in scores([proxy]).items()}
     failed = {label for label, (status, _) in alone.items() if status != "ok"}
-    assert failed <= {"dss", "sed"}  # which need attention and an encoding
+    names = {label.partition(":")[0] for label in failed}
+    assert names <= {"dss", "sed", "swap"}  # which need attention, an encoding, and more images than four
     for company in (proxies, proxies[::-1]):
         found = score_subject(case.make(), company)
         assert {label: (r.status, r.score) for label, r in found.items()} == alone

@@ -1,4 +1,4 @@
-"""The queue of scoring runs: its format, what is skipped, how it is stopped."""
+"""The queue of scoring runs: its format, what is skipped, how it is stopped, and how it is planned."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 import harness
-from harness.cli import main
-from harness.cli.queue import read_queue
-from harness.engine.store import ScoreStore
+from harness.benchmarks.benchmark import load_benchmark
+from harness.cli import main, plan
+from harness.cli.queue import images_for, read_queue
+from harness.config import compose_config
+from harness.engine.store import ScoreKey, ScoreStore
 from harness.errors import HarnessError
 
 ROOT = Path(harness.__file__).resolve().parents[1]
@@ -179,3 +181,122 @@ def test_a_stopped_row_keeps_what_it_has_finished(tmp_path, settings):
         assert out.splitlines()[-1].startswith("1: ")
         assert out.splitlines()[-1].endswith("scores missing; the time is over")
     assert "flops" not in stored(tmp_path / "scores")
+
+
+# Images of several datasets ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("files", "data", "name", "found"),
+    [
+        (["cifar10_sample.npz", "cifar100_sample.npz"], "", "cifar10", "cifar10_sample.npz"),
+        (["cifar10_sample.npz", "cifar100_sample.npz"], "", "cifar100", "cifar100_sample.npz"),
+        (["cifar10_sample.npz", "cifar100_sample.npz"], "", "ImageNet16-120", None),
+        (["cifar10.npz", "cifar10_sample.npz"], "", "cifar10", "cifar10.npz"),
+        (["cifar100.npz"], "", "cifar10", None),
+        (["data_batch_1"], "", "cifar10", "."),
+        (["data_batch_1", "cifar100.npz"], "", "cifar10", "."),
+        (["data_batch_1"], "", "cifar100", None),
+        (["images.npz"], "images.npz", "cifar10", "images.npz"),
+        (["images.npz"], "images.npz", "cifar100", None),
+        (["cifar100.npz"], "cifar100.npz", "cifar100", "cifar100.npz"),
+        (["cifar100.npz"], "cifar100.npz", "cifar10", None),
+    ],
+)
+def test_images_of_a_dataset_are_found_by_its_name(tmp_path, files, data, name, found):
+    for file in files:
+        (tmp_path / file).touch()
+    assert images_for(str(tmp_path / data), name) == (None if found is None else tmp_path / found)
+    assert images_for(None, name) is None
+
+
+def test_two_files_of_a_dataset_are_named(tmp_path):
+    for file in ("cifar10_a.npz", "cifar10_b.npz"):
+        (tmp_path / file).touch()
+    with pytest.raises(HarnessError, match=r"cifar10_a.npz, cifar10_b.npz.*name it cifar10.npz"):
+        images_for(str(tmp_path), "cifar10")
+
+
+def test_rows_of_other_images_than_those_given_are_skipped(work, tmp_path):
+    (tmp_path / "cifar100.npz").touch()
+    code, lines = work(IMAGES, settings=("minutes=5", "data=."))
+    assert code == 0
+    assert lines == ["1: skipped, 1 scores need images: put cifar10.npz into a folder data=FOLDER"]
+
+
+# The plan ---------------------------------------------------------------------------------------------------
+
+POPULATION = "sample(3, seed=0)"
+PAPER = [
+    "table=zero_cost_nas",
+    "table.datasets=[cifar10]",
+    f"table.populations=['{POPULATION}']",
+    "table.rows=[{proxy: synflow, published: synflow}, {proxy: snip, published: snip}, {proxy: naswot}]",
+]
+BOARD = ["table=leaderboard", "table.datasets=[macro/cifar10]", "table.rows=[{proxy: synflow}, {proxy: flops}]"]
+
+
+@pytest.fixture
+def planned(tmp_path, monkeypatch, capfd):
+    """`planned(*tables)`: the cells of each row of the file that `harness queue --plan` writes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+    def run(*tables: list[str]) -> list[list[str]]:
+        monkeypatch.setattr(plan, "choices", lambda _: range(len(tables)))
+        monkeypatch.setattr(plan, "load_table", lambda i: compose_config("report", tables[i]).table)
+        assert main(["queue", "--plan", "queue=QUEUE.md", "store=scores"]) == 0
+        lines = Path("QUEUE.md").read_text(encoding="utf-8").splitlines()
+        rows = [line for line in lines if line[:3].strip("| ").isdigit()]
+        return [[cell.strip() for cell in line.strip("|").split("|")] for line in rows]
+
+    return run
+
+
+def test_the_plan_lists_what_the_tables_lack(planned, monkeypatch):
+    """Best first by what a row completes an hour; of slow networks one is measured; rows without images come last."""
+    spent = []
+    monkeypatch.setattr(plan, "_seconds", lambda scorer, index, labels: spent.append(labels) or 40.0)
+    monkeypatch.setattr(plan, "_warm", lambda: None)
+    rows = planned(BOARD, PAPER)
+    command = '`harness score benchmark={} dataset=cifar10{} "proxies=[{}]" seed=0 "population={}" store=scores`'
+    macro = load_benchmark("macro")
+    networks = len(set(macro.representatives[macro.population("sample(300, seed=0)")]))
+    noise = command.format("nasbench201", "", "synflow", POPULATION)
+    board = command.format("macro", "", "flops,synflow", "sample(300, seed=0)")
+    images = command.format("nasbench201", " inputs=cifar10 inputs.path=DATA", "snip", POPULATION)
+    assert rows == [
+        ["1", noise, "3", "40.00", "0.02", "1", "0", "`zero_cost_nas`"],
+        ["2", board, str(networks), "40.00", f"{networks * 40 / 7200:.2f}", "0", "2", "`leaderboard`"],
+        ["3", images, "3", "", "", "1", "0", "`zero_cost_nas`"],
+    ]
+    assert spent == [["synflow"], ["synflow"]]  # what is counted from encodings costs nothing
+    assert [entry.number for entry in read_queue("QUEUE.md")] == ["1", "2", "3"]
+
+
+def test_what_rows_complete_together_stands_in_brackets():
+    """A row over a population serves what lies within it; a figure of two rows is neither's alone."""
+    synflow, zen = (ScoreKey("macro", "cifar10", "random", name, 0) for name in ("synflow", "zen"))
+    large, small, other = ("large", synflow), ("small", synflow), ("large", zen)
+    rows = [plan.Row(None, name, frozenset({pair}), {}) for name, pair in (("a", large), ("b", small), ("c", other))]
+    wants = [
+        plan.Want((1,), "one", False, (frozenset({small}),)),
+        plan.Want((2,), "one", False, (frozenset({large, other}),)),
+        plan.Want((3,), "one", True, (frozenset({large, other}), frozenset({other}))),
+    ]
+    plan.credit(rows, wants, {large: frozenset({1, 2}), small: frozenset({1}), other: frozenset({1, 2})})
+    assert [[want.name for want in row.alone] for row in rows] == [[(1,)], [(1,)], [(3,)]]
+    assert [[want.name for want in row.shared] for row in rows] == [[(2,), (3,)], [], [(2,)]]
+
+
+def test_a_planned_row_completes_its_figures(planned, capfd):
+    """Nothing is stored by measuring; once the row is run, the plan has no rows."""
+    paper = [*PAPER[:-1], "table.rows=[{proxy: synflow, published: synflow}]"]
+    ((_, _, networks, seconds, hours, figures, pairs, completes),) = planned(paper)
+    assert stored() == {}
+    assert (networks, figures, pairs, completes) == ("3", "1", "0", "`zero_cost_nas`")
+    assert float(seconds) > 0
+    assert float(hours) == pytest.approx(3 * float(seconds) / 7200, abs=0.01)
+    assert main(["queue", "queue=QUEUE.md", "minutes=5"]) == 0
+    assert stored() == {"synflow": 3}
+    assert planned(paper) == []

@@ -17,7 +17,7 @@ from harness.charts import definitions
 from harness.charts.vega import SHADES, filled
 from harness.cli import main
 from harness.config import compose_config
-from harness.correlation import correlate
+from harness.correlation import correlate, ndcg
 from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.proxies import available, get_proxy
 from harness.rankings.aggregates import AGGREGATES
@@ -210,6 +210,9 @@ def test_cutoffs():
 def test_ndcg_curves():
     accuracies = np.array([50.0, 60.0, 70.0])
     assert dict(ndcg_curve(accuracies, accuracies)) == pytest.approx({1: 1.0, 2: 1.0, 3: 1.0})
+    ties = np.round(np.random.RandomState(0).uniform(0, 9, 200))
+    wide = np.random.RandomState(1).uniform(60, 95, 200)
+    assert dict(ndcg_curve(ties, wide)) == {p: ndcg(ties, wide, p) for p in cutoffs(200)}
     gains = 2**accuracies - 1
     assert dict(chance_curve(accuracies))[1] == pytest.approx(gains.mean() / gains.max())
 

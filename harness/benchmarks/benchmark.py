@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness.errors import HarnessError, UnknownNameError
+from harness.errors import HarnessError, SelectionError, UnknownNameError
 from harness.paths import data_dir, imported_dir
 from harness.seeds import stable_rng
 from harness.spaces import get_space
@@ -84,6 +84,9 @@ class Benchmark:
     A card may say `same_as: NAME`, and takes from that benchmark all that it does not state itself, table and
     scores included; `scores_of: NAME`, whose architectures have the same indices, so that scores are shared; and
     leave out `encoding` and `sha256`, where the space lists its members and no accuracies are at hand.
+
+    A card may name populations of its own under `populations`, each with a boolean `column` and a sentence `text`; with
+    `selection: NAME` it says that figures are stored of that population alone, and that it is no random sample.
     """
 
     def __init__(self, folder: Path):
@@ -110,6 +113,11 @@ class Benchmark:
     def has_accuracies(self) -> bool:
         """Whether there is a table; without one, architectures can be scored and listed all the same."""
         return "sha256" in self.card
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is a table of the whole space, and not of a selection: an import adds nothing to it."""
+        return self.has_accuracies and "selection" not in self.card
 
     @cached_property
     def space(self) -> Space:
@@ -204,6 +212,11 @@ class Benchmark:
             UnknownNameError: no such dataset or target; the message has the nearest name.
         """
         targets = self.targets(dataset)
+        if not targets:
+            raise HarnessError(
+                f"{self.name} comes without accuracies on {dataset}: bring them with `harness import {self.name} PATH` "
+                "from the official archive"
+            )
         name = name or self.card["default_target"]
         if name not in targets:
             raise UnknownNameError(f"target of {self.name}/{dataset}", name, targets)
@@ -227,6 +240,32 @@ class Benchmark:
             )
         found = self.target(dataset, target)
         return pd.Series(self.column(found.column, found.file), name=f"{dataset} {found.name}")
+
+    def with_figures(self, population: str, figures: np.ndarray) -> np.ndarray:
+        """The members of a population of which a figure is stored: sorted indices.
+
+        Args:
+            figures: (len,) as `accuracies` gives them.
+
+        Raises:
+            SelectionError: figures are stored of a selection, and the population has members outside it.
+            UnknownNameError, HarnessError: as `population`.
+        """
+        members = self.population(population)
+        stored = np.isfinite(figures[members])
+        if "selection" in self.card and not stored.all():
+            named = ", ".join(self.populations_of_card)
+            raise SelectionError(
+                f"{self.name} stores figures of {stored.sum():,} of the {len(members):,} architectures of population "
+                f"{population}, no random sample of them: take one of {named}, or bring all figures with `harness "
+                f"import {self.name} PATH`"
+            )
+        return members[stored]
+
+    @property
+    def populations_of_card(self) -> dict[str, str]:
+        """The populations that the card names, each with a sentence on what it is."""
+        return {name: " ".join(spec["text"].split()) for name, spec in self.card.get("populations", {}).items()}
 
     def index(self, architecture: str) -> int:
         """Index of an encoding. Raises HarnessError where it is no member."""
@@ -259,8 +298,8 @@ class Benchmark:
 
         Args:
             text: `all`; `unique` (the smallest index of each canonical form); a population of the space such
-                as `no_dead_ops`; `sample(n, seed=s)` of all, or `NAME.sample(n, seed=s)` of another one:
-                n architectures without replacement, the same on every machine.
+                as `no_dead_ops`, or of the card; `sample(n, seed=s)` of all, or `NAME.sample(n, seed=s)` of another
+                one: n architectures without replacement, the same on every machine.
 
         Raises:
             UnknownNameError, HarnessError: no such population, or a sample larger than it.
@@ -274,8 +313,11 @@ class Benchmark:
                 raise HarnessError(f"population {text!r} asks for {n} of {len(members)} architectures: lower n")
             rng = stable_rng("sample", self.space.name, match["base"] or "all", seed)
             return np.sort(rng.permutation(members)[:n])
+        if text in self._described.card.get("populations", {}):
+            return np.flatnonzero(self._described.column(self._described.card["populations"][text]["column"]))
         if text not in self.space.populations:
-            raise UnknownNameError("population", text, [*self.space.populations, "sample(n, seed=0)"])
+            named = [*self.space.populations, *self._described.populations_of_card]
+            raise UnknownNameError("population", text, [*named, "sample(n, seed=0)"])
         if text == "unique" and not self.space.distinct:
             first: dict[str, int] = {}
             for i, architecture in enumerate(self.architectures):
@@ -285,16 +327,22 @@ class Benchmark:
             return np.arange(len(self))
         return np.flatnonzero(self.space.in_population(text, self.architectures))
 
+    @property
+    def _described(self) -> Benchmark:
+        """Whose card names the populations: of a table that stands in for an embedded one, still the embedded card."""
+        known = None if "populations" in self.card else embedded_benchmark(self.name)
+        return known if known is not None and len(known) == len(self) else self
+
 
 def _folders() -> dict[str, Path]:
     """Folder of each benchmark.
 
     An imported table never stands in for an embedded one, whose scores and tables depend on its rows: only for
-    a card that is embedded without accuracies.
+    a card that is embedded without accuracies, or with those of a selection.
     """
     embedded = {card.parent.name: card.parent for card in data_dir("benchmarks").glob("*/card.yaml")}
     imported = {card.parent.name: card.parent for card in imported_dir().glob("[!.]*/card.yaml")}
-    bare = {name for name in imported.keys() & embedded.keys() if not _at(embedded[name]).has_accuracies}
+    bare = {name for name in imported.keys() & embedded.keys() if not _at(embedded[name]).is_complete}
     return {**imported, **embedded, **{name: imported[name] for name in bare}}
 
 

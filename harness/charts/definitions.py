@@ -36,28 +36,47 @@ AXES = ("linear", "log", "symlog", "rank")
 
 @cache
 def chart(kind: str) -> dict[str, Any]:
-    """A chart as Vega: `scatter_AXIS`, `cost`, `ndcg`, `bands`, `seeds`, `matrix` or `trajectories`."""
+    """A chart as Vega: `scatter_AXIS`, `cost`, `ndcg`, `bands`, `seeds`, `matrix`, `published` or `trajectories`."""
     name, _, axis = kind.partition("_")
-    drawn = {
-        "scatter": scatter, "cost": cost, "ndcg": ndcg, "bands": bands, "seeds": seeds, "matrix": matrix,
-        "trajectories": trajectories,
-    }[name]  # fmt: skip
-    return compiled(drawn(axis) if axis else drawn(), SIGNALS)
+    kinds = (scatter, cost, ndcg, bands, seeds, matrix, published, trajectories)
+    return compiled({one.__name__: one for one in kinds}[name](*[axis] * bool(axis)), SIGNALS)
 
 
 def _data(name: str) -> Any:
+    return library().Chart(library().NamedData(name))
+
+
+def _paint(name: str) -> Any:
+    """A signal as the value of a channel: a colour, or a text."""
+    return library().value(signal(name))
+
+
+def _where(test: str, yes: Any, no: Any) -> Any:
     alt = library()
-    return alt.Chart(alt.NamedData(name))
+    return alt.condition(test, *(one if isinstance(one, dict) else alt.value(one) for one in (yes, no)))
+
+
+def _once(text: str, x: Any, y: Any, align: str, baseline: str) -> Any:
+    """A text that a signal gives, at a place in pixels."""
+    alt = library()
+    mark = alt.Chart(alt.InlineData(values=[{}])).mark_text(align=align, baseline=baseline, fontSize=13)
+    return mark.encode(x=alt.value(x), y=alt.value(y), text=_paint(text), color=_paint("ink"))
 
 
 def _wide(*layers: Any, height: Any, above: int = 8) -> Any:
     """Layers as wide as there is room, what they measure said above them: it takes no width from the chart."""
-    alt = library()
-    text = alt.Chart(alt.InlineData(values=[{}])).mark_text(align="left", baseline="bottom", fontSize=13)
-    heading = text.encode(
-        x=alt.value(0), y=alt.value(-above), text=alt.value(signal("heading")), color=alt.value(signal("ink"))
-    )
-    return alt.layer(*layers, heading).properties(width="container", height=height)
+    heading = _once("heading", 0, -above, "left", "bottom")
+    return library().layer(*layers, heading).properties(width="container", height=height)
+
+
+def _across() -> Any:
+    """The title of the horizontal axis, where a signal gives it."""
+    return _once("across", "width", signal("height + 26"), "right", "top")
+
+
+def _spread(**more: Any) -> Any:
+    """An axis whose labels keep apart."""
+    return library().Axis(grid=False, labelOverlap="greedy", labelSeparation=10, **more)
 
 
 def scatter(axis: str) -> Any:
@@ -68,42 +87,27 @@ def scatter(axis: str) -> Any:
     `symlog` turns from linear to logarithmic.
     """
     alt = library()
-    scale = alt.Scale(type="linear", zero=False, nice=axis != "rank", padding=6, reverse=axis == "rank")
-    if axis in ("log", "symlog"):
-        scale = alt.Scale(type=axis, nice=axis == "log", padding=6)
-        if axis == "symlog":
-            scale.constant = signal("unit")
-    number = "replace(format(datum.value, datum.value >= 1e6 ? '.3~e' : ',.4~g'), '+', '')"
-    ticks = alt.Axis(grid=False, tickCount=6, labelExpr=number, labelOverlap="greedy", labelSeparation=10)
-    x = alt.X("score:Q", scale=scale, title=None, axis=ticks)
-    y = alt.Y("accuracy:Q", scale=alt.Scale(zero=False, nice=True, padding=4), title=None, axis=alt.Axis(tickCount=6))
-    dots = _data("points").mark_circle().properties(name="dots")
-    limit = _data("limits").mark_rule(strokeDash=[5, 4], strokeWidth=1.2).encode(y="least:Q")
-    named = _data("limits").mark_text(align="left", baseline="bottom", dy=-3, dx=2, fontSize=12)
+    scale = {
+        "linear": alt.Scale(zero=False), "log": alt.Scale(type="log"), "rank": alt.Scale(nice=False, reverse=True),
+        "symlog": alt.Scale(type="symlog", nice=False, constant=signal("unit")),
+    }[axis]  # fmt: skip
+    scale.padding = 6
+    number = "abs(datum.value) >= 1e6 ? replace(format(datum.value, '.3~e'), '+', '') : format(datum.value, ',.4~r')"
+    dots = _data("points").mark_circle().encode(
+        alt.X("score:Q", scale=scale, title=None, axis=_spread(labelExpr=number, tickCount=6)),
+        alt.Y("accuracy:Q", scale=alt.Scale(zero=False, padding=4), title=None, axis=alt.Axis(tickCount=6)),
+        color=_where("datum.mark", signal("accent"), signal("dot")),
+        size=_where("datum.mark", 26, 16),
+        opacity=_where("datum.mark", 0.9, 0.6),
+    )  # fmt: skip
+    limit = _data("limits").encode(y="least:Q", color=_paint("cool"))
+    name = limit.mark_text(align="left", baseline="bottom", dy=-3, dx=2, fontSize=12)
     return _wide(
-        dots.encode(
-            x,
-            y,
-            color=alt.condition("datum.mark", alt.value(signal("accent")), alt.value(signal("dot"))),
-            size=alt.condition("datum.mark", alt.value(26), alt.value(16)),
-            opacity=alt.condition("datum.mark", alt.value(0.9), alt.value(0.6)),
-        ),
-        limit.encode(color=alt.value(signal("cool"))),
-        named.encode(x=alt.value(0), y="least:Q", text="name:N", color=alt.value(signal("cool"))),
+        dots.properties(name="dots"),
+        limit.mark_rule(strokeDash=[5, 4], strokeWidth=1.2),
+        name.encode(x=alt.value(0), text="name:N"),
         _across(),
         height=340,
-    )
-
-
-def _across() -> Any:
-    """The title of the horizontal axis, which a signal gives."""
-    alt = library()
-    text = alt.Chart(alt.InlineData(values=[{}])).mark_text(align="right", baseline="top", fontSize=13)
-    return text.encode(
-        x=alt.value("width"),
-        y=alt.value(signal("height + 26")),
-        text=alt.value(signal("across")),
-        color=alt.value(signal("ink")),
     )
 
 
@@ -111,11 +115,9 @@ def _front(chart: Any) -> Any:
     """A chart whose rows say whether they are in the `front`: none has a cost as low and more `gain`."""
     alt = library()
     order = [alt.SortField("cost"), alt.SortField("gain", order="descending")]
-    return (
-        chart.transform_window(best="max(gain)", frame=[None, 0], ignorePeers=True, sort=order)
-        .transform_window(before="lag(best)", sort=order)
-        .transform_calculate(front="!isValid(datum.before) || datum.gain > datum.before")
-    )
+    best = chart.transform_window(best="max(gain)", frame=[None, 0], ignorePeers=True, sort=order)
+    before = best.transform_window(before="lag(best)", sort=order)
+    return before.transform_calculate(front="!isValid(datum.before) || datum.gain > datum.before")
 
 
 def cost() -> Any:
@@ -124,45 +126,45 @@ def cost() -> Any:
     Data `points`: name, seconds, value, low, high. Signal `better`: higher or lower.
     """
     alt = library()
-    points = _front(
-        _data("points").transform_calculate(
-            cost=f"max(datum.seconds, {LEAST_COST})", gain="better === 'lower' ? -datum.value : datum.value"
-        )
-    )
-    x = alt.X(
-        "cost:Q",
-        scale=alt.Scale(type="log", nice=False, padding=24),
-        title="time for one architecture, at most",
-        axis=alt.Axis(grid=False, values=_STEPS, labelExpr=_SECONDS, labelOverlap="greedy", labelSeparation=8),
-    )
-    y = alt.Y("value:Q", scale=alt.Scale(zero=False, nice=True), title=None, axis=alt.Axis(tickCount=7))
-    colour = alt.condition("datum.front", alt.value(signal("accent")), alt.value(signal("dot")))
-    front = points.transform_filter("datum.front").mark_line(
-        interpolate="step-after", strokeDash=[5, 4], strokeWidth=1.3
-    )
-    whiskers = points.mark_rule(strokeWidth=1.8, opacity=0.75, strokeCap="round").properties(name="whiskers")
-    dots = points.mark_circle(size=52, opacity=1, strokeWidth=1).properties(name="dots")
-    # Besides each name, rows without a text, which labels keep clear of: eight of the whisker, fifteen of the front.
+    gain = "better === 'lower' ? -datum.value : datum.value"
+    points = _front(_data("points").transform_calculate(cost=f"max(datum.seconds, {LEAST_COST})", gain=gain)).encode(
+        alt.X("cost:Q", scale=alt.Scale(type="log", nice=False, padding=30), title="time for one architecture, at most",
+              axis=_spread(values=_STEPS, labelExpr=_SECONDS)),
+        alt.Y("value:Q", scale=alt.Scale(zero=False), title=None, axis=alt.Axis(tickCount=7)),
+        color=_where("datum.front", signal("accent"), signal("dot")),
+    )  # fmt: skip
+    front = points.transform_filter("datum.front")
+    # Besides each name, rows without a text, which labels keep clear of: eight of its whisker, sixty of the front.
     labels = (
         points.transform_window(next="lead(cost)", groupby=["front"], sort=[alt.SortField("cost")])
-        .transform_calculate(spot="sequence(0, datum.front && isValid(datum.next) ? 24 : 9)")
+        .transform_calculate(spot="sequence(0, datum.front && isValid(datum.next) ? 69 : 9)")
         .transform_flatten(["spot"])
         .transform_calculate(
             text="datum.spot === 0 ? datum.name : ''",
             rank="(datum.spot ? 1e6 : 0) + (datum.front ? 0 : 1e3) - datum.gain",
             at="datum.spot % 9 && datum.spot < 9 ? lerp([datum.low, datum.high], (datum.spot - 1) / 7) : datum.value",
-            cost="datum.spot < 9 ? datum.cost : datum.cost * pow(datum.next / datum.cost, (datum.spot - 8) / 16)",
+            cost="datum.spot < 9 ? datum.cost : datum.cost * pow(datum.next / datum.cost, (datum.spot - 8) / 61)",
         )
-        .mark_text(fontSize=11)
-        .properties(name="labels")
     )
     return _wide(
-        front.encode(x, y, color=alt.value(signal("accent")), order="cost:Q"),
-        whiskers.encode(x, alt.Y("low:Q"), alt.Y2("high:Q"), color=colour),
-        dots.encode(x, y, color=colour, stroke=alt.value(signal("ground"))),
-        labels.encode(x, alt.Y("at:Q"), text="text:N", color=alt.value(signal("ink"))),
+        front.mark_line(interpolate="step-after", strokeDash=[5, 4], strokeWidth=1.3).encode(
+            color=_paint("accent"), order="cost:Q"
+        ),
+        points.mark_rule(strokeWidth=1.8, opacity=0.75, strokeCap="round").encode(alt.Y("low:Q"), alt.Y2("high:Q")),
+        points.mark_circle(size=44, opacity=1, strokeWidth=0.8).encode(stroke=_paint("ground")).properties(name="dots"),
+        labels.mark_text(fontSize=11).encode(y="at:Q", text="text:N", color=_paint("ink")).properties(name="labels"),
         height=480,
     )
+
+
+def _named(field: str, colours: Sequence[Any], dashes: Sequence[list[int]], **legend: Any) -> tuple[Any, Any]:
+    """Colours and dashes of the lines that the signal `names` lists, with their legend."""
+    alt = library()
+    shown = alt.Legend(
+        orient="bottom", title=None, symbolType="stroke", symbolStrokeWidth=3, symbolOpacity=1, symbolSize=200, **legend
+    )
+    hue, dash = (alt.Scale(domain=signal("names"), range=list(one)) for one in (colours, dashes))
+    return alt.Color(field, scale=hue, legend=shown), alt.StrokeDash(field, scale=dash, legend=shown)
 
 
 def ndcg() -> Any:
@@ -172,90 +174,101 @@ def ndcg() -> Any:
     of none is grey.
     """
     alt = library()
-    names = {"domain": signal("names")}
-    colours = alt.Scale(**names, range=[signal("faint"), signal("cool"), *COLOURS[1:]])
-    dashes = alt.Scale(**names, range=[[2, 3], *[[1, 0]] * len(COLOURS)])
-    curves = _data("curves").encode(
+    hues = [signal("faint"), signal("cool"), *COLOURS[1:]]
+    colour, dash = _named("series:N", hues, [[2, 3], *[[1, 0]] * len(COLOURS)], columns=4)
+    lines = _data("curves").mark_line().encode(
         alt.X("P:Q", scale=alt.Scale(type="log", nice=False), title="P, best-scored architectures",
-              axis=alt.Axis(grid=False, values=_STEPS, format=",", labelOverlap="greedy", labelSeparation=8)),
-        alt.Y("value:Q", scale=alt.Scale(domain=[0, 1]), title=None, axis=alt.Axis(tickCount=6, grid=True)),
-        alt.Detail("name:N"),
+              axis=_spread(values=_STEPS, format=",")),
+        alt.Y("value:Q", scale=alt.Scale(domain=[0, 1]), title=None, axis=alt.Axis(tickCount=6)),
+        detail="name:N",
+        color=alt.condition("isValid(datum.series)", colour, _paint("dot")),
+        strokeDash=alt.condition("isValid(datum.series)", dash, alt.value([1, 0])),
+        strokeWidth=_where("isValid(datum.series)", 2.2, 0.7),
     )  # fmt: skip
-    legend = alt.Legend(orient="bottom", title=None, columns=4, symbolType="stroke", symbolStrokeWidth=3)
-    named = "isValid(datum.series)"
-    lines = curves.mark_line().encode(
-        color=alt.condition(named, alt.Color("series:N", scale=colours, legend=legend), alt.value(signal("dot"))),
-        strokeDash=alt.condition(named, alt.StrokeDash("series:N", scale=dashes, legend=legend), alt.value([1, 0])),
-        strokeWidth=alt.condition(named, alt.value(2.2), alt.value(0.7)),
-    )
     return _wide(lines, height=340)
 
 
-def bands() -> Any:
-    """A metric among all architectures and among the most accurate ones alone, a row a proxy.
-
-    Data `rows`: name, band, value, low, high, in the order in which they are drawn.
-    """
+def _rows(series: str, title: str, colours: Sequence[str]) -> tuple[Any, Any, Any]:
+    """Points of several series, a row a name, in the order of the data `rows`: the chart, and channels x and x2."""
     alt = library()
-    legend = alt.Legend(title="most accurate", direction="horizontal", offset=34, orient="top")
+    legend = alt.Legend(title=title, direction="horizontal", offset=34, orient="top")
     rows = _data("rows").encode(
         alt.Y("name:N", sort=None, title=None, axis=alt.Axis(grid=True, ticks=False, domain=False, labelPadding=8)),
-        yOffset=alt.YOffset("band:N", sort=None, scale=alt.Scale(paddingOuter=0.5)),
-        color=alt.Color("band:N", sort=None, scale=alt.Scale(range=list(COLOURS[:3])), legend=legend),
-    )  # fmt: skip
-    x = alt.Axis(tickCount=8, orient="top")
+        color=alt.Color(series, sort=None, scale=alt.Scale(range=list(colours)), legend=legend),
+    )
+    x = alt.X("low:Q", title=None, axis=alt.Axis(tickCount=8, orient="top"), scale=alt.Scale(zero=False))
+    return rows, x, alt.X2("high:Q")
+
+
+def bands() -> Any:
+    """A metric among all and among the most accurate architectures alone. Data `rows`: name, band, value, low, high."""
+    alt = library()
+    rows, *ends = _rows("band:N", "most accurate", COLOURS[:3])
+    rows = rows.encode(yOffset=alt.YOffset("band:N", sort=None, scale=alt.Scale(paddingOuter=0.5)))
     zero = alt.Chart(alt.InlineData(values=[{"zero": 0}])).mark_rule(strokeWidth=1)
+    shape = alt.Shape("band:N", sort=None, legend=None)
     return _wide(
-        zero.encode(alt.X("zero:Q"), color=alt.value(signal("faint"))),
-        rows.mark_rule(strokeWidth=1.8, opacity=0.7, strokeCap="round").encode(
-            alt.X("low:Q", title=None, axis=x, scale=alt.Scale(nice=True)), alt.X2("high:Q")
-        ),
-        rows.mark_point(filled=True, size=42, opacity=1).encode(
-            alt.X("value:Q"), shape=alt.Shape("band:N", sort=None, legend=None)
-        ),
+        zero.encode(alt.X("zero:Q"), color=_paint("faint")),
+        rows.mark_rule(strokeWidth=1.8, opacity=0.7, strokeCap="round").encode(*ends),
+        rows.mark_point(filled=True, size=42, opacity=1).encode(x="value:Q", shape=shape),
         height=alt.Step(24, **{"for": "position"}),
         above=24,
     )
 
 
 def seeds() -> Any:
-    """A metric under each seed, a row a proxy.
-
-    Data `rows`: name, seed, value; `spans`: name, low, high, in the order in which they are drawn.
-    """
-    alt = library()
-    y = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(grid=True, ticks=False, domain=False, labelPadding=8))
-    x = alt.Axis(tickCount=8, orient="top")
-    span = _data("spans").mark_rule(strokeWidth=3, opacity=0.6, strokeCap="round")
-    legend = alt.Legend(title="seed", direction="horizontal", offset=34, orient="top")
+    """A metric under each seed. Data `rows`: name, seed, value, and low and high of the seeds of that name."""
+    rows, *ends = _rows("seed:N", "seed", COLOURS)
     return _wide(
-        span.encode(y, alt.X("low:Q", title=None, axis=x, scale=alt.Scale(zero=False, nice=True)), alt.X2("high:Q"),
-                    color=alt.value(signal("dot"))),
-        _data("rows").mark_circle(size=46, opacity=0.9).encode(
-            y, alt.X("value:Q"),
-            color=alt.Color("seed:N", sort=None, scale=alt.Scale(range=list(COLOURS)), legend=legend),
-        ),
-        height=alt.Step(22),
+        rows.mark_rule(strokeWidth=3, strokeCap="round", opacity=0.3).encode(*ends, color=_paint("dot")),
+        rows.mark_circle(size=46, opacity=0.9).encode(x="value:Q"),
+        height=library().Step(22),
         above=24,
-    )  # fmt: skip
+    )
 
 
 def matrix() -> Any:
-    """Rank correlations of scores, a square each. Data `cells`: row, column, rho, in the order of rows and columns."""
+    """Rank correlations of scores, a square each. Data `cells`: row, column, rho, text, in the order of both."""
     alt = library()
-    axis = {"sort": None, "title": None}
-    bold = alt.condition("datum.value === 'accuracy'", alt.value("bold"), alt.value("normal"))
-    plain = {"ticks": False, "domain": False, "labelFontWeight": bold}
+    plain = {"ticks": False, "domain": False, "labelFontWeight": _where("datum.value === 'accuracy'", "bold", "normal")}
     cells = _data("cells").encode(
-        alt.X("column:N", **axis, axis=alt.Axis(orient="top", labelAngle=-60, **plain)),
-        alt.Y("row:N", **axis, axis=alt.Axis(**plain)),
+        alt.X("column:N", sort=None, title=None, axis=alt.Axis(orient="top", labelAngle=-60, **plain)),
+        alt.Y("row:N", sort=None, title=None, axis=alt.Axis(**plain)),
     )
     scale = alt.Scale(domain=[-1, 1], range=["#2166ac", "#f7f7f7", "#b2182b"], interpolate="lab")
-    text = alt.condition("abs(datum.rho) > 0.6", alt.value("#ffffff"), alt.value(SHADES["ink"]))
+    numbers = cells.mark_text(fontSize=8.5).encode(text="text:N")
     return alt.layer(
         cells.mark_rect().encode(color=alt.Color("rho:Q", scale=scale, legend=None)),
-        cells.mark_text(fontSize=8.5).encode(text="text:N", color=text),
+        numbers.encode(color=_where("abs(datum.rho) > 0.6", "#ffffff", SHADES["ink"])),
     ).properties(width=alt.Step(20), height=alt.Step(20))
+
+
+def published() -> Any:
+    """Our figures against those that papers print, a point a figure, with the diagonal on which they are equal.
+
+    Data `points`: printed, ours, low, high, paper, the last ones on top. Signal `names` of the papers, which take
+    colours and shapes in turn.
+    """
+    alt = library()
+    shapes = ["circle", "square", "triangle-up", "diamond"]
+    repeated = [(colour, shape) for shape in shapes for colour in COLOURS]
+    colours = alt.Scale(domain=signal("names"), range=[colour for colour, _ in repeated])
+    forms = alt.Scale(domain=signal("names"), range=[shape for _, shape in repeated])
+    legend = alt.Legend(orient="bottom", title=None, columns=2, labelLimit=230, symbolOpacity=1)
+    ends = alt.Chart(alt.InlineData(values=[{"at": -1}, {"at": 1}]))
+    x = alt.X("printed:Q", scale=alt.Scale(domain=[-0.6, 1], clamp=True), title="printed", axis=alt.Axis(tickCount=8))
+    y = alt.Y("ours:Q", scale=alt.Scale(domain=[-0.6, 1], clamp=True), title=None, axis=alt.Axis(tickCount=8))
+    points = _data("points").encode(x, color=alt.Color("paper:N", scale=colours, legend=legend))
+    return _wide(
+        ends.mark_line(strokeDash=[5, 4], strokeWidth=1).encode(
+            alt.X("at:Q"), alt.Y("at:Q"), color=alt.value(signal("faint"))
+        ),
+        points.mark_rule(strokeWidth=0.8, opacity=0.35).encode(alt.Y("low:Q", title=None), alt.Y2("high:Q")),
+        points.mark_point(filled=True, size=34, opacity=0.75).encode(
+            y, shape=alt.Shape("paper:N", scale=forms, legend=legend)
+        ),
+        height=520,
+    )
 
 
 def trajectories() -> Any:
@@ -264,20 +277,14 @@ def trajectories() -> Any:
     Data `points`: search, at, accuracy, low, high. Signals: `across`, what `at` counts, and `names` of the searches.
     """
     alt = library()
-    repeated = [(colour, dash) for dash in ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3]) for colour in COLOURS]
-    legend = alt.Legend(orient="bottom", title=None, columns=2, labelLimit=340, symbolOpacity=1, offset=30)
-    colours = alt.Scale(domain=signal("names"), range=[colour for colour, _ in repeated])
-    dashes = alt.Scale(domain=signal("names"), range=[dash for _, dash in repeated])
-    ticks = alt.Axis(grid=False, format="~g", tickCount=6, labelOverlap="greedy", labelSeparation=10)
-    points = _data("points").encode(alt.X("at:Q", scale=alt.Scale(type="log", nice=False), title=None, axis=ticks))
-    y = alt.Y("low:Q", scale=alt.Scale(zero=False, nice=True), title=None)
+    looks = [(colour, dash) for dash in ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3]) for colour in COLOURS]
+    colour, dash = _named("search:N", *zip(*looks, strict=True), columns=2, labelLimit=340, offset=30)
+    x = alt.X("at:Q", scale=alt.Scale(type="log", nice=False), title=None, axis=_spread(format="~g", tickCount=6))
+    points = _data("points").encode(x, color=colour)
+    low = alt.Y("low:Q", scale=alt.Scale(zero=False), title=None)
     return _wide(
-        points.mark_area(opacity=0.15).encode(y, alt.Y2("high:Q"), alt.Color("search:N", scale=colours, legend=legend)),
-        points.mark_line(strokeWidth=1.6).encode(
-            alt.Y("accuracy:Q"),
-            alt.Color("search:N", scale=colours, legend=legend),
-            alt.StrokeDash("search:N", scale=dashes, legend=legend),
-        ),
+        points.mark_area(opacity=0.15).encode(low, alt.Y2("high:Q")),
+        points.mark_line(strokeWidth=1.6).encode(y="accuracy:Q", strokeDash=dash),
         _across(),
         height=380,
     )
@@ -299,7 +306,7 @@ def pareto(proxies: Sequence[str]) -> Any:
         later = alt.Color("place:Q", scale=alt.Scale(range=["#a6cbe6", "#08306b"]), legend=None)
         dots = points.mark_circle(size=18, opacity=0.8).encode(color=later).properties(name="dots")
         front = points.transform_filter("datum.front").mark_line(interpolate="step-after", strokeWidth=1.5, point=True)
-        line = front.encode(color=alt.value(signal("accent")), order="cost:Q").properties(name="front")
+        line = front.encode(color=_paint("accent"), order="cost:Q").properties(name="front")
         panels.append(alt.layer(dots, line).properties(width=340, height=260))
     return alt.hconcat(*panels)
 
@@ -316,11 +323,11 @@ def population(quantities: Sequence[str]) -> Any:
         x = alt.X("place:Q", title="evaluations" if last else None, axis=alt.Axis(grid=False, labels=last),
                   scale=alt.Scale(nice=False))  # fmt: skip
         y = alt.Y(quantity.translate(_LITERAL) + ":Q", scale=alt.Scale(zero=False), title=quantity)
-        dots = _data("history").mark_circle(size=14, opacity=0.7).encode(x, y, color=alt.value(signal("cool")))
-        starts = _data("starts").mark_rule().encode(x, color=alt.value(signal("dot")))
+        dots = _data("history").mark_circle(size=14, opacity=0.7).encode(x, y, color=_paint("cool"))
+        starts = _data("starts").mark_rule().encode(x, color=_paint("dot"))
         layers = [starts, dots]
         if not panels:
             names = _data("starts").mark_text(align="left", baseline="bottom", angle=330, fontSize=11)
-            layers.append(names.encode(x, y=alt.value(-4), text="phase:N", color=alt.value(signal("faint"))))
+            layers.append(names.encode(x, y=alt.value(-4), text="phase:N", color=_paint("faint")))
         panels.append(alt.layer(*layers).properties(width=660, height=130))
     return alt.vconcat(*panels).resolve_scale(x="shared")

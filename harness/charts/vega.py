@@ -30,9 +30,10 @@ FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 
 FORMATS = ("svg", "png", "pdf")
 
-#: Where a label is tried around its point, at each of these distances in pixels.
+#: Where a label is tried around its point, with the distance in pixels: beside it only where it is near.
 _ANCHORS = ("right", "left", "top", "bottom", "top-right", "bottom-right", "top-left", "bottom-left")
-_OFFSETS = (6, 12, 20, 30, 42, 56, 72)
+_PLACES = [(side, near) for near in (6, 12) for side in _ANCHORS]
+_PLACES += [(side, far) for far in (20, 30, 42, 56, 72) for side in _ANCHORS[2:]]
 
 
 def library() -> Any:
@@ -82,6 +83,7 @@ def compiled(chart: Any, signals: Mapping[str, Any] | None = None) -> dict[str, 
         mark=alt.MarkConfig(aria=False, tooltip=False),
     )  # fmt: skip
     spec = vl_convert.vegalite_to_vega(styled.to_dict())
+    del spec["$schema"]  # an address, which nothing asks for
     _place_labels(spec["marks"])
     return spec
 
@@ -103,15 +105,15 @@ def _place_labels(marks: list[dict[str, Any]]) -> None:
                     "type": "label",
                     "size": {"signal": "[width, height]"},
                     "sort": {"field": "datum.rank"},
-                    "anchor": list(_ANCHORS) * len(_OFFSETS),
-                    "offset": [offset for offset in _OFFSETS for _ in _ANCHORS],
+                    "anchor": [side for side, _ in _PLACES],
+                    "offset": [distance for _, distance in _PLACES],
                 }
             ]
             start = {"x": {"field": "x"}, "y": {"field": "y"}}
             ends = (("x", x), ("y", y))
             end = {f"{c}2": {**one, "field": f"datum.{one['field']}"} for c, one in ends}
             gap = " + ".join(f"abs(datum.{c} - scale('{c}', datum.datum.{one['field']}))" for c, one in ends)
-            shown = {"signal": f"datum.opacity && datum.text && {gap} > {_OFFSETS[1] + 6} ? 0.8 : 0"}
+            shown = {"signal": f"datum.opacity && datum.text && {gap} > 18 ? 0.8 : 0"}
             line = {"stroke": {"signal": "dot"}, "strokeWidth": {"value": 0.7}, "opacity": shown}
             update = {**start, **end, **line}
             leader = {"type": "rule", "from": {"data": mark["name"]}, "encode": {"update": update}}

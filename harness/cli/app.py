@@ -321,6 +321,8 @@ def _score(config: Any) -> int:
         f"{job.benchmark}/{job.dataset} seed {job.seed}{shard}: {summary.stored_now:,} scores computed, "
         f"{summary.stored_before:,} were stored already, {summary.seconds:.1f} s; store {job.store}"
     )
+    for (label, what), count in sorted(summary.alike.items()):
+        print(f"  {label}: {count:,} of those stored are {what}")
     for status, count in sorted(summary.failed.items()):
         print(f"  without a score: {count:,} x {status}")
     track(job)
@@ -434,7 +436,23 @@ def _import(name: str, path: str, check: bool) -> int:
     return 0
 
 
-cli.add_command(_task("queue", "harness.cli.queue", "work_off"))
+def _queue(settings: list[str], plan: bool) -> int:
+    def task(config: Any) -> int:
+        from harness.cli.plan import plan_queue
+        from harness.cli.queue import work_off
+
+        return (plan_queue if plan else work_off)(config)
+
+    return _app("queue", task, settings)
+
+
+cli.add_command(
+    _Configured(
+        "queue",
+        _queue,
+        options=[click.Option(["--plan"], is_flag=True, help="write the list: measure what each missing run costs")],
+    )
+)
 cli.add_command(_task("doctor", "harness.cli.doctor", "examine"))
 
 

@@ -41,7 +41,8 @@ def settings_of(command: str) -> list[str]:
     if {"dataset", "population"} & set(keys):
         loaded = [load_benchmark(name) for name in list_benchmarks()]
         values["dataset"] = lambda: list(dict.fromkeys(name for b in loaded for name in b.datasets))
-        values["population"] = lambda: list(dict.fromkeys(name for b in loaded for name in b.space.populations))
+        named = [name for b in loaded for name in (*b.space.populations, *b.populations_of_card)]
+        values["population"] = lambda: list(dict.fromkeys(named))
     found = [f"{key}={value}" for key in keys for value in values.get(key, lambda: [""])()]
     return [*found, "shards=", "-m"] if command == "score" else found
 

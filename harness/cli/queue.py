@@ -15,6 +15,7 @@ from typing import Any
 
 from harness.cli.launch import plans, run_apart, runs_of
 from harness.config import quoted
+from harness.engine.inputs import STATISTICS
 from harness.errors import HarnessError
 
 
@@ -27,12 +28,53 @@ class Entry:
     line: int
 
     @property
-    def needs_data(self) -> bool:
-        return any(_DATA.search(argument) for argument in self.arguments)
+    def images(self) -> str | None:
+        """Name of the dataset whose images stand for DATA; None where the row names no DATA."""
+        if not any(_DATA.search(argument) for argument in self.arguments):
+            return None
+        settings = dict(argument.partition("=")[::2] for argument in self.arguments)
+        return settings.get("inputs", "")
 
 
 #: Stands in a command for the path of the images.
 _DATA = re.compile(r"(?<![\w/])DATA(?![\w/])")
+
+
+def images_for(data: str | None, name: str) -> Path | None:
+    """The images of the dataset `name` at `data`; None where they are not given.
+
+    Args:
+        data: a folder that holds one `.npz` a dataset, `NAME.npz` or one whose name begins with it; or the images of
+            CIFAR-10 alone, a `.npz` or the folder `cifar-10-batches-py`. A file that bears another dataset's name
+            holds the images of that one.
+
+    Raises:
+        HarnessError: nothing at `data`, or several files that may hold the images.
+    """
+    if data is None:
+        return None
+    source = Path(data).expanduser()
+    if not source.exists():
+        raise HarnessError(f"data={data} does not exist: point it at the CIFAR-10 images, or a folder of .npz files")
+    files = sorted(source.glob("*.npz")) if source.is_dir() else [source]
+    found = [file for file in files if _is_of(file, name)]
+    found = [file for file in found if file.stem == name] or found
+    if len(found) > 1:
+        raise HarnessError(
+            f"data={data} holds several files of {name} ({', '.join(file.name for file in found)}): "
+            f"keep one, or name it {name}.npz"
+        )
+    if found:
+        return found[0]
+    named = any(_is_of(file, other) for file in files for other in STATISTICS)
+    if name == "cifar10" and ((source / "data_batch_1").is_file() or not named):
+        return source
+    return None
+
+
+def _is_of(file: Path, name: str) -> bool:
+    """Whether a file bears a dataset's name, and not a longer one such as `cifar100` for `cifar10`."""
+    return re.fullmatch(rf"{re.escape(name)}(?![A-Za-z0-9]).*", file.stem) is not None
 
 
 def read_queue(path: str | Path) -> list[Entry]:
@@ -84,27 +126,29 @@ def work_off(config: Any) -> int:
     """
     if config.minutes is None or config.minutes <= 0:
         raise HarnessError("say for how long: harness queue minutes=60 (make queue MINUTES=60)")
-    if config.data is not None and not Path(config.data).expanduser().exists():
-        raise HarnessError(f"data={config.data} does not exist: point it at the CIFAR-10 images")
+    images_for(config.data, "")  # names a path that is not there
     until = time.monotonic() + 60 * config.minutes
     entries = read_queue(config.queue)
     failed = 0
     todo = []
     for entry in entries:
-        arguments = [_DATA.sub(lambda _: str(config.data or "DATA"), argument) for argument in entry.arguments]
         try:
+            path = images_for(config.data, entry.images) if entry.images is not None else None
+            arguments = [_DATA.sub(lambda _, path=path: str(path or "DATA"), text) for text in entry.arguments]
             runs = runs_of([quoted(text) for text in arguments])
             plans(runs)  # names what is wrong with a later row before an earlier one has run for hours
-            todo.append((entry, arguments, runs))
+            lacks = entry.images is not None and path is None
+            todo.append((entry, arguments, runs, lacks))
         except HarnessError as error:
             raise HarnessError(f"{config.queue}, line {entry.line}: {error}") from error
-    for entry, arguments, runs in todo:
+    for entry, arguments, runs, lacks in todo:
         missing, asked = _missing(runs)
         if not missing:
             print(f"{entry.number}: complete, {asked:,} scores", flush=True)
             continue
-        if entry.needs_data and config.data is None:
-            print(f"{entry.number}: skipped, {missing:,} scores need images: set data=FOLDER", flush=True)
+        if lacks:
+            remedy = "set data=FOLDER" if config.data is None else f"put {entry.images}.npz into a folder data=FOLDER"
+            print(f"{entry.number}: skipped, {missing:,} scores need images: {remedy}", flush=True)
             continue
         if time.monotonic() >= until:
             print(f"{entry.number}: {missing:,} of {asked:,} scores missing; the time is over", flush=True)

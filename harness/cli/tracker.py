@@ -42,8 +42,10 @@ def correlations_of(job: Job) -> tuple[dict[str, Any], dict[str, float]]:
 
     benchmark = load_benchmark(job.benchmark)
     reader = Reader(ScoreStore(job.store), benchmark)
+    accuracies = benchmark.accuracies(job.dataset).to_numpy(dtype=np.float64)
+    benchmark.with_figures(job.population, accuracies)  # raises where they are of a selection that it exceeds
     members = benchmark.population(job.population)[: job.limit]
-    accuracies = benchmark.accuracies(job.dataset).to_numpy(dtype=np.float64)[members]
+    accuracies = accuracies[members]
     trained = np.isfinite(accuracies)
     figures = {}
     for proxy in job.resolved:

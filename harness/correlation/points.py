@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from harness.correlation.inputs import canonical_pair, checked_pair, proportion, whole
-from harness.correlation.weighted.ndcg import weighted_ndcg
+from harness.correlation.weighted.ndcg import rankings, weighted_ndcg
 from harness.correlation.weighted.regret import weighted_regret
 from harness.correlation.weighted.ties import Outcomes, Weighted
 from harness.correlation.weighted.top_precision import weighted_top_precision
@@ -81,6 +81,13 @@ def ndcg(scores: Any, accuracies: Any, p: int = 1000) -> float:
             [0, 100]; or the accuracies are fractions.
     """
     return _at_unit_weights(partial(weighted_ndcg, p=whole(p, "p", 1)), scores, accuracies)
+
+
+def ndcg_at(scores: Any, accuracies: Any, cutoffs: Iterable[int]) -> list[float]:
+    """`ndcg` at each of several P, the same numbers, with the rows sorted once."""
+    ranks, values = checked_pair(scores, accuracies)
+    outcomes, ordered, once = Outcomes(values), rankings(ranks, values), np.ones((values.size, 1))
+    return [float(weighted_ndcg(ranks, values, outcomes, whole(p, "p", 1), ordered)(once)[0]) for p in cutoffs]
 
 
 def top_precision(scores: Any, accuracies: Any, fraction: float = 0.01) -> float:

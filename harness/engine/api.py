@@ -37,8 +37,8 @@ def score(
     Every proxy initialises the network as its definition says (convolutions, linear layers and normalisations;
     other parameters keep the values they have), with draws that depend on `seed` alone. A proxy reads as many
     images as its batch size asks for, all of `inputs` when there are fewer. One that reads several mini-batches
-    (ZiCo 2, SWAP 4) takes them one after the other from `inputs`; where those are too few, all its mini-batches
-    shrink alike, so that none shares an image with another, and it has no score where they would be empty.
+    (ZiCo 2) takes them one after the other from `inputs`; where those are too few, all its mini-batches shrink
+    alike, so that none shares an image with another, and it has no score where they would be empty.
 
     Scored is a copy without the hooks that were registered on the network: what a hook changes in an output is no
     part of the network here. The state of the process counts for nothing and is left as it was (`neutral`):

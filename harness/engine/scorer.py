@@ -190,10 +190,13 @@ class Scorer:
                 )
         return self._batches[number, size]
 
-    def subject(self, index: int, build: Callable[[str, int], nn.Module | None] | None = None) -> Subject | None:
+    def subject(
+        self, index: int, build: Callable[[str, int], nn.Module | None] | None = None, channels: int | None = None
+    ) -> Subject | None:
         """The network of an architecture, seeded by its `network_key`: equal for all that share the key.
 
-        `build` makes another network of it than the benchmark's; None where it makes none.
+        `build` makes another network of it than the benchmark's, which reads images of so many `channels`; None where
+        it makes none.
         """
         import torch
 
@@ -208,12 +211,14 @@ class Scorer:
                 network,
                 self.batch,
                 stable_seed(space.name, space.network_key(architecture), self.job.seed),
-                self.inputs.shape,
+                (channels or self.inputs.shape[0], *self.inputs.shape[1:]),
                 self.dataset.classes,
                 self.device,
                 stages=network.stages,
+                plain=True,
                 thin=lambda: self.subject(index, partial(space.build, thin=True)),
                 cell=lambda: self.subject(index, space.build_cell),
+                regions=lambda: self.subject(index, space.build_regions, 1),
             )
 
     def score(self, index: int, labels: Sequence[str]) -> list[tuple[str, Row]]:

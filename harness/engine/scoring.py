@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from harness.benchmarks.benchmark import Benchmark, load_benchmark
+from harness.engine.alike import alike, reason
 from harness.engine.inputs import Inputs, load_inputs
 from harness.engine.scorer import Job, checked, resolve_device
 from harness.engine.store import Row, ScoreKey, ScoreStore
@@ -32,12 +33,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Summary:
-    """What a run did: rows asked, found stored, newly stored, and the statuses of the failed new rows."""
+    """What a run did: rows asked, found stored, newly stored, and the statuses of the failed new rows.
+
+    `alike`: how many of those found are another dataset's, by the proxy's label and what is said of them.
+    """
 
     asked: int = 0
     stored_before: int = 0
     stored_now: int = 0
     failed: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    alike: dict[tuple[str, str], int] = field(default_factory=dict)
     seconds: float = 0.0
 
     def add(self, label: str, rows: Sequence[Row]) -> None:
@@ -61,6 +66,7 @@ class Wanted(NamedTuple):
         asked: number of rows.
         missing: indices that have no row yet, or whose last attempt ended by an exception.
         errors: the statuses of those attempts, with how often each occurs.
+        alike: how many rows are read from those of another dataset, by what is said of them.
     """
 
     proxy: Proxy
@@ -68,6 +74,7 @@ class Wanted(NamedTuple):
     asked: int
     missing: list[int]
     errors: dict[str, int]
+    alike: dict[str, int]
 
 
 def plan(job: Job, read: Callable[[ScoreKey, int], pd.DataFrame] | None = None) -> list[Wanted]:
@@ -96,13 +103,26 @@ def plan(job: Job, read: Callable[[ScoreKey, int], pd.DataFrame] | None = None) 
     for proxy in proxies:
         counted = all(isinstance(probe, EncodingProbe) for probe in proxy.needs())
         asked = members[part::parts] if counted else representatives
-        held = read(job.key(proxy), proxy.version)
+        key = job.key(proxy)
+        held = read(key, proxy.version)
         failed = held["status"].str.startswith("error")
-        done = set(held.loc[~failed, "index"])
-        missing = [int(i) for i in asked if i not in done]
+        missing = _lacking(asked, held)
+        elsewhere = {}
+        for other in alike(benchmark, proxy, key):
+            before = len(missing)
+            missing = _lacking(missing, read(other, proxy.version))
+            if len(missing) < before:
+                elsewhere[reason(benchmark, key.dataset, other.dataset)] = before - len(missing)
         errors = held.loc[failed & held["index"].isin(missing), "status"].value_counts()
-        found.append(Wanted(proxy, counted, len(asked), missing, {str(k): int(n) for k, n in errors.items()}))
+        counts = {str(k): int(n) for k, n in errors.items()}
+        found.append(Wanted(proxy, counted, len(asked), missing, counts, elsewhere))
     return found
+
+
+def _lacking(asked: Iterable[int], held: pd.DataFrame) -> list[int]:
+    """Those of the indices that have no row yet, or whose last attempt ended by an exception."""
+    done = set(held.loc[~held["status"].str.startswith("error"), "index"])
+    return [int(i) for i in asked if i not in done]
 
 
 def check_host(job: Job) -> Inputs:
@@ -131,16 +151,16 @@ def run(job: Job, progress: bool = True) -> Summary:
     dataset = benchmark.dataset(job.dataset)
     store = ScoreStore(job.store)
     targets: dict[str, tuple[ScoreKey, str | None]] = {}
-    for proxy, _, _, missing, _ in wanted:
-        if missing:
-            target = job.key(proxy), None if proxy.inputs == "none" else inputs.digest
-            store.check_images(*target)
-            targets[proxy.label] = target
+    for proxy in (one.proxy for one in wanted if one.missing):
+        target = job.key(proxy), None if proxy.inputs == "none" else inputs.digest
+        store.check_images(*target)
+        targets[proxy.label] = target
     writer = "{}of{}".format(*job.part_of)
     summary = Summary()
 
     networks: dict[int, list[str]] = {}
-    for proxy, counted, asked, missing, _ in wanted:
+    for proxy, counted, asked, missing, _, elsewhere in wanted:
+        summary.alike.update({(proxy.label, what): count for what, count in elsewhere.items()})
         summary.asked += asked
         summary.stored_before += asked - len(missing)
         if not missing:

@@ -62,17 +62,20 @@ class FisherSketch(WeightJacobian):
         found: list[torch.Tensor] = []
         with recordings(subject, self) as recorded:
             for part in recorded:
-                logits = part.logits.detach().double()
-                factor = torch.from_numpy(fisher_factor(logits.softmax(dim=1).cpu().numpy(), self.variant))
+                probabilities = part.logits.detach().double().softmax(dim=1).cpu().numpy()
+                # One image's at a time: those of a thousand classes have a million entries.
+                factors = (torch.from_numpy(fisher_factor(one, self.variant)) for one in probabilities)
                 if part.fewest_rows <= self.rows:
-                    found.append(factor.to(logits.device) @ part.jacobian())
+                    pairs = zip(factors, part.jacobian().cpu(), strict=True)
+                    found.append(torch.stack([factor @ jacobian for factor, jacobian in pairs]))
                     continue
                 if not found:
-                    directions = self._directions(subject, logits.shape[1])
+                    directions = self._directions(subject, probabilities.shape[1])
                 begin = sum(map(len, found))
-                chosen = directions[begin : begin + len(logits)]
-                found.append(part.products((chosen @ factor).to(logits.device)))
-        return {"rows": torch.cat(found).cpu().numpy()}
+                pairs = zip(directions[begin : begin + len(probabilities)], factors, strict=True)
+                cotangents = torch.stack([rows @ factor for rows, factor in pairs])
+                found.append(part.products(cotangents.to(part.logits.device)).cpu())
+        return {"rows": torch.cat(found).numpy()}
 
     def _directions(self, subject: Subject, classes: int) -> Any:
         """Q of each image, (B, r, K) float64."""

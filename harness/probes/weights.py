@@ -1,4 +1,4 @@
-"""The weights of an initialisation, which no image meets."""
+"""The weights themselves, which no image meets: how many there are, and what an initialisation makes of them."""
 
 from __future__ import annotations
 
@@ -18,5 +18,15 @@ class WeightNorms(Probe):
         import torch
 
         subject.initialise(self.init)
-        norms = [module.weight.detach().norm() for module in weight_layers(subject.network).values()]
+        norms = [layer.weight.detach().norm() for layer in weight_layers(subject.network).values()]
         return {"weight_norm": torch.stack(norms).double().cpu().numpy()}
+
+
+@dataclass(frozen=True)
+class WeightCounts(Probe):
+    """Observable `weight_counts` (L,): number of weights of each convolution or linear layer, in module order."""
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        import numpy as np
+
+        return {"weight_counts": np.array([layer.weight.numel() for layer in weight_layers(subject.network).values()])}

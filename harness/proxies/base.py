@@ -46,6 +46,9 @@ class Proxy(ABC):
     sign: ClassVar[int] = 1
     #: Whether the score depends on a random draw (weights or inputs).
     random: ClassVar[bool] = True
+    #: Whether the score depends on the last layer, which has an output a class. Where it does not, scores on noise are
+    #: those of every dataset of a benchmark with images of the same shape: declared where they were found equal.
+    reads_head: ClassVar[bool] = True
     #: By how much, relatively, a score may deviate on another processor or device, which rounds otherwise. Those that
     #: differ: some three times what torch's own convolutions instead of oneDNN's make of it on NAS-Bench-201.
     tolerance: ClassVar[float] = 1e-3

@@ -68,4 +68,5 @@ class TrainableLayers(_Count):
     name: ClassVar[str] = "trainable_layers"
     summary: ClassVar[str] = "convolutions + linear layers (VKDNW's aleph)"
     citation: ClassVar[str] = "Tybl & Neumann, VKDNW, CVPR 2025 (arXiv 2502.04975)"
+    reads_head: ClassVar[bool] = False
     observable: ClassVar[str] = "trainable_layers"

@@ -11,7 +11,7 @@ import numpy as np
 from harness.probes.base import Probe, Unscorable
 from harness.probes.gradient import GradientPass
 from harness.probes.positive import AttentionPass, LinearisedPass
-from harness.probes.weights import WeightNorms
+from harness.probes.weights import WeightCounts, WeightNorms
 from harness.proxies.base import Proxy, at_least
 
 ABDELFATTAH = "Abdelfattah et al., Zero-Cost Proxies for Lightweight NAS, ICLR 2021"
@@ -106,7 +106,8 @@ class Fisher(_Gradient):
     """Fisher pruning: per channel of each layer's output, mean over images of (sum of a dL/da)^2 / 2.
 
     A channel counts once for each of its weights, as in the code of Abdelfattah et al., which spreads the
-    channel's value over them before it sums.
+    channel's value over them before it sums. Their NAS-Bench-201 has biases in the cells' convolutions, which
+    BatchNorm takes out of the function but not out of these activations; the benchmark's network, ours, has none.
     """
 
     name: ClassVar[str] = "fisher"
@@ -204,6 +205,9 @@ class LogSynflow(Proxy):
         return seen["logsynflow"].sum(axis=1).mean()
 
 
+#: Of a definition: the paper's words, or what its authors' code computes.
+VARIANTS = ("paper", "repo")
+
 SALIENCIES = {
     "snip": ("saliency_sum_abs", "saliency_std"),
     "grad": ("gradient_sum_abs", "gradient_std"),
@@ -211,16 +215,28 @@ SALIENCIES = {
 }
 
 
-def saliency_probe(saliency: str, init: str, batch_size: int, dtype: str) -> dict[Probe, tuple[str, ...]]:
-    """The pass that gives sum and deviation of a saliency per layer."""
+def saliency_probes(
+    saliency: str, variant: str, init: str, batch_size: int, dtype: str
+) -> dict[Probe, tuple[str, ...]]:
+    """The passes that give sum and deviation of a saliency per layer, and what else a variant of SSNR reads."""
     probe = LinearisedPass(init) if saliency == "synflow" else GradientPass(init, batch_size, dtype=dtype)
-    return {probe: SALIENCIES[saliency]}
+    found: dict[Probe, tuple[str, ...]] = {probe: SALIENCIES[saliency]}
+    return found if variant == "paper" else {**found, WeightCounts(): ("weight_counts",)}
 
 
-def signal_to_noise(seen: Mapping[str, Any], saliency: str) -> np.ndarray:
-    """(L,): sum of a layer's saliencies over their population standard deviation; 0 where that is 0."""
+def signal_to_noise(seen: Mapping[str, Any], saliency: str, variant: str) -> np.ndarray:
+    """(L,): sum of a layer's saliencies over their standard deviation.
+
+    `paper`: the population deviation; 0 where that is 0. `repo`: the unbiased deviation, the sum alone where that is 0
+    or the layer has one weight, and of the quotient its logarithm, unless it is 0.
+    """
     total, deviation = (np.atleast_2d(seen[name])[0] for name in SALIENCIES[saliency])
-    return np.divide(total, deviation, out=np.zeros_like(total), where=deviation != 0)
+    if variant == "paper":
+        return np.divide(total, deviation, out=np.zeros_like(total), where=deviation != 0)
+    counts = seen["weight_counts"]
+    deviation = deviation * np.sqrt(counts / np.maximum(counts - 1, 1))
+    ratio = np.divide(total, deviation, out=total.copy(), where=deviation != 0)
+    return np.log(ratio, out=np.zeros_like(ratio), where=ratio != 0)
 
 
 @dataclass(frozen=True)
@@ -228,7 +244,9 @@ class Ssnr(_Gradient):
     """SSNR: sum over layers of (sum of saliencies) / (their population standard deviation in the layer).
 
     Settings: `saliency` snip (the paper's tables), grad (|g|) or synflow. A layer of one weight or without
-    deviation contributes nothing.
+    deviation contributes nothing. `variant=repo` sums what the authors' code of T-CET multiplies (see `TCet`): the
+    logarithms of these quotients with the unbiased deviation, and of the sum alone where nothing deviates. The paper
+    has no logarithm; the authors' toolkit (iViolinSolo/zero-cost-proxies @ 8054a997) has none by default either.
     """
 
     name: ClassVar[str] = "ssnr"
@@ -236,15 +254,16 @@ class Ssnr(_Gradient):
     citation: ClassVar[str] = "Xiang et al., Zero-Cost Operation Scoring / T-CET, AutoML 2023"
     tolerance: ClassVar[float] = 5e-3
 
-    choices: ClassVar[Mapping[str, Collection]] = {"saliency": SALIENCIES}
+    choices: ClassVar[Mapping[str, Collection]] = {"saliency": SALIENCIES, "variant": VARIANTS}
 
     saliency: str = "snip"
+    variant: str = "paper"
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
-        return saliency_probe(self.saliency, self.init, self.batch_size, self.dtype)
+        return saliency_probes(self.saliency, self.variant, self.init, self.batch_size, self.dtype)
 
     def score(self, seen: Mapping[str, Any]) -> float:
-        terms = signal_to_noise(seen, self.saliency)
+        terms = signal_to_noise(seen, self.saliency, self.variant)
         if not terms.any():
             raise Unscorable("no layer's saliencies vary")
         return terms.sum()
@@ -257,6 +276,10 @@ class Dss(Proxy):
     |weights|, an image of ones, R the sum of the logits. Sum over the projections of attention modules (any
     module whose class name holds `Attention`) of |dR/dW|_nuc |W|_nuc, plus sum over the other linear layers,
     the classifier left out, of |W dR/dW|. LayerNorm stays. A network without attention has no score.
+
+    `variant=repo` adds the classifier's |W dR/dW|, which the paper's sum over the MLPs does not have, and adds it twice
+    where it has 1,000 outputs, as the authors' code does (decemberzhou/TF_TAS @ 42616bc, `p_utils.py` lists such a
+    layer twice). That code takes for projections what is named `qkv` or is square, as ours are.
     """
 
     name: ClassVar[str] = "dss"
@@ -264,11 +287,16 @@ class Dss(Proxy):
     citation: ClassVar[str] = "Zhou et al., Training-free Transformer Architecture Search, CVPR 2022"
     requires: ClassVar[str] = "attention"
     inputs: ClassVar[str] = "none"
+    choices: ClassVar[Mapping[str, Collection]] = {"variant": VARIANTS}
 
     init: str = "xavier"
+    variant: str = "paper"
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
-        return {AttentionPass(self.init): ("diversity", "saliency")}
+        return {AttentionPass(self.init): ("diversity", "saliency", "head_saliency", "head_outputs")}
 
     def score(self, seen: Mapping[str, Any]) -> float:
-        return seen["diversity"].sum() + seen["saliency"].sum()
+        total = seen["diversity"].sum() + seen["saliency"].sum()
+        if self.variant == "repo":
+            total += seen["head_saliency"].sum() * (2 if seen["head_outputs"] == 1000 else 1)
+        return total

@@ -55,6 +55,7 @@ class Sed(Proxy):
     inputs: ClassVar[str] = "none"
     caveat: ClassVar[str] = "a reconstruction from the paper's propositions, not the authors' numbers"
     random: ClassVar[bool] = False
+    reads_head: ClassVar[bool] = False
     choices: ClassVar[Mapping[str, Collection]] = {"part": ("all", *TERMS)}
 
     part: str = "all"

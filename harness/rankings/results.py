@@ -10,6 +10,8 @@ import numpy as np
 
 from harness.benchmarks.benchmark import Benchmark
 from harness.config import choices
+from harness.engine.alike import alike, reason
+from harness.engine.inputs import STAND_INS
 from harness.engine.store import ScoreKey, ScoreStore, check_range
 from harness.probes.base import Probe
 from harness.proxies import get_proxy
@@ -30,13 +32,21 @@ class Scores(NamedTuple):
     `missing`: how many networks of which partition are not in the store. `seconds`: median time of the passes
     read, with all that was asked of them in the run that stored the score: an upper bound of what it takes alone.
     `members`: boolean (n,) of the architectures that a correlation may use: a learned ranking leaves out
-    those that it was trained on.
+    those that it was trained on. `alike`: proxies of which scores are another dataset's, with what is said of these.
     """
 
     values: np.ndarray
     missing: Mapping[ScoreKey, int]
     seconds: float
     members: np.ndarray
+    alike: tuple[tuple[str, str], ...] = ()
+
+    def notes(self, spec: str) -> list[str]:
+        """What a row of `spec` has to say of scores that are another dataset's."""
+        proxies: dict[str, list[str]] = {}
+        for label, what in self.alike:
+            proxies.setdefault(what, []).append(label)
+        return [what if found == [spec] else f"{', '.join(found)} ({what})" for what, found in proxies.items()]
 
 
 def inputs_of(proxy: Proxy, inputs: str, dataset: str) -> str:
@@ -81,15 +91,29 @@ def _seconds_of(members: Mapping[str, Scores]) -> float:
     return total
 
 
+def _alike_of(members: Mapping[str, Scores]) -> tuple[tuple[str, str], ...]:
+    return tuple(dict.fromkeys(one for found in members.values() for one in found.alike))
+
+
+class _Column(NamedTuple):
+    """Scores and their times (n,) of a benchmark's architectures, and for which of them there is a row."""
+
+    values: np.ndarray
+    seconds: np.ndarray
+    stored: np.ndarray
+
+
 class Reader:
     """Reads the scores of one benchmark from a store, each partition once.
 
-    An architecture takes the score of the representative of its network where it has none of its own.
+    An architecture takes the score of the representative of its network where it has none of its own, and a dataset
+    takes those of another where the proxy cannot tell the two apart (`alike`).
     """
 
     def __init__(self, store: ScoreStore, benchmark: Benchmark):
         self.store, self.benchmark = store, benchmark
-        self._columns: dict[ScoreKey, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._columns: dict[ScoreKey, _Column] = {}
+        self._digests: dict[ScoreKey, str | None] = {}
 
     def scores(
         self, spec: str, dataset: str, population: np.ndarray, inputs: str = PAPER_INPUTS, seed: int = 0
@@ -109,6 +133,20 @@ class Reader:
         """The partitions that the scores of the proxy, aggregate or learned ranking `spec` are read from."""
         return tuple(self._key(proxy, dataset, inputs, seed) for proxy in proxies_of(spec))
 
+    def stand_in(self, spec: str, dataset: str, inputs: str = PAPER_INPUTS, seed: int = 0) -> str:
+        """What has to be said of the images behind the scores of `spec`; "" where they are the dataset's own, or none.
+
+        Images that nobody described (`harness.engine.inputs.STAND_INS`) count as the dataset's own.
+        """
+        images = (key for key in self.keys(spec, dataset, inputs, seed) if key.inputs not in ("none", "random"))
+        return next(filter(None, (STAND_INS.get(self._images(key) or "", "") for key in images)), "")
+
+    def _images(self, key: ScoreKey) -> str | None:
+        """Digest of the images that a partition was computed from."""
+        if key not in self._digests:
+            self._digests[key] = self.store.images(key)
+        return self._digests[key]
+
     def _key(self, proxy: Proxy, dataset: str, inputs: str, seed: int) -> ScoreKey:
         source = inputs_of(proxy, inputs, dataset)
         return ScoreKey(self.benchmark.scores_of, dataset, source, proxy.label, seed if proxy.random else 0)
@@ -119,7 +157,7 @@ class Reader:
         values = np.full(len(population), np.nan)
         if not missing:
             values = aggregate.combine(np.stack([members[name].values for name in aggregate.members]))
-        return Scores(values, missing, _seconds_of(members), np.ones(len(values), bool))
+        return Scores(values, missing, _seconds_of(members), np.ones(len(values), bool), _alike_of(members))
 
     def _learned(self, spec: str, dataset: str, population: np.ndarray, inputs: str, seed: int) -> Scores:
         model = LEARNED[spec]
@@ -142,11 +180,19 @@ class Reader:
                 (Forest.VERSION, features, accuracies, train, seed),
                 lambda: Forest().rank(features, accuracies, train, seed),
             )
-        return Scores(values, missing, _seconds_of(parts), ~train)
+        return Scores(values, missing, _seconds_of(parts), ~train, _alike_of(parts))
 
     def _proxy(self, proxy: Proxy, dataset: str, population: np.ndarray, inputs: str, seed: int) -> Scores:
         key = self._key(proxy, dataset, inputs, seed)
-        values, stored, seconds = self._column(key, proxy.version)
+        values, seconds, stored = column = self._column(key, proxy.version)
+        said = []
+        for other in alike(self.benchmark, proxy, key):
+            theirs = self._column(other, proxy.version)
+            given = theirs.stored & ~stored
+            if given.any():
+                column = _Column(*(np.where(given, new, old) for new, old in zip(theirs, column, strict=True)))
+                values, seconds, stored = column
+                said.append((given, reason(self.benchmark, dataset, other.dataset)))
         own = stored[population]
         source = np.where(own, population, self.benchmark.representatives[population])
         lacking = np.zeros(len(stored), dtype=bool)
@@ -157,15 +203,16 @@ class Reader:
             {key: missing} if missing else {},
             float(np.nanmedian(seconds[source])) if stored[source].any() else float("nan"),
             np.ones(len(population), bool),
+            tuple((proxy.label, what) for given, what in said if given[source].any()),
         )
 
     @cached_property
-    def _nothing(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _nothing(self) -> _Column:
         """The column of a partition without rows: one for all of them, of which a large space has many."""
         size = len(self.benchmark)
-        return np.full(size, np.nan), np.zeros(size, dtype=bool), np.full(size, np.nan)
+        return _Column(np.full(size, np.nan), np.full(size, np.nan), np.zeros(size, dtype=bool))
 
-    def _column(self, key: ScoreKey, version: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _column(self, key: ScoreKey, version: int) -> _Column:
         if key not in self._columns:
             frame = self.store.read(key, version)
             # What an exception kept from its score may yet get one: it is missing, not failed.
@@ -183,7 +230,7 @@ class Reader:
                 frame["seconds"].to_numpy(),
             )
             stored[index] = True
-            self._columns[key] = values, stored, seconds
+            self._columns[key] = _Column(values, seconds, stored)
         return self._columns[key]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,12 +18,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harness import correlation
-from harness.benchmarks.benchmark import Target, list_benchmarks, load_benchmark
+from harness.benchmarks.benchmark import Benchmark, Target, list_benchmarks, load_benchmark
 from harness.config import TableConfig, choices
-from harness.correlation import Estimate, Metric, correlate_many, ndcg
+from harness.correlation import Estimate, Metric, correlate_many
+from harness.correlation.points import ndcg_at
+from harness.engine.alike import alike
 from harness.engine.store import ScoreKey, ScoreStore
 from harness.errors import HarnessError
 from harness.proxies import available, get_proxy
+from harness.proxies.base import Proxy
 from harness.rankings.aggregates import AGGREGATES
 from harness.rankings.results import PAPER_INPUTS, Reader, Scores, inputs_of, scoring_commands
 from harness.tables.cells import METRIC_NAMES, load_table, place_of, read_published
@@ -113,19 +116,18 @@ class Board:
 
     def __init__(self, reader: Reader, dataset: str, populations: Sequence[str] = POPULATIONS):
         self.reader, self.benchmark, self.dataset = reader, reader.benchmark, dataset
-        self._asked = (*populations, *_table_populations(self.benchmark.name))
+        own = self.benchmark.populations_of_card
+        self._asked = (*populations, *own, *_table_populations(self.benchmark.name))
 
     @cached_property
     def populations(self) -> dict[str, np.ndarray]:
         """Indices of the architectures that have an accuracy, by population, the largest first."""
-        finite = np.isfinite(self._accuracies)
         found = {}
         for population in dict.fromkeys(self._asked):
             try:
-                indices = self.benchmark.population(population)
-            except HarnessError:  # another space's population, or a sample larger than this benchmark
+                found[population] = self.benchmark.with_figures(population, self._accuracies)
+            except HarnessError:  # another space's population, a sample larger than this benchmark, or a selection's
                 continue
-            found[population] = indices[finite[indices]]
         return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
 
     @cached_property
@@ -134,20 +136,16 @@ class Board:
 
     @cached_property
     def _stored(self) -> set[ScoreKey]:
-        return set(self.reader.store.keys())
+        """The benchmark's partitions that the store holds, and those that it can read from another dataset's."""
+        return set(_served(self.reader.store.keys(), self.benchmark))
 
     @cached_property
     def entries(self) -> list[Entry]:
         """Proxies of which scores are stored, and aggregates of such proxies, sorted."""
         found = set()
         for key in self._stored:
-            if (key.space, key.dataset) == (self.benchmark.name, self.dataset):
-                try:
-                    known = get_proxy(key.proxy).label == key.proxy
-                except HarnessError:  # of a package that is not installed, or of a setting that is no more
-                    continue
-                if known:
-                    found.add(Entry(key.proxy, key.inputs))
+            if key.dataset == self.dataset and _known(key.proxy) is not None:
+                found.add(Entry(key.proxy, key.inputs))
         found |= {Entry(name, PAPER_INPUTS) for name in AGGREGATES if self.seeds(Entry(name, PAPER_INPUTS))}
         return sorted(found)
 
@@ -198,14 +196,33 @@ class Board:
 def boards(store: ScoreStore) -> list[Board]:
     """A board of each dataset of each benchmark of which the store has scores."""
     keys = store.keys()
-    stored = {(key.space, key.dataset) for key in keys}
     found = []
     for name in list_benchmarks():
         reader = Reader(store, load_benchmark(name))
-        if not reader.benchmark.has_accuracies:
-            continue
-        found += [Board(reader, dataset) for dataset in reader.benchmark.datasets if (name, dataset) in stored]
+        benchmark = reader.benchmark
+        stored = {key.dataset for key in _served(keys, benchmark)}
+        known = [name for name in benchmark.datasets if benchmark.has_accuracies and benchmark.targets(name)]
+        found += [Board(reader, dataset) for dataset in known if dataset in stored]
     return found
+
+
+def _served(keys: Iterable[ScoreKey], benchmark: Benchmark) -> Iterator[ScoreKey]:
+    """Those of the partitions that are the benchmark's, each with those of other datasets that it serves as well."""
+    for key in keys:
+        if key.space == benchmark.name:
+            yield key
+            proxy = _known(key.proxy)
+            if proxy is not None and key.dataset in benchmark.datasets:
+                yield from alike(benchmark, proxy, key)
+
+
+def _known(label: str) -> Proxy | None:
+    """The proxy of a label in the store; None for one that is not installed, or whose settings are no more."""
+    try:
+        proxy = get_proxy(label)
+    except HarnessError:
+        return None
+    return proxy if proxy.label == label else None
 
 
 def _table_populations(benchmark: str) -> list[str]:
@@ -374,7 +391,8 @@ def cutoffs(n: int) -> list[int]:
 
 def ndcg_curve(scores: np.ndarray, accuracies: np.ndarray) -> list[tuple[int, float]]:
     """nDCG_P of scores (n,) at each of the `cutoffs`."""
-    return [(p, ndcg(scores, accuracies, p)) for p in cutoffs(len(accuracies))]
+    places = cutoffs(len(accuracies))
+    return list(zip(places, ndcg_at(scores, accuracies, places), strict=True))
 
 
 def chance_curve(accuracies: np.ndarray) -> list[tuple[int, float]]:

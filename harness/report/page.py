@@ -49,7 +49,7 @@ from harness.report.measures import (
 from harness.seeds import stable_rng
 
 #: Bytes that the scores of all scatter plots may take: the folder stays under 5 MB however many scores there are.
-POINT_BYTES = 1_700_000
+POINT_BYTES = 1_300_000
 BYTES_A_POINT = 15
 
 #: What a scatter plot can mark: the best-scored architectures, so many of the whole population.
@@ -263,15 +263,19 @@ def _scores(series: Series, drawn: np.ndarray, besides: Sequence[tuple[int, int]
     scored = np.isfinite(series.scores)
     ranks = np.full(len(series.scores), np.nan)
     ranks[scored] = rankdata(-series.scores[scored])
-    rank = [None if math.isnan(v) else int(v) if v == int(v) else v for v in ranks.tolist()]
     axis, unit = score_axis(series.scores)
     return {
         "axis": axis,
         "unit": unit,
         "scores": [_significant(v) for v in series.scores[drawn]],
-        "ranks": [rank[i] for i in drawn],
-        "besides": [[place, _significant(series.scores[i]), rank[i]] for i, place in besides],
+        "ranks": [_rank(v) for v in ranks[drawn]],
+        "besides": [[place, _significant(series.scores[i]), _rank(ranks[i])] for i, place in besides],
     }
+
+
+def _rank(value: float) -> float | int | None:
+    """A mean rank, without a fraction of 0; null where there is none."""
+    return int(value) if value % 1 == 0 else _rounded(value, 1)
 
 
 # Text of the pages ----------------------------------------------------------------------------------------------
@@ -299,6 +303,7 @@ def proxy_facts(name: str) -> dict[str, Any]:
         ("mini-batches", {"none": "reads none", "images": "images of the dataset", "random": "noise"}[proxy.inputs]),
         ("passes read", ", ".join(sorted(type(probe).__name__ for probe in proxy.needs()))),
         ("draws", "weights or inputs at random, from a seed for each architecture" if proxy.random else "nothing"),
+        ("last layer", "read" if proxy.reads_head else "not read: on noise, datasets of one image shape share scores"),
         ("sign", "as in the paper" if proxy.sign > 0 else "negated, so that higher is better"),
         ("version of the definition", str(proxy.version)),
     ]
@@ -328,7 +333,7 @@ def benchmark_facts(benchmark: Benchmark, found: Sequence[Board]) -> dict[str, A
     datasets = []
     for name, dataset in benchmark.datasets.items():
         facts = {"name": name, "classes": dataset.classes, "resolution": dataset.resolution}
-        if benchmark.has_accuracies:
+        if benchmark.has_accuracies and benchmark.targets(name):
             accuracies = benchmark.accuracies(name).dropna()
             facts["targets"] = list(benchmark.targets(name))
             facts |= {
@@ -346,7 +351,7 @@ def benchmark_facts(benchmark: Benchmark, found: Sequence[Board]) -> dict[str, A
         "rows": len(benchmark),
         "default_target": card.get("default_target", "–"),
         "datasets": datasets,
-        "populations": list(benchmark.space.populations),
+        "populations": [*benchmark.space.populations, *benchmark.populations_of_card],
         "scored": [board.dataset for board in found if board.benchmark is benchmark],
         "texts": {
             name: str(card.get(name, "")).strip().splitlines() for name in ("notes", "origin", "licence", "citation")

@@ -43,10 +43,14 @@ from harness.report.measures import (
     score_axis,
     seed_estimates,
 )
+from harness.report.published import draw_published
 from harness.seeds import stable_rng
 
 #: Pixels across a plot.
 WIDTH = 780
+
+#: The plot of all published figures, which is of no benchmark.
+PUBLISHED = "published"
 
 #: Architectures that a scatter plot draws besides the best-scored, at most.
 POINTS = 3000
@@ -215,15 +219,15 @@ def _seeds(c: Comparison) -> Iterator[Figure]:
         taken = {name: np.array([one.estimate.value for one in values]) for name, values in found.items()}
         titles = {n: f"{n}  (sd {v.std(ddof=1):.3f})" for n, v in taken.items()}
         order = sorted(found, key=lambda name: (sign * taken[name].mean(), name))
-        spans = [{"name": titles[n], "low": float(taken[n].min()), "high": float(taken[n].max())} for n in order]
+        ends = {n: {"low": float(v.min()), "high": float(v.max())} for n, v in taken.items()}
         rows = [
-            {"name": titles[name], "seed": str(one.seed), "value": one.estimate.value}
+            {"name": titles[name], "seed": str(one.seed), "value": one.estimate.value, **ends[name]}
             for name in order
             for one in found[name]
         ]
         yield Figure(
             "seeds" if len(by_population) == 1 else f"seeds_{_file(population)}", "seeds",
-            {"rows": rows, "spans": spans}, {"heading": metric_heading(c.chosen)},
+            {"rows": rows}, {"heading": metric_heading(c.chosen)},
             f"{metric_title(c.chosen.name)} over seeds, with its standard deviation", (c.where(population),),
         )  # fmt: skip
 
@@ -295,10 +299,13 @@ def build_plots(config: Any) -> int:
     What lacks scores is left out, and the commands that compute them are listed.
     """
     library()
-    for kind, names, valid in (("plot", config.plots, PLOTS), ("format", config.formats, FORMATS)):
+    for kind, names, valid in (("plot", config.plots, [*PLOTS, PUBLISHED]), ("format", config.formats, FORMATS)):
         for name in names:
             if name not in valid:
                 raise UnknownNameError(kind, name, valid)
+    if PUBLISHED in config.plots:
+        for path in draw_published(Path(config.tables), Path(config.output) / PUBLISHED, config.formats):
+            print(path)
     chosen = get_metric(config.metric)
     if config.top < 1 or config.resamples < 0:
         raise HarnessError(f"top={config.top} has to be 1 or more, resamples={config.resamples} 0 or more")
@@ -316,7 +323,7 @@ def build_plots(config: Any) -> int:
     lacking = board.commands(left_out, population)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        kinds = _draw(compared, dict.fromkeys(config.plots), config.formats, folder)
+        kinds = _draw(compared, [name for name in PLOTS if name in config.plots], config.formats, folder)
         if "seeds" in config.plots and "seeds" not in kinds:
             print("seeds: no proxy has scores of two seeds, not drawn", file=sys.stderr)
             drawn = [entry for entry in entries.values() if 1 in {key.seed for key in board.keys(entry, 1)}]

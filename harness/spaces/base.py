@@ -105,7 +105,7 @@ class Space(ABC):
         """The benchmark's own network, in train mode on the CPU, weights as torch makes them by default.
 
         `thin` asks for the same topology at one channel (doubled where the space doubles) and one cell a
-        stage, in which TE-NAS counts linear regions; a space without such a network builds the full one.
+        stage, in which linear regions are counted; a space without such a network builds the full one.
         The `stages` property of the network lists the submodules whose outputs AZ-NAS reads, in order.
         """
 
@@ -113,6 +113,13 @@ class Space(ABC):
         """One cell that reads the images themselves, in which SWAP's authors count patterns; None where there is none.
 
         Stages as those of `build`.
+        """
+        return None
+
+    def build_regions(self, architecture: str, num_classes: int) -> nn.Module | None:
+        """The cells without a stem that read images of one channel, in which TE-NAS counts linear regions.
+
+        Stages as those of `build`. None for a space that TE-NAS does not search.
         """
         return None
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from harness.benchmarks.benchmark import list_targets
 from harness.config import choices
 from harness.engine.store import ScoreStore, write_text
 from harness.errors import HarnessError, UnknownNameError
@@ -81,20 +83,19 @@ def _summarise(path: Path, cells: Sequence[Cell], store: ScoreStore) -> int:
 
 def _retargeted(tables: Sequence[Any], target: str, measurements: Measurements) -> list[Any]:
     """The tables of which a dataset has the target, on these datasets. Raises UnknownNameError where none has it."""
-    chosen, unknown = [], None
+    chosen = []
     for table in map(retarget, tables, [target] * len(tables)):
         having = []
         for entry in datasets_of(table):
-            try:
+            with suppress(UnknownNameError):
                 if find_block(table, entry, measurements)[0] is not None:
                     having.append(entry)
-            except UnknownNameError as error:
-                unknown = error
         if having:
             table.datasets = having
             chosen.append(table)
-    if not chosen and unknown is not None:
-        raise unknown
+    if not chosen:
+        known = {name.rpartition(" ")[2] for name in list_targets()}
+        raise UnknownNameError("target of these tables", target, known)
     return chosen
 
 

@@ -40,6 +40,7 @@ from harness.tables.cells import (
     not_computed,
     with_commands,
 )
+from harness.tables.groups import group_letters, indistinguishable
 from harness.tables.measure import Block, Measurements, split_dataset
 from harness.tables.sheet import Section, Sheet
 
@@ -101,6 +102,11 @@ class Board:
     def name(self) -> str:
         return f"{self.benchmark}/{self.dataset}"
 
+    @property
+    def is_selection(self) -> bool:
+        """Whether its figures are of a selection of the space, so that its ranks are none of the space."""
+        return self.block is not None and not self.block.benchmark.is_complete
+
 
 def populations_of(table: Any, block: Block) -> list[str]:
     """Those of the table's populations that the benchmark has, in the table's order."""
@@ -123,49 +129,6 @@ def choose_population(complete: Mapping[str, set[str]]) -> str:
 def gain_places(n: int) -> int:
     """P of nDCG_P over a population of n: 1,000 as in VKDNW's table, a tenth of a population below 5,000."""
     return 1000 if n >= 5000 else max(1, n // 10)
-
-
-def indistinguishable(values: np.ndarray, resampled: np.ndarray) -> np.ndarray:
-    """Which of k proxies no significant difference sets apart: boolean (k, k).
-
-    Args:
-        values: (k,) a metric on the data.
-        resampled: (k, R) the metric on paired resamples; those in which one is NaN are left out.
-    """
-    resampled = resampled[:, ~np.isnan(resampled).any(axis=0)]
-    first, second = np.triu_indices(len(values), k=1)
-    same = np.ones((len(values), len(values)), dtype=bool)
-    if not first.size or resampled.shape[1] < 2:
-        return same
-    difference = np.abs(values[first] - values[second])
-    resampled_difference = resampled[first] - resampled[second]
-    spread = resampled_difference.std(axis=1, ddof=1)
-    varies = spread > 1e-12
-    if varies.any():
-        shift = np.abs(resampled_difference[varies] - (values[first] - values[second])[varies, None])
-        critical = np.quantile((shift / spread[varies, None]).max(axis=0), 0.95)
-        apart = np.where(varies, difference > critical * spread, difference > 1e-12)
-    else:
-        apart = difference > 1e-12
-    same[first, second] = same[second, first] = ~apart
-    return same
-
-
-def group_letters(best_first: np.ndarray, same: np.ndarray) -> list[str]:
-    """For each proxy the letters of its groups: longest runs of the ranking (k,) in which all pairs are `same`."""
-    k, reached = len(best_first), 0
-    letters = [""] * k
-    number = 0
-    for start in range(k):
-        end = start + 1
-        while end < k and same[np.ix_(best_first[start : end + 1], best_first[start : end + 1])].all():
-            end += 1
-        if end > reached:
-            name = chr(ord("a") + number % 26) * (number // 26 + 1)
-            for place in best_first[start:end]:
-                letters[place] = f"{letters[place]} {name}".strip()
-            number, reached = number + 1, end
-    return letters
 
 
 def _signed(name: str, values: np.ndarray) -> np.ndarray:
@@ -201,6 +164,8 @@ def _board(table: Any, rows: Sequence[Any], entry: str, measurements: Measuremen
     if block is None:
         return board
     populations = populations_of(table, block)
+    if not populations:
+        return Board(benchmark, dataset, None, f"none of the table's populations has figures of {entry}")
     required = {_label(row): inapplicable(row.proxy, block.benchmark.space) for row in rows}
     board.inapplicable = {label: what for label, what in required.items() if what}
     found: dict[str, dict[str, _Found]] = {name: {} for name in populations}
@@ -293,8 +258,10 @@ def _cells(
             continue
         one, sample = found[label], samples[label]
         notes = [row.note, f"{sample.n_failed} without a score, ranked last" if sample.n_failed else ""]
+        notes += one.scores.notes(row.proxy)
         if source != PAPER_INPUTS and source != row.inputs and inputs != board.block.inputs(row.proxy, row.inputs):
             notes.append("on noise: scores on images are not stored")
+        notes.append(board.block.stand_in(row.proxy, source))
         if label in board.elsewhere:
             notes.insert(0, f"not ranked: {one.population}, {sample.n:,} architectures")
         done = replace(
@@ -350,12 +317,14 @@ def _general(name: str) -> str:
 
 
 def _overall(rows: Sequence[Any], boards: Sequence[Board]) -> tuple[list[Cell], Ranked]:
-    """Mean rank over the boards with at least half of the rows, of the rows that are on all of these.
+    """Mean rank over the boards of whole spaces with at least half of the rows, of the rows that are on all of these.
 
     No cells where fewer than two boards have as many: the ranks of one are in its own section.
     """
     counting = [
-        board for board in boards if board.samples and 2 * len(board.samples) >= len(rows) - len(board.inapplicable)
+        board
+        for board in boards
+        if board.samples and 2 * len(board.samples) >= len(rows) - len(board.inapplicable) and not board.is_selection
     ]
     labels = [_label(row) for row in rows if counting and all(_label(row) in board.samples for board in counting)]
     shared = [
@@ -467,6 +436,8 @@ def _board_section(sheet: Sheet, board: Board, rows: Mapping[str, list[Cell]], s
         return section
     n = len(board.block.population(board.population))
     section.text = f"Ranks are over population {board.population}, {n:,} architectures."
+    texts = board.block.benchmark.populations_of_card
+    section.text += "".join(f" {name}: {text}" for name, text in texts.items() if board.population.startswith(name))
     for label, row in sorted(rows.items(), key=_order):
         counted = [f"{row[0].n:,}" if row[0].n else ""]
         section.rows.append(_row(sheet, shown[label], row, [*board.metrics, "seconds"], counted, [row[0].inputs]))

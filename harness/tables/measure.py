@@ -81,16 +81,22 @@ class Block:
         read = {key.inputs for key in self.reader.keys(spec, self.dataset, inputs)} - {"none"}
         return " + ".join(sorted(read)) or "none"
 
+    def stand_in(self, spec: str, inputs: str = PAPER_INPUTS) -> str:
+        """What has to be said of the images that the scores were computed from, as `Reader.stand_in`."""
+        return self.reader.stand_in(spec, self.dataset, inputs)
+
     def draws(self, spec: str, inputs: str = PAPER_INPUTS) -> bool:
         """Whether scores depend on the seed."""
         first, second = (self.reader.keys(spec, self.dataset, inputs, seed) for seed in (0, 1))
         return first != second
 
     def population(self, text: str) -> np.ndarray:
-        """Indices of a population's members for which the benchmark stores a figure."""
+        """Indices of a population's members for which the benchmark stores a figure.
+
+        Raises SelectionError where it stores them of a selection and the population holds others.
+        """
         if text not in self._populations:
-            members = self.benchmark.population(text)
-            self._populations[text] = members[np.isfinite(self.accuracies[members])]
+            self._populations[text] = self.benchmark.with_figures(text, self.accuracies)
         return self._populations[text]
 
     def scores(self, spec: str, population: str, inputs: str = PAPER_INPUTS, seed: int = 0) -> Scores:

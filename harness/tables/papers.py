@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.correlation import Sample, estimate
 from harness.engine.store import ScoreKey
+from harness.errors import SelectionError
 from harness.rankings.results import Scores
 from harness.tables.cells import (
     SLACK,
@@ -51,6 +52,8 @@ class _Choice:
     #: For the seeds after the first, and for the first population where a later one was taken.
     other_seeds: tuple[tuple[str, ScoreKey], ...] = ()
     first_population: tuple[tuple[str, ScoreKey], ...] = ()
+    #: Why the last population without figures has none, where figures are of a selection.
+    reason: str = ""
 
 
 def _choose(table: Any, row: Any, block: Block) -> _Choice:
@@ -59,8 +62,13 @@ def _choose(table: Any, row: Any, block: Block) -> _Choice:
     first_population: tuple[tuple[str, ScoreKey], ...] = ()
     populations = row.populations or table.populations
     first, *others = table.seeds
+    reason = ""
     for population in populations:
-        scores = block.scores(row.proxy, population, row.inputs, first)
+        try:
+            scores = block.scores(row.proxy, population, row.inputs, first)
+        except SelectionError as error:
+            reason = reason or str(error)
+            continue
         if scores.missing:
             lacking = tuple((population, key) for key in scores.missing)
         elif scores.members.any():
@@ -71,7 +79,7 @@ def _choose(table: Any, row: Any, block: Block) -> _Choice:
             return _Choice(population, (scores, *more) if not missing else (scores,), missing, first_population)
         if population == populations[0]:
             first_population = lacking
-    return _Choice("", (), lacking)
+    return _Choice("", (), lacking, reason="" if lacking else reason)
 
 
 def _block_cells(
@@ -105,19 +113,20 @@ def _block_cells(
             if block is None:
                 cell = not_computed(cell, reason)
             elif not of_seeds:
-                cell = not_computed(cell, missing=choice.other_seeds)
+                cell = not_computed(cell, choice.reason, choice.other_seeds)
             elif not block.admits(metric):
                 cell = not_computed(cell, f"means nothing for {block.figure}")
             elif metric not in of_seeds[0].values:
                 needed = (row.populations or table.populations)[0]
                 cell = not_computed(cell, f"needs all of {needed}", choice.first_population)
             else:
-                cell = _computed(cell, metric, of_seeds, choice, table)
+                cell = replace(cell, note="; ".join(filter(None, [cell.note, block.stand_in(row.proxy, row.inputs)])))
+                cell = _computed(cell, metric, of_seeds, choice, table, row.proxy)
             cells.append(cell)
     return cells
 
 
-def _computed(cell: Cell, metric: str, of_seeds: Sequence[Sample], choice: _Choice, table: Any) -> Cell:
+def _computed(cell: Cell, metric: str, of_seeds: Sequence[Sample], choice: _Choice, table: Any, spec: str) -> Cell:
     value, resampled, deviation = mean_over_seeds(of_seeds, metric)
     interval = estimate(value, resampled)
     notes = [cell.note]
@@ -125,6 +134,7 @@ def _computed(cell: Cell, metric: str, of_seeds: Sequence[Sample], choice: _Choi
     if any(failed):
         spread = str(max(failed)) if len(set(failed)) == 1 else f"{min(failed)} to {max(failed)}"
         notes.append(f"{spread} without a score, ranked last")
+    notes += dict.fromkeys(note for scores in choice.scores for note in scores.notes(spec))
     if choice.other_seeds:
         notes.append(f"seed {table.seeds[0]} alone, not all of the {len(table.seeds)} seeds are stored")
     return replace(

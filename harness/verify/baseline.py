@@ -125,7 +125,7 @@ def correlations(
             progress.update()
             try:
                 benchmark = load_benchmark(space)
-                if not benchmark.has_accuracies:
+                if not benchmark.has_accuracies or not benchmark.targets(dataset):
                     continue
                 accuracies = benchmark.accuracies(dataset).to_numpy(dtype=np.float64)
                 target = benchmark.target(dataset)
@@ -151,6 +151,8 @@ def correlations(
                 covered[STORED] = indices, reader.scores(spec, dataset, indices, inputs, seed).values
             for name, (indices, values) in covered.items():
                 trained = np.isfinite(accuracies[indices])
+                if name != STORED and not benchmark.is_complete and not trained.all():
+                    continue  # what is there of a population is a selection, and no figure of the population
                 indices, values = indices[trained], values[trained]
                 if len(indices) < 2:
                     continue

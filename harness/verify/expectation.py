@@ -103,6 +103,8 @@ def check_expectations(proxy: Proxy, expectations: Sequence[Expectation], config
     benchmark = load_benchmark(config.benchmark)
     dataset = config.dataset or next(iter(benchmark.datasets))
     population = config.population or POPULATION
+    accuracies = benchmark.accuracies(dataset).to_numpy(dtype=np.float64)
+    benchmark.with_figures(population, accuracies)  # raises, before anything is scored, where they are of a selection
     inputs = config.inputs.name if config.inputs.path else "random"
     with TemporaryDirectory() as folder:
         job = Job(
@@ -122,7 +124,7 @@ def check_expectations(proxy: Proxy, expectations: Sequence[Expectation], config
     members = benchmark.population(population)
     own = np.isin(members, rows.index.to_numpy())
     rows = rows.loc[np.where(own, members, benchmark.representatives[members])]
-    accuracies = benchmark.accuracies(dataset).to_numpy(dtype=np.float64)[members]
+    accuracies = accuracies[members]
     trained = np.isfinite(accuracies)
     scores = rows["score"].to_numpy(dtype=np.float64)[trained]
     metrics = list(dict.fromkeys(expectation.metric for expectation in expectations))

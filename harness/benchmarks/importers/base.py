@@ -179,9 +179,9 @@ def _write_files(columns: pd.DataFrame, card: dict[str, Any], folder: Path) -> N
 
 
 def _embedded_table(name: str) -> Benchmark | None:
-    """The embedded benchmark `name` if there is one with accuracies."""
+    """The embedded benchmark `name` if there is one with accuracies of its whole space."""
     known = embedded_benchmark(name)
-    return known if known and known.has_accuracies else None
+    return known if known and known.is_complete else None
 
 
 def _same_architectures(table: Table, known: Benchmark) -> bool:
@@ -201,8 +201,8 @@ def compare(table: Table) -> tuple[list[str], bool]:
     Raises:
         HarnessError: there is none to compare with.
     """
-    known = _embedded_table(table.name)
-    if known is None:
+    known = embedded_benchmark(table.name)
+    if known is None or not known.has_accuracies:
         raise HarnessError(f"no table of {table.name} is embedded, so there is nothing to compare the archive with")
     keys = pd.Series(_keys(table, known))
     place = pd.Index(keys).get_indexer(table.columns[table.key])
@@ -228,14 +228,18 @@ def compare(table: Table) -> tuple[list[str], bool]:
                 differs |= not unread
     for name, (ours, theirs) in compared.items():
         archive = table.columns[ours].to_numpy(dtype=np.float64)[both]
-        text, other = _difference(archive, known.column(theirs).astype(np.float64)[place[both]], place[both])
+        embedded = known.column(theirs).astype(np.float64)[place[both]]
+        text, other = _difference(archive, embedded, place[both], known.is_complete)
         lines.append(f"  {name}: {text}")
         differs |= other
     return lines, differs
 
 
-def _difference(archive: np.ndarray, embedded: np.ndarray, index: np.ndarray) -> tuple[str, bool]:
-    """How two columns of values compare, NaN standing for none, and whether they differ."""
+def _difference(archive: np.ndarray, embedded: np.ndarray, index: np.ndarray, complete: bool) -> tuple[str, bool]:
+    """How two columns of values compare, NaN standing for none, and whether they differ.
+
+    What the archive alone has is no difference unless the embedded table is `complete`, but a selection.
+    """
     ours, theirs = ~np.isnan(archive), ~np.isnan(embedded)
     stored = ours & theirs
     gaps = np.abs(archive - embedded)[stored]
@@ -251,4 +255,4 @@ def _difference(archive: np.ndarray, embedded: np.ndarray, index: np.ndarray) ->
         )
     elif stored.any():
         parts.append(f"equal within {TOLERANCE}")
-    return ", ".join(parts), bool(far.any() or (ours != theirs).any())
+    return ", ".join(parts), bool(far.any() or (theirs & ~ours).any() or (complete and (ours & ~theirs).any()))

@@ -31,14 +31,29 @@ def _check_percent(accuracies: np.ndarray) -> None:
         )
 
 
-def weighted_ndcg(ranks: np.ndarray, accuracies: np.ndarray, outcomes: Outcomes, p: int) -> Weighted:
-    """Plan nDCG at `p` for resamples of (n,) score ranks and (n,) accuracies in percent."""
+def rankings(ranks: np.ndarray, accuracies: np.ndarray) -> tuple[Ranking, Ranking]:
+    """(n,) score ranks and (n,) accuracies in order, for any number of cut-offs."""
+    return Ranking(ranks, accuracies), Ranking(accuracies, accuracies)
+
+
+def weighted_ndcg(
+    ranks: np.ndarray,
+    accuracies: np.ndarray,
+    outcomes: Outcomes,
+    p: int,
+    ordered: tuple[Ranking, Ranking] | None = None,
+) -> Weighted:
+    """Plan nDCG at `p` for resamples of (n,) score ranks and (n,) accuracies in percent.
+
+    Args:
+        ordered: their `rankings`, where these are known already.
+    """
     _check_percent(accuracies)
     places = min(p, accuracies.size)
     gains = np.exp2(accuracies) - 1.0
     # total_discount[c] is the sum of 1 / log2(1 + rank) over the first c ranks, which start at 1.
     total_discount = np.concatenate(([0.0], np.cumsum(1.0 / np.log2(1.0 + np.arange(1, places + 1)))))
-    by_score, by_accuracy = Ranking(ranks, accuracies), Ranking(accuracies, accuracies)
+    by_score, by_accuracy = ordered or rankings(ranks, accuracies)
 
     def dcg(ranking: Ranking, weights: np.ndarray) -> np.ndarray:
         head = ranking.head(weights, places)

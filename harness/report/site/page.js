@@ -79,7 +79,7 @@
     canvas.setAttribute("aria-label", points.length ? `${label}. Arrow keys go from point to point.` : label);
     clear(figure);
     figure.replaceChildren(canvas, ...below);
-    const options = { ast: true, renderer: "svg", tooltip: false, defaultStyle: false, actions: { export: true, source: false, compiled: false, editor: false } };
+    const options = { mode: "vega", ast: true, renderer: "svg", tooltip: false, defaultStyle: false, actions: { export: true, source: false, compiled: false, editor: false } };
     const { view } = await vegaEmbed(canvas, spec, { ...options, downloadFileName: `${document.title.split(":")[0]} ${kind}`.replace(/\W+/g, "_") });
     if (figure.turn !== turn) return view.finalize();
     views.set(figure, { view, shades: spec.signals.map((signal) => signal.name).filter(shade) });

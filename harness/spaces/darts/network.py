@@ -193,3 +193,31 @@ class Network(nn.Module):
         for cell in self.cells:
             before_last, last = last, cell(before_last, last)
         return self.classifier(last.mean(dim=(2, 3)))
+
+
+class FirstCells(nn.Module):
+    """A normal cell and a reduction that read images (B, 1, H, W), BatchNorm and ReLU, logits (B, num_classes)."""
+
+    def __init__(self, genotype: Genotype, num_classes: int):
+        super().__init__()
+        normal, normal_concat = genotype.cells[False]
+        reduction, reduction_concat = genotype.cells[True]
+        between, width = len(normal_concat), 2 * len(reduction_concat)
+        self.cells = nn.ModuleList(
+            [
+                Cell(normal, (1, 1), 1, False, False, normal_concat),
+                Cell(reduction, (1, between), 2, True, False, reduction_concat),
+            ]
+        )
+        self.last = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU())
+        self.classifier = nn.Linear(width, num_classes)
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The cells."""
+        return [*self.cells]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        normal, reduction = self.cells
+        x = self.last(reduction(x, normal(x, x)))
+        return self.classifier(x.mean(dim=(2, 3)))

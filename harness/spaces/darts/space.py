@@ -361,6 +361,12 @@ class Darts(Space):
 
         return Network(self._decode(architecture), num_classes, 3, 1, stem=None)
 
+    def build_regions(self, architecture: str, num_classes: int) -> nn.Module:
+        """A normal cell of one channel and a reduction of two, as TE-NAS's `model_config_thin` (C = 1, depth = 2)."""
+        from harness.spaces.darts.network import FirstCells
+
+        return FirstCells(self._decode(architecture), num_classes)
+
 
 #: What two convolutions of half the outputs each, on even and on odd pixels, have more than one has.
 _TWO_HALVES = {"trainable_layers": 1, "parameter_tensors": 1}

@@ -70,13 +70,15 @@ class Stack(nn.Module):
     """Image batch (B, 3, H, W) to logits (B, num_classes): a stem, cells, and the end of the network.
 
     Args:
-        first, last: channels of the stem and of the last cell.
+        first, last: channels of the stem (None: the cells read the images) and of the last cell.
         cells: made as they are asked for, after the stem.
     """
 
-    def __init__(self, first: int, cells: Iterable[nn.Module], last: int, num_classes: int):
+    def __init__(self, first: int | None, cells: Iterable[nn.Module], last: int, num_classes: int):
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, first, 3, padding=1, bias=False), nn.BatchNorm2d(first))
+        self.stem: nn.Module = nn.Identity()
+        if first is not None:
+            self.stem = nn.Sequential(nn.Conv2d(3, first, 3, padding=1, bias=False), nn.BatchNorm2d(first))
         self.cells = nn.Sequential(*cells)
         self.last = nn.Sequential(nn.BatchNorm2d(last), nn.ReLU())
         self.classifier = nn.Linear(last, num_classes)
@@ -109,3 +111,10 @@ class Network(Stack):
                     yield Cell(codes, width)
 
         super().__init__(channels[0], cells(), channels[-1], num_classes)
+
+
+class OneCell(Stack):
+    """A cell of one channel that reads images (B, 1, H, W), and the end of the network."""
+
+    def __init__(self, codes: Sequence[int], num_classes: int):
+        super().__init__(None, [Cell(codes, 1)], 1, num_classes)

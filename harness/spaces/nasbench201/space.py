@@ -158,3 +158,9 @@ class NasBench201(Space):
 
         codes = decode(architecture)
         return Network(codes, num_classes, (1, 2, 4), 1) if thin else Network(codes, num_classes)
+
+    def build_regions(self, architecture: str, num_classes: int) -> nn.Module:
+        """One cell of one channel, as TE-NAS's `model_config_thin` (C = 1, depth = 1, no stem)."""
+        from harness.spaces.nasbench201.network import OneCell
+
+        return OneCell(decode(architecture), num_classes)

@@ -1,0 +1,37 @@
+"""The codes of layers at initialisation in eval mode, where images do not meet, as in T-CET's code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from harness.probes.base import Probe, Subject, finite_logits
+from harness.probes.gradient import Seen
+
+
+@dataclass(frozen=True)
+class EvalCodes(Probe):
+    """Forward of one mini-batch in eval mode: at initialisation BatchNorm is the identity map up to its epsilon.
+
+    Observables over the L convolutions and linear layers, in module order:
+
+    - `eval_kernels` (L', B, B): number of equal bits of the codes [layer output > 0] of two images, for the layers
+      that were called; the codes of several calls are joined
+    - `eval_places` (L,): which of those kernels belongs to the layer; -1 if none
+    """
+
+    init: str = "kaiming_fan_in"
+    batch_size: int = 64
+    dtype: str = "float32"
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        import torch
+
+        subject.initialise(self.init, dtype=self.dtype)
+        network = subject.network.eval()
+        images, _ = subject.images(self.batch_size, self.dtype)
+        seen = Seen(subject, frozenset({"layer_kernels"}), len(images))
+        with torch.no_grad(), seen.watch:
+            finite_logits(network, images)
+        found = seen.kernels()
+        return {"eval_kernels": found["layer_kernels"], "eval_places": found["layer_places"]}
