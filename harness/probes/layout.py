@@ -79,6 +79,7 @@ def find_layout(network: nn.Module, shape: tuple[int, ...], device: Any, generat
     """The layout of the network in its present mode, from three forwards of one or two images in float64."""
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
     pair = torch.randn(2, *shape, generator=generator, dtype=torch.float64).to(device)
+    held = {name: buffer.clone() for name, buffer in network.named_buffers()}
     try:
         network.double()
         with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -87,6 +88,9 @@ def find_layout(network: nn.Module, shape: tuple[int, ...], device: Any, generat
         both = None
     finally:
         network.to(dtype)
+        with torch.no_grad():  # what these forwards have written counts for nothing
+            for name, buffer in network.named_buffers():
+                buffer.copy_(held[name])
     if both is None:
         with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             network(pair.to(dtype))  # what fails here fails in any pass
