@@ -94,6 +94,8 @@ def find_layout(network: nn.Module, shape: tuple[int, ...], device: Any, generat
     if both is None:
         with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             network(pair.to(dtype))  # what fails here fails in any pass
+            for name, buffer in network.named_buffers():
+                buffer.copy_(held[name])
         return Layout([], False, False)  # it reads no single image, or no float64
     if not len(both) == len(alone[0]) == len(alone[1]):
         return Layout([], False, False)
