@@ -44,3 +44,7 @@ def _remade(kind: type[UnknownNameError], arguments: tuple) -> UnknownNameError:
     error = kind.__new__(kind)
     error.args = arguments
     return error
+
+
+class Unscorable(Exception):
+    """The network or batch has no value for what was asked. The text becomes the row's status."""

@@ -307,6 +307,8 @@ def make_subject() -> Callable[..., Subject]:
             disturb(network)
         shape = shape or network.shape
         options.setdefault("stages", getattr(network, "stages", None))
+        # `test_operations.py` holds them to it. Torch's attention has its tokens first.
+        options.setdefault("plain", type(network) in NETWORKS.values() and not isinstance(network, Transformer))
         return Subject(
             network,
             batch or batch_of(shape, classes),

@@ -196,9 +196,20 @@ class _Devices(TorchFunctionMode):
 
 
 @contextmanager
+def _generator() -> Iterator[None]:
+    """The device's own generator can be read and set, though nothing draws from it."""
+    held = torch.cuda.get_rng_state, torch.cuda.set_rng_state
+    torch.cuda.get_rng_state, torch.cuda.set_rng_state = (lambda device: None), (lambda state, device: None)
+    try:
+        yield
+    finally:
+        torch.cuda.get_rng_state, torch.cuda.set_rng_state = held
+
+
+@contextmanager
 def device() -> Iterator[Traffic]:
     """For the time of the block `torch.device("cuda", 0)` can be computed on; yields what goes to it and back."""
     global _traffic
     _traffic = Traffic()
-    with _Operations(), _Devices():
+    with _Operations(), _Devices(), _generator():
         yield _traffic

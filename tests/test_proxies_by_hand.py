@@ -757,7 +757,8 @@ def test_naswot_of_an_image_seen_twice_has_no_value(make_subject):
 
 @by_hand("layerwise_naswot")
 def test_layerwise_naswot(case):
-    values = [log_determinant(equal_bits(calls)) for calls in case.forward().read("relu").values()]
+    calls = [call for calls in case.forward().read("relu").values() for call in calls]  # one used twice is two ReLUs
+    values = [log_determinant(equal_bits([call])) for call in calls]
     assert np.isfinite(values).any()
     assert case.score("layerwise_naswot") == near(sum(map(regular, values)))
 
@@ -770,8 +771,11 @@ def test_t_cet(case, codes, saliency):
     if codes == "output":
         patterns = tape.gave("layer")
     else:
+        if case.name == "shared":
+            assert "several" in case.result("t_cet", codes=codes, saliency=saliency).status
+            return
         relus = tape.read("relu")
-        patterns = {layer: relus[relu] for layer, relu in FEEDING[case.name].items()}
+        patterns = {layer: relus[relu][:1] for layer, relu in FEEDING[case.name].items()}
     values = {layer: regular(log_determinant(equal_bits(calls))) for layer, calls in patterns.items()}
     terms = saliencies(case, saliency)
     expected = sum(sum_over_deviation(terms[layer]) * value for layer, value in values.items())
@@ -906,7 +910,7 @@ def test_nregions_counts_in_the_network_that_is_asked_for_or_the_next(make_subje
 
     with inputs_of(cell) as read:
         of_cell = counted("cell", thin=lambda: thin, regions=lambda: own)
-    assert [images.shape for images in read] == [(200, 1, 3, 3)]
+    assert read[-1].shape == (200, 1, 3, 3)
     of_thin, of_full = counted("thin", thin=lambda: thin, regions=lambda: own), counted("full", thin=lambda: thin)
     assert of_cell != of_thin < 190 < of_full
     assert counted("cell", thin=lambda: thin, regions=lambda: None) == counted("cell", thin=lambda: thin) == of_thin
@@ -918,7 +922,7 @@ def test_nregions_on_images_as_large_as_the_mini_batches(make_subject):
     case = Case(make_subject, "chain", "kaiming_fan_in")
     with inputs_of(case.subject.network) as read:
         score = case.score("nregions", batch_size=None, samples=64, network="full", resolution=0)
-    assert [images.shape for images in read] == [(64, 3, 8, 8)]
+    assert read[-1].shape == (64, 3, 8, 8)
     assert score == 64
 
 
@@ -929,7 +933,7 @@ def test_nregions_of_a_cell_of_one_channel(make_subject):
     case = Case(make_subject, "chain", "kaiming_fan_in", regions=lambda: own)
     with inputs_of(cell) as read:
         score = case.score("nregions", batch_size=None, samples=1000)
-    (images,) = read
+    images = read[-1]  # the first ones tell where the images are in what the network computes
     (kernel,) = [w.item() for w in cell.state_dict().values() if w.ndim == 4]
     convolved = images * (images > 0) * kernel
     node = images + (convolved - convolved.mean()) / np.sqrt(convolved.var() + EPS)
@@ -1309,13 +1313,13 @@ def test_vkdnw_of_a_transformer(make_subject, tiny_network, fused):
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_gradsign_of_a_transformer(make_subject, tiny_network, fused):
-    """Linear layers over tokens; one of torch's attention module is read by a function, not called."""
+    """Linear layers over tokens; those of torch's attention module are read by a function, not called."""
     case = transformer_case(make_subject, tiny_network, fused, "default")
     weights, (images, labels) = case.weights(), case.batch()
-    inside = ("attention.out_proj",) if fused else ("attention.qkv", "attention.proj")
+    inside = ("in_proj_weight", "out_proj.weight") if fused else ("qkv.weight", "proj.weight")
+    keys = ("embed.weight", *(f"attention.{key}" for key in inside), "up.weight", "down.weight", "head.weight")
     expected = 0.0
-    for layer in ("embed", *inside, "up", "down", "head"):
-        key = f"{layer}.weight"
+    for key in keys:
         total = np.zeros(weights[key].size)
         for n in range(case.size):
 
@@ -1381,7 +1385,8 @@ def test_no_score_depends_on_what_else_was_asked_for(make_subject):
     proxies = []
     for name, cls in available().items():
         fields = {field.name for field in dataclasses.fields(cls)}
-        wanted = {"batch_size": 4, "dtype": "float64", "samples": 100, "resolution": 8}
+        images = 12 if name == "swap" else 4  # whose count few images bring to its ceiling
+        wanted = {"batch_size": images, "dtype": "float64", "samples": 100, "resolution": 8}
         proxies.append(get_proxy(":".join([name, *(f"{k}={v}" for k, v in wanted.items() if k in fields)])))
 
     def scores(asked: list) -> dict[str, tuple[str, object]]:

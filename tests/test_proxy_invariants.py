@@ -406,8 +406,8 @@ def test_the_seed_changes_what_is_random(together, spec):
     different = len(set(found))
     if not proxy.random:
         assert different == 1
-    elif all(float.fromhex(score).is_integer() for ((score, _), *_) in found):
-        assert different >= 2  # counts may coincide now and then
+    elif proxy.name == "gradsign" or all(float.fromhex(score).is_integer() for ((score, _), *_) in found):
+        assert different >= 2  # counts, and their means, may coincide now and then
     else:
         assert different == 4
 
@@ -448,7 +448,6 @@ def traces(network: nn.Module) -> list[str]:
     for name, module in network.named_modules():
         found += [f"{name}: {kind}" for kind in HOOKS if getattr(module, kind)]
         found += [f"{name}: forward"] if "forward" in vars(module) else []
-        found += [f"{name}: inplace"] if getattr(module, "inplace", False) else []
     for name, parameter in network.named_parameters():
         found += [f"{name}: grad"] if parameter.grad is not None else []
         found += [f"{name}: hook"] if parameter._backward_hooks else []
@@ -460,7 +459,6 @@ def test_traces_are_seen():
     network = Hybrid()
     subject_of(network)
     assert traces(network) == []
-    network.last.inplace = True
     network.stem.register_forward_hook(print)
     network.down.forward = lambda x: x
     network.head(torch.ones(1, 7)).sum().backward()
@@ -470,7 +468,6 @@ def test_traces_are_seen():
         "head.bias: grad",
         "head.weight: grad",
         "head.weight: hook",
-        "last: inplace",
         "stem: _forward_hooks",
     ]
 
@@ -644,7 +641,7 @@ def test_numbers_are_scores(value):
     [
         (Unscorable("too small"), "too small"),
         (ValueError("first line\nsecond line"), "error: ValueError: first line"),
-        (ZeroDivisionError(), "error: ZeroDivisionError: "),
+        (ZeroDivisionError(), "error: ZeroDivisionError"),
     ],
 )
 def test_what_goes_wrong_is_a_status(error, status):
@@ -757,6 +754,14 @@ class Functional(Hybrid):
         return self.head(nn.functional.relu(self.attention(self.down(x))).mean(dim=(2, 3)))
 
 
+class Idle(Hybrid):
+    """Declares a ReLU that it never uses."""
+
+    def __init__(self):
+        super().__init__(act=False)
+        self.relu = nn.ReLU()
+
+
 @dataclass(frozen=True)
 class Case:
     make: Callable[[], nn.Module]
@@ -779,7 +784,8 @@ CASES = {
     "no weights": Case(lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())),
     "one channel": Case(lambda: Hybrid(3, 1, 1)),
     "no attention, no stages": Case(lambda: nn.Sequential(Hybrid(rest=False))),
-    "a ReLU that is never called": Case(Functional),
+    "ReLUs by function": Case(Functional),
+    "a ReLU that is never called": Case(Idle),
 }
 
 
@@ -788,14 +794,14 @@ def test_relus_that_are_never_called_are_missing_to_those_that_read_them_alone()
     readers = ["entropic_score", "layerwise_naswot", "naswot", "nregions", "t_cet:codes=relu"]
     others = ["fisher", "grad_norm", "jacov", "snip", "t_cet"]
     proxies = {spec: cheap(spec) for spec in [*readers, *others]}
-    found = score_subject(subject_of(Functional(), thin=None), proxies.values())
+    found = score_subject(subject_of(Idle(), thin=None), proxies.values())
     reasons = {spec: found[proxies[spec].label].status for spec in readers}
     assert reasons == {
-        spec: f"no {'activation' if spec == 'entropic_score' else 'ReLU'} module was reached" for spec in readers
+        spec: f"the network computes no {'activation' if spec == 'entropic_score' else 'ReLU'}" for spec in readers
     }
     for spec in others:
         label = proxies[spec].label
-        (alone,) = score_subject(subject_of(Functional(), thin=None), [proxies[spec]]).values()
+        (alone,) = score_subject(subject_of(Idle(), thin=None), [proxies[spec]]).values()
         assert alone.status == "ok"
         assert found[label].score == alone.score
 

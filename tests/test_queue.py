@@ -238,14 +238,14 @@ BOARD = ["table=leaderboard", "table.datasets=[macro/cifar10]", "table.rows=[{pr
 
 @pytest.fixture
 def planned(tmp_path, monkeypatch, capfd):
-    """`planned(*tables, settings)`: the cells of each row of the file that `harness queue --plan` writes."""
+    """`planned(*tables)`: the cells of each row of the file that `harness queue --plan` writes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
-    def run(*tables: list[str], settings: tuple[str, ...] = ()) -> list[list[str]]:
+    def run(*tables: list[str]) -> list[list[str]]:
         monkeypatch.setattr(plan, "choices", lambda _: range(len(tables)))
         monkeypatch.setattr(plan, "load_table", lambda i: compose_config("report", tables[i]).table)
-        assert main(["queue", "--plan", "queue=QUEUE.md", "store=scores", *settings]) == 0
+        assert main(["queue", "--plan", "queue=QUEUE.md", "store=scores"]) == 0
         lines = Path("QUEUE.md").read_text(encoding="utf-8").splitlines()
         rows = [line for line in lines if line[:3].strip("| ").isdigit()]
         return [[cell.strip() for cell in line.strip("|").split("|")] for line in rows]
@@ -259,7 +259,7 @@ def test_the_plan_lists_what_the_tables_lack(planned, monkeypatch):
     monkeypatch.setattr(plan, "_seconds", lambda scorer, index, labels: spent.append(labels) or 40.0)
     monkeypatch.setattr(plan, "_warm", lambda: None)
     rows = planned(BOARD, PAPER)
-    command = "`harness score benchmark={} dataset=cifar10{} \"proxies=[{}]\" seed=0 \"population={}\" store=scores`"
+    command = '`harness score benchmark={} dataset=cifar10{} "proxies=[{}]" seed=0 "population={}" store=scores`'
     macro = load_benchmark("macro")
     networks = len(set(macro.representatives[macro.population("sample(300, seed=0)")]))
     noise = command.format("nasbench201", "", "synflow", POPULATION)

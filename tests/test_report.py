@@ -150,16 +150,15 @@ def test_published_figures_stand_beside_the_population_of_the_paper():
     entry = Entry("synflow", "none")
     vkdnw, ssnr = "VKDNW (CVPR 2025), Table 1", "SSNR/T-CET (AutoML 2023), Table 1"
     repository = "VKDNW repository, all cells"
-    assert {one.source: one.value for one in measures.printed_for(board, entry, "kendall")} == {
-        ssnr: 0.54,
-        vkdnw: 0.561,
-        repository: 0.571,
-    }
+    apd = "APD (LLM-designed proxy, arXiv 2025), Table 2"
+    printed = {one.source: one.value for one in measures.printed_for(board, entry, "kendall")}
+    assert printed.items() >= {ssnr: 0.54, vkdnw: 0.561, repository: 0.571, apd: 0.571}.items()
+    assert all(source.strip(", ") for source in printed)
     by_population = {
         name: measures._printed_of(board, entry, name, "kendall").source
         for name in ("all", "no_dead_ops", "no_dead_ops.sample(1000, seed=0)")
     }
-    assert by_population == {"all": ssnr, "no_dead_ops": vkdnw, "no_dead_ops.sample(1000, seed=0)": vkdnw}
+    assert by_population == {"all": apd, "no_dead_ops": vkdnw, "no_dead_ops.sample(1000, seed=0)": vkdnw}
 
 
 def test_estimates_are_computed_once_and_follow_their_input(tmp_path, monkeypatch):
@@ -212,7 +211,7 @@ def test_ndcg_curves():
     assert dict(ndcg_curve(accuracies, accuracies)) == pytest.approx({1: 1.0, 2: 1.0, 3: 1.0})
     ties = np.round(np.random.RandomState(0).uniform(0, 9, 200))
     wide = np.random.RandomState(1).uniform(60, 95, 200)
-    assert dict(ndcg_curve(ties, wide)) == {p: ndcg(ties, wide, p) for p in cutoffs(200)}, "the same numbers"
+    assert dict(ndcg_curve(ties, wide)) == {p: ndcg(ties, wide, p) for p in cutoffs(200)}
     gains = 2**accuracies - 1
     assert dict(chance_curve(accuracies))[1] == pytest.approx(gains.mean() / gains.max())
 

@@ -501,7 +501,7 @@ def test_an_observable_that_fails_takes_down_its_own_proxy_only():
     found = score_subject(plain_network(), shared)
     assert {label: result.status for label, result in found.items()} == {
         SNIP: "ok",
-        "naswot:batch_size=4": "no ReLU module",
+        "naswot:batch_size=4": "the network computes no ReLU",
         "fisher:batch_size=4": "ok",
     }
     assert found["naswot:batch_size=4"].score is None

@@ -258,7 +258,7 @@ def test_attention_is_scored(name, tmp_path):
     status = {key.proxy: store.read(key)["status"].tolist() for key in stored}
     assert summary.errors == 0
     assert {proxy: found for proxy, found in status.items() if found != ["ok"]} == {
-        "naswot:batch_size=2": ["no ReLU module"]
+        "naswot:batch_size=2": ["the network computes no ReLU"]
     }
 
 

@@ -151,7 +151,7 @@ def classes_of(own: nn.Module, original: nn.Module, images: torch.Tensor) -> int
     training = [(module, module.training) for module in own.modules()]
     try:
         with torch.no_grad(), watch:
-            logits = own.eval()(image)
+            logits = own.eval()(image.clone())  # it may write into its input
     except Exception as error:
         raise HarnessError(
             f"the network cannot read inputs of {tuple(images.shape[1:])} ({cause(error)}): give images of the shape "

@@ -215,6 +215,7 @@ class Scorer:
                 self.dataset.classes,
                 self.device,
                 stages=network.stages,
+                plain=True,
                 thin=lambda: self.subject(index, partial(space.build, thin=True)),
                 cell=lambda: self.subject(index, space.build_cell),
                 regions=lambda: self.subject(index, space.build_regions, 1),

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import HarnessError, cause
+from harness.errors import HarnessError, Unscorable, cause
 from harness.seeds import stable_seed
 
 if TYPE_CHECKING:
@@ -17,15 +17,13 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from harness.probes.layout import Layout
+    from harness.probes.operations import Layer
     from harness.spaces.base import Space
 
 
 #: Types that weights and images may have in a pass.
 DTYPES = ("float32", "float64")
-
-
-class Unscorable(Exception):
-    """The network or batch has no value for what was asked. The text becomes the row's status."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,7 @@ class Subject:
         restore: bring back the weights that the network came with before each initialisation.
         keep_weights: score the weights that the network came with, instead of initialising them.
         images_at_hand: how many images there are for all mini-batches of a pass; None where `batch` gives any number.
+        plain: the network is known to keep its images apart, each at its place of the first dimension (`layout`).
     """
 
     def __init__(
@@ -83,6 +82,7 @@ class Subject:
         cell: Callable[[], Subject | None] | None = None,
         regions: Callable[[], Subject | None] | None = None,
         images_at_hand: int | None = None,
+        plain: bool = False,
     ):
         self.network, self.batch, self.seed = network, batch, seed
         self.shape, self.num_classes, self.device = shape, num_classes, device
@@ -90,10 +90,8 @@ class Subject:
         self.keep_weights = keep_weights
         self.thin, self.cell, self.regions = thin, cell, regions
         self.images_at_hand = images_at_hand
-        for module in network.modules():
-            # An in-place activation would overwrite what a hook on the layer before, or a removed norm, has kept.
-            if getattr(module, "inplace", False):
-                module.inplace = False
+        self.plain, self._hidden = plain, _why_hidden(network)
+        self._layouts: dict[bool, Layout] = {}
         self._trainable = [p.requires_grad for p in network.parameters()]
         # A space's network is re-initialised as a whole. Others may hold parameters that no scheme touches, and
         # buffers that they write to, some of which a state_dict leaves out.
@@ -111,7 +109,7 @@ class Subject:
         """Mini-batch `number` of the `of` that a pass reads, with the images in `dtype`.
 
         Where the images at hand are too few, all mini-batches of the pass shrink alike, so that none shares an image
-        with another. Raises Unscorable where they would be empty.
+        with another. Raises Unscorable where they would be empty. A copy: the network may write into its input.
         """
         import torch
 
@@ -120,12 +118,13 @@ class Subject:
             if size == 0:
                 raise Unscorable(f"{of} mini-batches need {of} images at least, there are {self.images_at_hand}")
         images, labels = self.batch(number, size)
-        return images.to(getattr(torch, dtype)), labels
+        return images.to(getattr(torch, dtype), copy=True), labels
 
     def initialise(self, scheme: str, repeat: int = 0, dtype: str = "float32") -> None:
         """Bring the network to initialisation number `repeat` of `scheme`, in `dtype`, train mode.
 
-        Raises HarnessError for a dtype other than float32 and float64.
+        Raises HarnessError for a dtype other than float32 and float64, Unscorable for a network whose operations
+        cannot be seen.
         """
         import torch
 
@@ -134,6 +133,8 @@ class Subject:
         if dtype not in DTYPES:
             raise HarnessError(f"dtype={dtype!r} is none of {', '.join(DTYPES)}")
         network = self.network
+        if self._hidden:
+            raise Unscorable(self._hidden)
         network.to(getattr(torch, dtype))
         for parameter, trainable in zip(network.parameters(), self._trainable, strict=True):
             parameter.requires_grad_(trainable)
@@ -147,6 +148,33 @@ class Subject:
                     holder[name] = _buffer(value, getattr(torch, dtype))
         if not self.keep_weights:
             initialise(network, scheme, self.generator("initialisation", scheme, repeat))
+
+    def layout(self) -> Layout:
+        """Where the images of a mini-batch are in what the network computes, in the mode that it is in."""
+        from harness.probes.layout import PLAIN, find_layout
+
+        if self.plain:
+            return PLAIN
+        training = self.network.training
+        if training not in self._layouts:
+            generator = self.generator("layout")
+            self._layouts[training] = find_layout(self.network, self.shape, self.device, generator)
+        return self._layouts[training]
+
+
+def _why_hidden(network: nn.Module) -> str | None:
+    """Why the operations of a network cannot be seen, or None."""
+    import torch
+
+    for name, module in network.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            kind = "a ScriptModule"
+        elif type(module).__name__ == "OptimizedModule":
+            kind = "compiled"
+        else:
+            continue
+        return f"{name or 'the network'} is {kind}, and its operations cannot be seen: give the module it was made from"
+    return None
 
 
 def _held(network: nn.Module) -> list[tuple[dict[str, Any], str, torch.Tensor | None]]:
@@ -177,36 +205,33 @@ def gradients(output: torch.Tensor, tensors: Sequence[torch.Tensor], **options: 
     return [found.get(id(tensor)) for tensor in tensors]
 
 
+def outputs(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Logits (B, classes). Raises Unscorable for anything else: a network may give other outputs in train mode."""
+    import torch
+
+    logits = network(images)
+    if not isinstance(logits, torch.Tensor):
+        mode = "train" if network.training else "eval"
+        raise Unscorable(
+            f"in {mode} mode the network returns a {type(logits).__name__}, no (B, classes) tensor of logits: wrap it "
+            "in a module whose forward returns the logits alone"
+        )
+    if logits.ndim != 2:
+        raise Unscorable(f"network output has shape {tuple(logits.shape)}, a classifier gives (B, classes)")
+    return logits
+
+
 def finite_logits(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Logits (B, classes). Raises Unscorable for another shape, and where NaN or infinity says they mean nothing.
+    """`outputs`, and Unscorable where NaN or infinity says that they mean nothing.
 
     Codes, patterns and maxima of such a network would look like numbers.
     """
     import torch
 
-    logits = network(images)
-    if logits.ndim != 2:
-        raise Unscorable(f"network output has shape {tuple(logits.shape)}, a classifier gives (B, classes)")
+    logits = outputs(network, images)
     if not torch.isfinite(logits).all():
         raise Unscorable("logits are not finite")
     return logits
-
-
-@contextmanager
-def side_of_its_own(subject: Subject, resolution: int) -> Iterator[None]:
-    """For a forward of images whose side a setting gives: Unscorable names it where the network reads other images."""
-    try:
-        yield
-    except Unscorable:
-        raise
-    except Exception as error:
-        _, height, width = subject.shape
-        if height == width == resolution:
-            raise
-        remedy = f"set resolution={height}" if height == width else f"its images are {height} x {width}"
-        raise Unscorable(
-            f"the network cannot read images of {resolution} x {resolution} ({cause(error)}): {remedy}"
-        ) from error
 
 
 def to_host(values: Sequence[torch.Tensor]) -> np.ndarray:
@@ -215,6 +240,21 @@ def to_host(values: Sequence[torch.Tensor]) -> np.ndarray:
 
     device = next((v.device for v in values if v.device.type != "cpu"), torch.device("cpu"))
     return torch.stack([v.to(device=device, dtype=torch.float64) for v in values]).cpu().numpy()
+
+
+def reading(network: nn.Module, images: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
+    """`finite_logits` of images whose side a setting gives: Unscorable where it reads `shape` alone."""
+    try:
+        return finite_logits(network, images)
+    except Unscorable:
+        raise
+    except Exception as error:
+        if images.shape[1:] == shape:
+            raise
+        _, height, width = shape
+        remedy = f"set resolution={height}" if height == width else f"its images are {height} x {width}"
+        size = " x ".join(map(str, images.shape[2:]))
+        raise Unscorable(f"the network cannot read images of {size} ({cause(error)}): {remedy}") from error
 
 
 def by_image(values: torch.Tensor) -> torch.Tensor:
@@ -227,7 +267,7 @@ def by_image(values: torch.Tensor) -> torch.Tensor:
 
 
 class OncePerTensor:
-    """Computes a value once for a tensor that several modules read, as the operations of a cell's node do."""
+    """Computes a value once for a tensor that several operations read, as those of a cell's node do."""
 
     def __init__(self, compute: Callable[[torch.Tensor], Any]):
         self._compute = compute
@@ -241,39 +281,19 @@ class OncePerTensor:
         return known[2]
 
 
-def pads_with_zeros(convolution: nn.Module) -> bool:
-    """Whether the padding is zeros by number, so that `padding` has one for each spatial dimension."""
-    return convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
-
-
 def by_channel(values: torch.Tensor) -> torch.Tensor:
     """The channels of maps (B, C, H, W) as columns (B * H * W, C): no copy of channels_last maps."""
     return values.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def weight_layers(network: nn.Module) -> dict[str, nn.Module]:
+def weight_layers(network: nn.Module) -> dict[str, Layer]:
     """Convolutions and linear layers by name: the layers that saliencies are summed over."""
-    from torch import nn
+    from harness.probes.operations import known_layers
 
-    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-    layers = {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
+    layers = known_layers(network)
     if not layers:
         raise Unscorable("no convolution or linear layer")
     return layers
-
-
-def activations(network: nn.Module, every_kind: bool = False) -> dict[str, nn.Module]:
-    """ReLU modules by name, or with `every_kind` all activation modules."""
-    from torch import nn
-
-    kinds: tuple = (nn.ReLU, nn.ReLU6)
-    if every_kind:
-        kinds += (nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish)
-        kinds += (nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Hardsigmoid, nn.Hardtanh)
-    found = {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
-    if not found:
-        raise Unscorable("no activation module" if every_kind else "no ReLU module")
-    return found
 
 
 @contextmanager
@@ -285,23 +305,3 @@ def hooked(pairs: list[tuple[nn.Module, Callable]]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def replaced_forward(modules: list[nn.Module], forward: Callable) -> Iterator[None]:
-    """Make `modules` compute `forward(x)` for the time of the block (normalisation off, another activation)."""
-    for module in modules:
-        module.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        for module in modules:
-            del module.__dict__["forward"]
-
-
-def normalisations(network: nn.Module) -> list[nn.Module]:
-    """All normalisation modules (batch, instance, group, layer)."""
-    from torch import nn
-
-    kinds = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
-    return [module for module in network.modules() if isinstance(module, kinds)]

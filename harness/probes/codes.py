@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from harness.probes.base import Probe, Subject, Unscorable, finite_logits, hooked, weight_layers
-from harness.probes.gradient import agreement
+from harness.probes.base import Probe, Subject, finite_logits
+from harness.probes.gradient import Seen
 
 
 @dataclass(frozen=True)
@@ -25,25 +25,13 @@ class EvalCodes(Probe):
     dtype: str = "float32"
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
-        import numpy as np
         import torch
 
         subject.initialise(self.init, dtype=self.dtype)
         network = subject.network.eval()
         images, _ = subject.images(self.batch_size, self.dtype)
-        layers = weight_layers(network)
-        collected: dict[str, list] = {}
-
-        def keep(name: str):
-            return lambda module, args, output: collected.setdefault(name, []).append(agreement(output))
-
-        with torch.no_grad(), hooked([(module, keep(name)) for name, module in layers.items()]):
+        seen = Seen(subject, frozenset({"layer_kernels"}), len(images))
+        with torch.no_grad(), seen.watch:
             finite_logits(network, images)
-        called = [name for name in layers if name in collected]
-        if not called:
-            raise Unscorable("no layer module was reached")
-        place = {name: i for i, name in enumerate(called)}
-        return {
-            "eval_kernels": torch.stack([sum(collected[name]) for name in called]).cpu().numpy(),
-            "eval_places": np.array([place.get(name, -1) for name in layers]),
-        }
+        found = seen.kernels()
+        return {"eval_kernels": found["layer_kernels"], "eval_places": found["layer_places"]}

@@ -12,10 +12,8 @@ from harness.probes.base import (
     Subject,
     Unscorable,
     by_channel,
-    finite_logits,
     hooked,
-    normalisations,
-    side_of_its_own,
+    reading,
     to_host,
 )
 
@@ -41,6 +39,8 @@ class StagePass(Probe):
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch
 
+        from harness.probes.operations import Watch
+
         if len(subject.stages) < 2:
             raise Unscorable("the network names no stages")
         subject.initialise(self.init, dtype=self.dtype)
@@ -48,18 +48,22 @@ class StagePass(Probe):
         images, _ = subject.images(self.batch_size, self.dtype)
         for parameter in network.parameters():
             parameter.requires_grad_(False)
-        maps: list = []
+        held: list = []
+        watch = Watch(network, {})
 
-        def keep(module, args, output):
+        def cut(module, args, output):
+            if not isinstance(output, torch.Tensor) or output.ndim != 4:
+                raise Unscorable("a stage's output is no feature map (B, C, H, W): name modules that return one")
             # Each stage starts a graph of its own, whose one product needs no other stage's activations.
             start = output.detach().requires_grad_(True)
-            maps.append((output, start))
-            return start
+            held.append((watch.keep(output), start))
+            return start.clone()  # the network may write into it, but into no leaf
 
-        with hooked([(stage, keep) for stage in subject.stages]):
+        with watch, hooked([(stage, cut) for stage in subject.stages]):
             network(images)
-        if len(maps) != len(subject.stages) or any(output.ndim != 4 for output, _ in maps):
-            raise Unscorable("a stage's output is no feature map")
+        if len(held) != len(subject.stages):
+            raise Unscorable("a stage is not computed, or more than once")
+        maps = [(kept.value, start) for kept, start in held]
         if not to_host([torch.isfinite(output).all() for output, _ in maps]).all():
             raise Unscorable("a stage's output is not finite")
         found = {}
@@ -145,7 +149,8 @@ class ChannelCorrelation(Probe):
 
     Per feature map (C, H * W) the least eigenvalue of the Pearson correlation of its channels, entries that
     are not defined counting as 0. `modules=leaf` reads convolutions, normalisations and ReLUs; `modules=all`
-    every module, containers too. BatchNorm on the statistics of that one image.
+    every module, containers too, and those operations that are no module's. BatchNorm on the statistics of that one
+    image.
     """
 
     init: str = "kaiming_fan_in"
@@ -156,27 +161,53 @@ class ChannelCorrelation(Probe):
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch
 
+        from harness.probes.operations import ACTIVATION, CONVOLUTION, LINEAR, NORMALISATION, RELUS, ChannelsLast, Watch
+
         subject.initialise(self.init, dtype=self.dtype)
         network = subject.network
         found: list[torch.Tensor] = []
+        orientation = ChannelsLast()
+        counted: set[int] = set()  # outputs of modules, in `modules=all`
+        single: list = []
 
-        def keep(module, args, output):
-            if not (isinstance(output, torch.Tensor) and output.ndim == 4):
-                return
-            rows = output[0].flatten(1).double()
-            rows = rows - rows.mean(dim=1, keepdim=True)
-            covariance = rows @ rows.T
-            deviation = covariance.diagonal().sqrt()
-            matrix = (covariance / deviation[:, None] / deviation[None, :]).nan_to_num(0.0, 0.0, 0.0)
-            found.append(torch.linalg.eigvalsh(matrix)[0])
+        def operate(operation):
+            result = operation.run()
+            maps = orientation.first(operation, result)
+            if maps.ndim != 4 or operation.fixed or (operation.kind == ACTIVATION and operation.name not in RELUS):
+                return result
+            if operation.kind == LINEAR:
+                return result
+            if self.modules == "leaf":
+                found.append(_least_eigenvalue(maps[0]))
+            else:
+                single.append((result, _least_eigenvalue(maps[0])))
+            return result
 
-        kinds = (torch.nn.Conv2d, torch.nn.ReLU, torch.nn.ReLU6)
-        norms = set(normalisations(network))
-        read = [m for m in network.modules() if self.modules == "all" or isinstance(m, kinds) or m in norms]
+        def leave(module, args, output):
+            if isinstance(output, torch.Tensor) and output.ndim == 4:
+                counted.add(id(output))
+                found.append(_least_eigenvalue(output[0]))
+
         size = (1, subject.shape[0], self.resolution, self.resolution)
         image = torch.randn(size, generator=subject.generator("image")).to(subject.device, getattr(torch, self.dtype))
-        with torch.no_grad(), hooked([(module, keep) for module in read]), side_of_its_own(subject, self.resolution):
-            finite_logits(network, image)
+        modules = list(network.modules()) if self.modules == "all" else []
+        handlers = dict.fromkeys((CONVOLUTION, LINEAR, NORMALISATION, ACTIVATION), operate)
+        with torch.no_grad(), hooked([(module, leave) for module in modules]), Watch(network, handlers):
+            reading(network, image, subject.shape)
+        # An operation that is no module's output is one of the network's own, and counts like a module of its kind.
+        found += [value for result, value in single if id(result) not in counted]
         if not found:
             raise Unscorable("no feature map")
         return {"least_eigenvalues": to_host(found)}
+
+
+def _least_eigenvalue(features: Any) -> Any:
+    """Of the Pearson correlation of the channels of a map (C, H, W), entries that are not defined being 0."""
+    import torch
+
+    rows = features.flatten(1).double()
+    rows = rows - rows.mean(dim=1, keepdim=True)
+    covariance = rows @ rows.T
+    deviation = covariance.diagonal().sqrt()
+    matrix = (covariance / deviation[:, None] / deviation[None, :]).nan_to_num(0.0, 0.0, 0.0)
+    return torch.linalg.eigvalsh(matrix)[0]

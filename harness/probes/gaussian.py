@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.probes.base import (
-    OncePerTensor,
-    Probe,
-    Subject,
-    Unscorable,
-    activations,
-    by_image,
-    finite_logits,
-    hooked,
-    side_of_its_own,
-)
+from harness.probes.base import OncePerTensor, Probe, Subject, Unscorable, by_image, finite_logits, reading
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.probes.operations import Kept, Operation
 
 
 @dataclass(frozen=True)
@@ -24,9 +19,8 @@ class PerturbationPass(Probe):
 
     Observables: `feature_distance`, the mean over images of the summed absolute difference of the last feature
     maps; `log_norm_scale`, the sum over BatchNorms of ln sqrt(mean running variance) after both forwards. The last
-    feature map is what the final pooling or the classifier reads: the last four-dimensional output with more than
-    one position, of a module that is no pooling. Cells and other containers count, as a sum or a concatenation of
-    branches is no module's output but theirs.
+    feature map is what the final pooling or the classifier reads. Random draws of the network, as dropout's, are the
+    same in both forwards.
     """
 
     batch_size: int = 64
@@ -38,37 +32,123 @@ class PerturbationPass(Probe):
 
         subject.initialise("gaussian", dtype=self.dtype)
         network = subject.network
-        last: list = [None]
-        poolings = (torch.nn.AvgPool2d, torch.nn.MaxPool2d, torch.nn.AdaptiveAvgPool2d, torch.nn.AdaptiveMaxPool2d)
-
-        def keep(module, args, output):
-            if isinstance(output, torch.Tensor) and output.ndim == 4 and output[0, 0].numel() > 1:
-                last[0] = output
-
+        features = _LastMaps(network)
         generator = subject.generator("perturbation")
         size = (self.batch_size, *subject.shape)
         images, noise = (torch.randn(size, generator=generator).to(subject.device) for _ in range(2))
+        state = _draws(subject)
         maps = []
-        read = [module for module in network.modules() if not isinstance(module, poolings)]
-        with torch.no_grad(), hooked([(module, keep) for module in read]):
-            for batch in (images, images + self.gamma * noise):
-                network(_like(subject, batch.to(getattr(torch, self.dtype))))
-                if last[0] is None:
-                    raise Unscorable("no feature map before the pooling")
-                maps.append(last[0])
+        for batch in (images, images + self.gamma * noise):
+            _draw_again(subject, state)  # dropout is to drop the same: the images alone differ
+            maps.append(features.of(_like(subject, batch.to(getattr(torch, self.dtype)))))
+        if maps[0].shape != maps[1].shape:
+            raise Unscorable("the shape of the last feature map depends on the images")
         distance = (maps[0] - maps[1]).abs().sum(dim=(1, 2, 3)).double().mean()
         if not torch.isfinite(distance):
             raise Unscorable("the last feature map is not finite")
-        norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d) and m.running_var is not None]
-        scale = sum((m.running_var.double().mean().sqrt().log() for m in norms), torch.zeros((), dtype=torch.float64))
+        zero = torch.zeros((), dtype=torch.float64)
+        scale = sum((variance.double().mean().sqrt().log() for variance in features.variances()), zero)
         return {"feature_distance": float(distance), "log_norm_scale": float(scale)}
 
 
-def _like(subject: Subject, images: Any) -> Any:
-    """Images in the memory layout of the network's mini-batches: a layout changes the rounding."""
+class _LastMaps:
+    """The last feature maps of a forward, and the running variances of the BatchNorms that it meets.
+
+    The last maps are what the last operation reads that leaves one position of them, or a vector: a pooling, a mean, a
+    flattening. Poolings before that one and views of maps do not count: the map is what they read.
+    """
+
+    def __init__(self, network: Any):
+        from harness.probes.operations import NORMALISATION, Watch
+
+        self._network = network
+        self._last: Kept | None = None
+        self._tokens = False
+        self._sources: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # of a pooled or flattened map
+        self._variances = {id(norm.running_var): norm.running_var for norm in _batch_norms(network)}
+        self._watch = Watch(network, {NORMALISATION: self._norm}, self._see)
+
+    def of(self, images: torch.Tensor) -> torch.Tensor:
+        """The last maps (B, C, H, W) of more than one position. Raises Unscorable where there are none."""
+        import torch
+
+        self._last, self._tokens = None, False
+        self._sources.clear()
+        with torch.no_grad(), self._watch:
+            self._network(images)
+        if self._tokens:
+            raise Unscorable("what the classifier reads are tokens, no feature map")
+        if self._last is None:
+            raise Unscorable("no feature map before the pooling")
+        return self._last.value
+
+    def variances(self) -> list[torch.Tensor]:
+        return list(self._variances.values())
+
+    def _norm(self, operation: Operation) -> Any:
+        result = operation.run()
+        if operation.name == "batch_norm" and operation.input.ndim == 4 and not operation.fixed:
+            variance = operation.get("running_var")
+            if variance is None:
+                raise Unscorable("BatchNorm without running statistics has no scale")
+            self._variances.setdefault(id(variance), variance)
+        return result
+
+    def _see(self, read: Any, result: Any, kind: str | None) -> None:
+        import torch
+
+        if self._watch.is_fixed(read):  # weights may have the shape of maps
+            return
+        result = result[0] if isinstance(result, tuple) and result else result
+        if (
+            not isinstance(read, torch.Tensor)
+            or not isinstance(result, torch.Tensor)
+            or read.ndim < 3
+            or read is result
+        ):
+            return
+        _, read = self._sources.get(id(read), (None, read))
+        if result.ndim == 2 or (result.ndim == 4 and result[0, 0].numel() == 1):
+            if read.ndim == 4 and read[0, 0].numel() > 1:
+                self._last, self._tokens = self._watch.keep(read), False
+            elif read.ndim == 3 and result.ndim == 2:
+                self._tokens = True
+        elif read.ndim == 4 and read[0, 0].numel() > 1:
+            flattened = result.ndim == 3 and kind is None and result.shape == (*read.shape[:2], read[0, 0].numel())
+            if kind == "pooling" or flattened:
+                self._sources[id(result)] = (result, read)
+
+
+def _batch_norms(network: Any) -> list:
+    from torch import nn
+
+    return [m for m in network.modules() if isinstance(m, nn.BatchNorm2d) and m.running_var is not None]
+
+
+def _draws(subject: Subject) -> tuple:
+    """The state of the global generators, from which dropout draws."""
     import torch
 
-    return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
+    on_device = torch.cuda.get_rng_state(subject.device) if subject.device.type == "cuda" else None
+    return torch.get_rng_state(), on_device
+
+
+def _draw_again(subject: Subject, state: tuple) -> None:
+    import torch
+
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1], subject.device)
+
+
+def _like(subject: Subject, images: Any) -> Any:
+    """Images in the memory layout of the mini-batches of a space: a layout changes the rounding.
+
+    Those of users' networks stay as they are: their views may need them so.
+    """
+    import torch
+
+    return images.contiguous(memory_format=torch.channels_last) if subject.plain else images
 
 
 @dataclass(frozen=True)
@@ -89,6 +169,9 @@ class UnitPatterns(Probe):
         import numpy as np
         import torch
 
+        from harness.probes.layout import FIRST
+        from harness.probes.operations import ACTIVATION, RELUS, Watch
+
         if self.batch_size > 24:
             raise Unscorable("a pattern over more than 24 images has no exact float32 code: lower the batch size")
         if self.cell:
@@ -98,6 +181,7 @@ class UnitPatterns(Probe):
         network = subject.network
         images, _ = subject.images(self.batch_size, self.dtype)
         met = torch.zeros(2 ** len(images), dtype=torch.bool, device=subject.device)
+        layout: Any = None
 
         def mark(values):
             active = (by_image(values) > 0).float()
@@ -106,16 +190,21 @@ class UnitPatterns(Probe):
 
         once = OncePerTensor(mark)
 
-        def keep(module, args, output):
-            if output.ndim == 4:
-                once(args[0])
+        def rectify(operation):
+            if operation.name in RELUS and operation.input.ndim == 4 and not operation.fixed:
+                place = layout.place(operation.index)
+                if place == FIRST and len(operation.input) == count:
+                    once(operation.input)
+                else:
+                    mark(place.split(operation.input, count))
+            return operation.run()
 
         counts = []
-        hooks = [(module, keep) for module in activations(network).values()]
         for repeat in range(self.repeats):
             subject.initialise("gaussian", repeat, self.dtype)
             met.zero_()
-            with torch.no_grad(), hooked(hooks):
+            layout, count = subject.layout(), len(images)
+            with torch.no_grad(), Watch(network, {ACTIVATION: rectify}):
                 finite_logits(network, images)
             if not met.any():
                 raise Unscorable("no four-dimensional ReLU output")
@@ -144,26 +233,32 @@ class LinearRegions(Probe):
         import numpy as np
         import torch
 
+        from harness.probes.operations import ACTIVATION, RELUS, Watch
+
         subject = self._counted(subject)
         subject.initialise(self.init, dtype=self.dtype)
+        layout = subject.layout()
         codes: list = []
 
-        def keep(module, args, output):
-            codes.append((output > 0).flatten(1))
+        def rectify(operation):
+            result = operation.run()
+            if operation.name in RELUS and not operation.fixed:
+                codes.append((layout.place(operation.index).split(result, count) > 0).flatten(1))
+            return result
 
-        hooks = [(module, keep) for module in activations(subject.network).values()]
         generator = subject.generator("linear regions")
         sides = (self.resolution, self.resolution) if self.resolution else subject.shape[1:]
         rows = []
-        with torch.no_grad(), hooked(hooks):
+        with torch.no_grad():
             for start in range(0, self.samples, self.chunk):
-                size = (min(self.chunk, self.samples - start), subject.shape[0], *sides)
-                images = torch.randn(size, generator=generator).to(subject.device, getattr(torch, self.dtype))
+                count = min(self.chunk, self.samples - start)
+                images = torch.randn((count, subject.shape[0], *sides), generator=generator)
+                images = images.to(subject.device, getattr(torch, self.dtype))
                 codes.clear()
-                with side_of_its_own(subject, self.resolution):
-                    finite_logits(subject.network, images)
+                with Watch(subject.network, {ACTIVATION: rectify}):
+                    reading(subject.network, images, subject.shape)
                 if not codes:
-                    raise Unscorable("no ReLU module was reached")
+                    raise Unscorable("the network computes no ReLU")
                 rows.append(np.packbits(torch.cat(codes, dim=1).cpu().numpy(), axis=1))
         return {"regions": float(len(np.unique(np.concatenate(rows), axis=0)))}
 

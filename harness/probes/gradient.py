@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.probes.base import (
     OncePerTensor,
     Probe,
     Subject,
     Unscorable,
-    activations,
     by_image,
     finite_logits,
     gradients,
-    hooked,
+    outputs,
     to_host,
     weight_layers,
 )
 from harness.probes.hessian import hessian_gradient, twice_differentiable
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.probes.layout import Place
+    from harness.probes.operations import Grouped, Operation
 
 #: Units whose codes a processor works on at once: those of 64 images stay in its cache.
 CACHED_UNITS = 2048
@@ -30,8 +36,9 @@ CACHED_UNITS = 2048
 class GradientPass(Probe):
     """Forward and backward of the mean cross-entropy of one mini-batch, BatchNorm on batch statistics.
 
-    Observables. L layers (convolutions and linear layers in module order), R ReLU modules, B images; g the
-    gradient of a layer's weights w, a its output.
+    Observables. L layers (convolutions and linear layers in module order, then parameters that are used as such a
+    layer's weights), R ReLUs in the order in which they are computed, B images; g the gradient of a layer's weights w,
+    a its output.
 
     - `gradient_norm`, `gradient_sum_abs` (L,): L2 norm of g, sum of |g|
     - `saliency_sum`, `saliency_sum_abs` (L,): sums of w*g and of |w*g|
@@ -58,44 +65,42 @@ class GradientPass(Probe):
         import torch
         import torch.nn.functional as F
 
+        from harness.probes.operations import Grouped
+
         subject.initialise(self.init, dtype=self.dtype)
         network = subject.network
-        layers = weight_layers(network)
-        weights = [module.weight for module in layers.values()]
-        parameters = [p for p in network.parameters() if p.requires_grad]
         images, labels = subject.images(self.batch_size, self.dtype)
-        if "input_jacobian_correlation" in wanted:
-            images = images.clone().requires_grad_(True)
-        watch = _Watch(network, layers, wanted)
+        seen = Seen(subject, wanted, len(images))
+        read = images
+        if "input_jacobian_correlation" in wanted or seen.needs_images:
+            read = images.requires_grad_(True).clone()  # the network may write into its input, but no leaf
         found: dict[str, Any] = {}
-
-        with hooked(watch.hooks), twice_differentiable(network) if "grasp" in wanted else nullcontext():
-            logits = finite_logits(network, images)
-        found.update(watch.kernels())
-        loss = F.cross_entropy(logits, labels)
+        with twice_differentiable(network) if "grasp" in wanted else nullcontext(), seen.watch:
+            logits = finite_logits(network, read)
+        found.update(seen.kernels())
         if "input_jacobian_correlation" in wanted:
             rows = _input_jacobian(logits, images)
             found["input_jacobian_correlation"] = _correlation(rows.flatten(1)).cpu().numpy()
             found["labels"], found["classes"] = labels.cpu().numpy(), logits.shape[1]
-        targets = parameters if "all_gradient_norm" in wanted else weights
-        with watch.backward():
-            raw = gradients(loss, targets, create_graph="grasp" in wanted)
+        if not wanted & OF_THE_LOSS:
+            return found
+        weights = Grouped(seen.weights.tensors())
+        parameters = [p for p in network.parameters() if p.requires_grad] if "all_gradient_norm" in wanted else []
+        targets = _distinct([*parameters, *weights.tensors, *([images] if seen.needs_images else [])])
+        with seen.backward():
+            raw = gradients(F.cross_entropy(logits, labels), targets, create_graph="grasp" in wanted)
         by_id = {id(target): grad for target, grad in zip(targets, raw, strict=True)}
-        graph_grads = [by_id.get(id(weight)) for weight in weights]
+        if wanted & OF_THE_WEIGHTS and not any(tensor.requires_grad for tensor in weights.tensors):
+            raise Unscorable("no trainable weight")
+        graph_grads = weights.sums([by_id[id(tensor)] for tensor in weights.tensors])
         if "grasp" in wanted:
-            products = hessian_gradient(weights, graph_grads)
-            found["grasp"] = to_host(
-                [
-                    torch.zeros(()) if h is None else -(w.detach() * h).sum(dtype=torch.float64)
-                    for w, h in zip(weights, products, strict=True)
-                ]
-            )
+            found["grasp"] = _grasp(weights, graph_grads)
         if "all_gradient_norm" in wanted:
-            present = [grad.detach().flatten() for grad in raw if grad is not None]
-            found["all_gradient_norm"] = float(torch.cat(present).double().norm())
-        held = [weight.detach() for weight in weights]
+            present = [by_id[id(p)].detach().flatten() for p in parameters if by_id[id(p)] is not None]
+            found["all_gradient_norm"] = float(torch.cat(present).double().norm()) if present else 0.0
+        held = [weight.detach() for weight in weights.firsts]
         grads = [torch.zeros_like(w) if g is None else g.detach() for w, g in zip(held, graph_grads, strict=True)]
-        del loss, logits, raw, by_id, graph_grads  # the graph holds every activation
+        del logits, raw, by_id, graph_grads  # the graph holds every activation
 
         per_layer = {
             "gradient_norm": lambda: [g.norm() for g in grads],
@@ -104,27 +109,24 @@ class GradientPass(Probe):
             "saliency_sum": lambda: [s.sum(dtype=torch.float64) for s in saliencies],
             "saliency_sum_abs": lambda: [s.abs().sum() for s in saliencies],
             "saliency_std": lambda: [s.abs().std(correction=0) for s in saliencies],
-            "fisher": watch.fisher_sums,
-            "zico": lambda: self._zico(subject, weights, grads, len(labels)),
+            "fisher": seen.fisher_sums,
+            "zico": lambda: self._zico(subject, grads, len(labels)),
         }
         saliencies = [w * g for w, g in zip(held, grads, strict=True)]
         found.update({name: to_host(compute()) for name, compute in per_layer.items() if name in wanted})
         return found
 
-    def _zico(self, subject: Subject, weights: list, first: list, read: int) -> list:
+    def _zico(self, subject: Subject, first: list, read: int) -> list:
         """`first`: the gradients of the weights over the pass's own mini-batch of `read` images."""
         import torch
-        import torch.nn.functional as F
 
         batches = []
         for number in range(self.minibatches):
             images, labels = subject.images(self.batch_size, self.dtype, number, self.minibatches)
             if number == 0 and len(labels) == read:
                 batches.append(first)
-                continue
-            loss = F.cross_entropy(subject.network(images), labels)
-            grads = gradients(loss, weights)
-            batches.append([torch.zeros_like(w) if g is None else g for w, g in zip(weights, grads, strict=True)])
+            else:
+                batches.append(list(layer_gradients(subject, images, labels).values()))
         sums = []
         for layer in zip(*batches, strict=True):
             stacked = torch.stack([grad.flatten() for grad in layer]).double()
@@ -136,27 +138,75 @@ class GradientPass(Probe):
         return sums
 
 
-class _Watch:
-    """What hooks collect on one forward and backward: ReLU and layer codes, Fisher information of the outputs."""
+#: Observables that need the gradient of the loss, and those of them that need a trainable weight.
+OF_THE_WEIGHTS = frozenset(
+    {
+        *("gradient_norm", "gradient_sum_abs", "gradient_std", "saliency_sum", "saliency_sum_abs", "saliency_std"),
+        *("all_gradient_norm", "zico", "grasp"),
+    }
+)
+OF_THE_LOSS = OF_THE_WEIGHTS | {"fisher"}
 
-    def __init__(self, network: Any, layers: dict[str, Any], wanted: frozenset[str]):
-        self._layers = layers
-        self._relus = activations(network) if "relu_kernels" in wanted else {}
-        self._kernels: dict[str, dict[str, list]] = {
-            kind: {} for kind in ("relu", "layer") if f"{kind}_kernels" in wanted
-        }
-        self._source: dict[str, str] = {}  # weight layer -> the ReLU that feeds it
+
+def _distinct(tensors: list) -> list:
+    return list({id(tensor): tensor for tensor in tensors}.values())
+
+
+def _grasp(weights: Grouped, grads: list) -> Any:
+    import torch
+
+    products = weights.sums(hessian_gradient(weights.tensors, grads))
+    return to_host(
+        [
+            torch.zeros(()) if h is None else -(w.detach() * h).sum(dtype=torch.float64)
+            for w, h in zip(weights.firsts, products, strict=True)
+        ]
+    )
+
+
+def layer_gradients(subject: Subject, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """By layer the gradient of its weights, 0 where none arrives, of the mean cross-entropy of a mini-batch."""
+    import torch
+    import torch.nn.functional as F
+
+    from harness.probes.operations import Grouped
+
+    seen = Seen(subject, frozenset(), len(images))
+    with seen.watch:
+        logits = outputs(subject.network, images)
+    groups = seen.weights.tensors()
+    weights = Grouped(groups)
+    grads = weights.sums(gradients(F.cross_entropy(logits, labels), weights.tensors))
+    grads = [torch.zeros_like(w) if g is None else g for w, g in zip(weights.firsts, grads, strict=True)]
+    return dict(zip(groups, grads, strict=True))
+
+
+class Seen:
+    """What one forward and backward show: weights, codes of ReLUs and layers, Fisher information of the outputs."""
+
+    def __init__(self, subject: Subject, wanted: frozenset[str], count: int):
+        from harness.probes.operations import ACTIVATION, LAYERS, PRODUCT, Watch, Weights
+
+        self._layers = weight_layers(subject.network)
+        self._wanted, self._count = wanted, count
+        reads_images = wanted & {"fisher", "relu_kernels", "layer_kernels"}
+        self._layout = subject.layout() if reads_images else None
         self._kernel = OncePerTensor(agreement)
-        self._written: dict[int, str] = {}  # address of a ReLU's output, which the graph keeps alive -> ReLU
-        self._fisher: dict[str, list] = {name: [] for name in layers}
+        self._relu_kernels: list[torch.Tensor] = []
+        self._layer_kernels: dict[str, torch.Tensor] = {}
+        self._sources: dict[str, set[int]] = {}  # layer -> the ReLUs that feed it
+        self._written: dict[int, int] = {}  # address of a ReLU's output, which the graph keeps alive -> ReLU
+        self._fisher: dict[str, tuple[int, list]] = {}
         self._watching = False
-        self.hooks = [(module, self._codes("relu", name)) for name, module in self._relus.items()]
-        if "relu_places" in wanted:
-            self.hooks += [(module, self._feeder(name)) for name, module in layers.items()]
-        if "layer_kernels" in wanted:
-            self.hooks += [(module, self._codes("layer", name)) for name, module in layers.items()]
-        if "fisher" in wanted:
-            self.hooks += [(module, self._information(name)) for name, module in layers.items()]
+        self.weights = Weights(subject.network, self._layers)
+        # A gradient has to come by each layer's output, whoever else asks for gradients.
+        self.needs_images = "fisher" in wanted and not all(
+            source.requires_grad for layer in self._layers.values() for source in layer.sources
+        )
+        handlers = {**dict.fromkeys(LAYERS, self._layer), PRODUCT: self._product}
+        if "relu_kernels" in wanted:
+            handlers[ACTIVATION] = self._activation
+        self.watch = Watch(subject.network, handlers)
 
     @contextmanager
     def backward(self) -> Iterator[None]:
@@ -167,60 +217,96 @@ class _Watch:
         finally:
             self._watching = False
 
-    def _codes(self, kind: str, name: str) -> Callable:
-        def hook(module, args, output):
-            self._kernels[kind].setdefault(name, []).append(self._kernel(args[0] if kind == "relu" else output))
-            if kind == "relu":
-                self._written[output.data_ptr()] = name
+    def _activation(self, operation: Operation) -> Any:
+        from harness.probes.operations import RELUS
 
-        return hook
+        if operation.name not in RELUS:
+            return operation.run()
+        self._relu_kernels.append(self._agreement(operation.input, operation.index))
+        result = operation.run()
+        self._written[result.data_ptr()] = len(self._relu_kernels) - 1
+        return result
 
-    def _feeder(self, name: str) -> Callable:
-        def hook(module, args, output):
-            self._source[name] = self._written.get(args[0].data_ptr(), "")
+    def _agreement(self, values: torch.Tensor, index: int) -> torch.Tensor:
+        from harness.probes.layout import FIRST
 
-        return hook
+        place = self._layout.place(index)
+        if place == FIRST and len(values) == self._count:
+            return self._kernel(values)
+        return agreement(place.split(values.detach(), self._count))
 
-    def _information(self, name: str) -> Callable:
-        def hook(module, args, output):
-            if output.requires_grad:
-                held = output.detach()
+    def _layer(self, operation: Operation) -> Any:
+        self.weights.see(operation)
+        if "relu_places" in self._wanted and operation.owner is not None:
+            source = self._written.get(operation.input.data_ptr())
+            if source is not None:
+                self._sources.setdefault(operation.owner, set()).add(source)
+        result = operation.run()
+        if "layer_kernels" in self._wanted:
+            if operation.owner is None:
+                raise Unscorable(f"the weights of a {operation.kind} belong to no layer")
+            kernel = self._agreement(result, operation.index)
+            held = self._layer_kernels.get(operation.owner)
+            self._layer_kernels[operation.owner] = kernel if held is None else held + kernel
+        if "fisher" in self._wanted and not operation.fixed:
+            self._information(operation, result)
+        return result
 
-                def collect(grad):
-                    if self._watching:
-                        self._fisher[name].append(_fisher(held, grad.detach()))
+    def _product(self, operation: Operation) -> Any:
+        self.weights.see(operation)
+        if operation.owner and self._wanted & {"fisher", "layer_kernels", "relu_places"}:
+            raise Unscorable(f"layer {operation.owner} is used by {operation.name}, whose output is no layer's")
+        return operation.run()
 
-                output.register_hook(collect)
+    def _information(self, operation: Operation, result: torch.Tensor) -> None:
+        if not result.requires_grad:
+            raise Unscorable(
+                f"no gradient is recorded at the output of layer {operation.owner} (torch.no_grad, detach or an "
+                "autograd.Function in the network's forward)"
+            )
+        place = self._layout.place(operation.index)
+        share = operation.weight.numel() // result.shape[operation.channels]
+        held, channels = self.watch.keep(result.detach()), operation.channels
+        _, collected = self._fisher.setdefault(operation.owner or f"operation {operation.index}", (share, []))
 
-        return hook
+        def collect(grad):
+            if self._watching:
+                collected.append(_fisher(held.value, grad.detach(), channels, place, self._count))
+
+        result.register_hook(collect)
 
     def fisher_sums(self) -> list:
         """Per layer the sum over channels, each counted once for each of its weights; 0 where no gradient came."""
         import torch
 
-        return [
-            (sum(self._fisher[name]) * module.weight[0].numel()).sum() if self._fisher[name] else torch.zeros(())
-            for name, module in self._layers.items()
-        ]
+        calls = {**dict.fromkeys(self._layers, (0, [])), **self._fisher}
+        return [(sum(found) * share).sum() if found else torch.zeros(()) for share, found in calls.values()]
 
     def kernels(self) -> dict[str, Any]:
         """`relu_kernels`, `layer_kernels` and the places of the layers among them, where they were asked for.
 
-        Raises Unscorable when no module that was to give them was called: a network may call a function instead.
+        Raises Unscorable when nothing that was to give them was computed.
         """
         import numpy as np
         import torch
 
-        found = {}
-        for kind, collected in self._kernels.items():
-            if not collected:
-                raise Unscorable(f"no {'ReLU' if kind == 'relu' else kind} module was reached")
-            modules = self._relus if kind == "relu" else self._layers
-            called = [name for name in modules if name in collected]
-            found[f"{kind}_kernels"] = torch.stack([sum(collected[name]) for name in called]).cpu().numpy()
+        found: dict[str, Any] = {}
+        names = list(self.weights.tensors())
+        if "relu_kernels" in self._wanted:
+            if not self._relu_kernels:
+                raise Unscorable("the network computes no ReLU")
+            found["relu_kernels"] = torch.stack(self._relu_kernels).cpu().numpy()
+        if "relu_places" in self._wanted:
+            if any(len(sources) > 1 for sources in self._sources.values()):
+                raise Unscorable("a layer that is used several times reads several ReLUs")
+            found["relu_places"] = np.array([next(iter(self._sources.get(name, ())), -1) for name in names])
+        if "layer_kernels" in self._wanted:
+            if not self._layer_kernels:
+                raise Unscorable("the network computes no layer")
+            called = [name for name in names if name in self._layer_kernels]
             place = {name: i for i, name in enumerate(called)}
-            feeding = self._source if kind == "relu" else {name: name for name in self._layers}
-            found[f"{kind}_places"] = np.array([place.get(feeding.get(name, ""), -1) for name in self._layers])
+            found["layer_kernels"] = torch.stack([self._layer_kernels[name] for name in called]).cpu().numpy()
+            found["layer_places"] = np.array([place.get(name, -1) for name in names])
         return found
 
 
@@ -245,19 +331,28 @@ def agreement(values: Any) -> Any:
     return (count - active[:, None]) - active[None, :] + 2 * common
 
 
-def _fisher(output: Any, grad: Any) -> Any:
-    """Per channel: mean over images of (sum over positions of a * dL/da)^2 / 2."""
+def _fisher(output: torch.Tensor, grad: torch.Tensor, channels: int, place: Place, count: int) -> torch.Tensor:
+    """Per channel (dimension `channels`, from the end): mean over images of (sum over positions of a * dL/da)^2 / 2."""
     product = output * grad
-    if product.ndim == 4:
-        product = product.sum(dim=(2, 3))
-    elif product.ndim > 2:
-        product = product.sum(dim=tuple(range(1, product.ndim - 1)))
+    channels %= product.ndim
+    if place.dimension == channels:
+        raise Unscorable("a layer holds images among its channels")
+    if place.dimension != 0 or len(product) != count:
+        product = product.movedim(channels, -1)
+        moved = dataclasses.replace(place, dimension=place.dimension - (place.dimension > channels))
+        product = moved.split(product, count)
+        channels = product.ndim - 1
+    positions = [dim for dim in range(1, product.ndim) if dim != channels]
+    if positions:
+        product = product.sum(dim=positions)
     return product.square().mean(dim=0) / 2
 
 
 def _input_jacobian(logits: Any, images: Any) -> Any:
     import torch
 
+    if not logits.requires_grad:
+        return torch.zeros_like(images)
     (rows,) = torch.autograd.grad(logits.sum(), images, retain_graph=True, allow_unused=True)
     return torch.zeros_like(images) if rows is None else rows
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from functools import cache, partial
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from harness.probes.base import gradients, pads_with_zeros, replaced_forward
+from harness.probes.base import Unscorable, gradients
+
+if TYPE_CHECKING:
+    from harness.probes.operations import Operation, Watch
 
 
 def hessian_gradient(weights: list, grads: list) -> list:
@@ -15,44 +17,54 @@ def hessian_gradient(weights: list, grads: list) -> list:
     By a backward through the inner product of g with itself held fixed. None where no gradient arrives.
     """
     product = sum((g.detach() * g).sum() for g in grads if g is not None)
-    return gradients(product, weights)
+    try:
+        return gradients(product, weights)
+    except RuntimeError as error:
+        if "is not implemented" in str(error) or "once_differentiable" in str(error):
+            raise Unscorable(f"torch cannot differentiate the network twice: {str(error).splitlines()[0]}") from error
+        raise
 
 
-def twice_differentiable(network: Any) -> ExitStack:
+def twice_differentiable(network: Any) -> Watch:
     """For the time of the block convolutions and BatchNorms have second derivatives made of the first's kernels.
 
     torch composes that of BatchNorm of some twenty kernels and that of a convolution of transposed copies: together
     over half of the time of a Hessian-gradient product. Only gradients of maps and of weights of convolutions can be
     differentiated again, those of biases and of BatchNorm's parameters cannot. Running statistics stay as they are.
     """
-    from torch import nn
+    from harness.probes.operations import CONVOLUTION, NORMALISATION, Watch
 
-    forwards = {nn.Conv2d: _convolution, nn.BatchNorm2d: _normalisation}
-    stack = ExitStack()
-    for module in network.modules():
-        if type(module) in forwards:
-            stack.enter_context(replaced_forward([module], partial(forwards[type(module)], module)))
-    return stack
+    return Watch(network, {CONVOLUTION: _convolution, NORMALISATION: _normalisation})
 
 
-def _convolution(layer: Any, x: Any) -> Any:
-    if x.ndim != 4 or not pads_with_zeros(layer):
-        return type(layer).forward(layer, x)
-    geometry = (layer.stride, layer.padding, layer.dilation, False, (0, 0), layer.groups)
-    return _functions()[0].apply(x, layer.weight, layer.bias, geometry)
+def _convolution(operation: Operation) -> Any:
+    from harness.probes.operations import geometry
+
+    x, weight = operation.input, operation.weight
+    if x.ndim != 4 or weight.ndim != 4:
+        return operation.run()
+    stride, sides, dilation, groups = geometry(operation)
+    if any(first != last for first, last in sides):
+        return operation.run()
+    shape = (stride, tuple(first for first, _ in sides), dilation, False, (0, 0), groups)
+    return _convolution_function().apply(x, weight, operation.get("bias"), shape)
 
 
-def _normalisation(layer: Any, x: Any) -> Any:
-    if not layer.training or x.ndim != 4 or x.numel() <= x.shape[1]:
-        return type(layer).forward(layer, x)
-    weight = x.new_ones(x.shape[1]) if layer.weight is None else layer.weight
-    bias = x.new_zeros(x.shape[1]) if layer.bias is None else layer.bias
-    return _functions()[1].apply(x, weight, bias, layer.eps)
+def _normalisation(operation: Operation) -> Any:
+    x = operation.input
+    if operation.name != "batch_norm" or operation.fixed or not operation.get("training"):
+        return operation.run()
+    if x.ndim != 4 or x.numel() <= x.shape[1]:
+        return operation.run()
+    weight, bias = operation.get("weight"), operation.get("bias")
+    weight = x.new_ones(x.shape[1]) if weight is None else weight
+    bias = x.new_zeros(x.shape[1]) if bias is None else bias
+    return _normalisation_function().apply(x, weight, bias, operation.get("eps", 1e-5))
 
 
 @cache
-def _functions() -> tuple[Any, Any]:
-    """The convolution (x, weight, bias, geometry) and the BatchNorm (x, weight, bias, eps)."""
+def _convolution_function() -> Any:
+    """The convolution (x, weight, bias, geometry)."""
     import torch
     from torch.autograd.function import once_differentiable
 
@@ -97,6 +109,15 @@ def _functions() -> tuple[Any, Any]:
                 grad, x if of_x is None else of_x, weight if of_weight is None else of_weight, ctx.geometry, mask
             )
             return sum(inward[1:], inward[0]) if inward else None, by_x, by_weight, None, None
+
+    return Convolution
+
+
+@cache
+def _normalisation_function() -> Any:
+    """BatchNorm (x, weight, bias, eps) on the statistics of the mini-batch."""
+    import torch
+    from torch.autograd.function import once_differentiable
 
     def normalisation_backward(grad, x, weight, mean, inverse, eps):
         options = (None, None, mean, inverse, True, eps, [True, True, True])
@@ -148,4 +169,4 @@ def _functions() -> tuple[Any, Any]:
             by_x.addcmul_(other, of_other[:, None, None]).addcmul_(grad, of_grad[:, None, None])
             return by_grad, by_x, None, None, None, None
 
-    return Convolution, Normalisation
+    return Normalisation

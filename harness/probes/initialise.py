@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from harness.errors import UnknownNameError
+from harness.errors import UnknownNameError, Unscorable
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +60,8 @@ SCHEMES = {
 def initialise(network: nn.Module, scheme: str, generator: torch.Generator) -> None:
     """Draw new weights for all convolutions and linear layers, in the order of `network.modules()`.
 
+    The input projections of torch's attention are linear layers; a parametrised layer is assigned its weights.
+
     Biases become 0 (`default`: torch's uniform law), normalisations become the identity map with fresh
     running statistics. Draws are made on the CPU, so that every device sees the same weights. Parameters of
     other modules (class tokens, position embeddings) stay as they are.
@@ -72,34 +74,28 @@ def initialise(network: nn.Module, scheme: str, generator: torch.Generator) -> N
 
     Raises:
         UnknownNameError: no such scheme.
+        Unscorable: a layer whose weights cannot be assigned.
     """
     import torch
     from torch import nn
 
     if scheme not in SCHEMES:
         raise UnknownNameError("initialisation", scheme, SCHEMES)
-    drawn: list[tuple[torch.Tensor, torch.Tensor]] = []
+    drawn: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # by the tensor that they are for
     with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
-                on_host = torch.empty(module.weight.shape, dtype=torch.float32)
-                SCHEMES[scheme](on_host, generator)
-                drawn.append((module.weight, on_host))
-                if module.bias is not None:
-                    if scheme == "default":
-                        bound = 1 / math.sqrt(max(1, module.weight[0].numel()))
-                        on_host = torch.empty(module.bias.shape).uniform_(-bound, bound, generator=generator)
-                        drawn.append((module.bias, on_host))
-                    else:
-                        module.bias.zero_()
-            elif isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)):
+        for name, module in network.named_modules():
+            if isinstance(module, nn.MultiheadAttention):
+                _draw_projections(module, scheme, generator, drawn)
+            elif isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
+                _draw_layer(name, module, scheme, generator, drawn)
+            elif isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)):
                 if getattr(module, "weight", None) is not None:
                     module.weight.fill_(1.0)
                 if getattr(module, "bias", None) is not None:
                     module.bias.zero_()
                 if isinstance(module, nn.modules.batchnorm._NormBase):
                     module.reset_running_stats()
-        _bring(drawn)
+        _bring(list(drawn.values()))
 
 
 def _bring(drawn: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
@@ -112,3 +108,58 @@ def _bring(drawn: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
         drawn = [(target, part.view_as(values)) for (target, values), part in zip(drawn, parts, strict=True)]
     for target, values in drawn:
         target.copy_(values)
+
+
+Drawn = dict[int, tuple["torch.Tensor", "torch.Tensor"]]
+
+def _draw_layer(name: str, module: nn.Module, scheme: str, generator: torch.Generator, drawn: Drawn) -> None:
+    """New weights for one layer; a Parameter that an earlier layer shares with it keeps those of that one."""
+    from torch import nn
+
+    if nn.utils.parametrize.is_parametrized(module, "weight"):
+        weight = module.weight
+        value = _draw(weight.shape, scheme, generator).to(weight)
+        try:
+            module.weight = value
+        except (NotImplementedError, RuntimeError, AttributeError) as error:
+            raise Unscorable(
+                f"layer {name}: its parametrisation takes no weights (right_inverse), so that it cannot be "
+                "initialised: score it with keep_weights=True"
+            ) from error
+    elif not isinstance(module.weight, nn.Parameter):
+        raise Unscorable(
+            f"layer {name}: its weight is no Parameter, as the hooks of torch.nn.utils.weight_norm, spectral_norm and "
+            "prune leave it: use torch.nn.utils.parametrizations, or remove the hook"
+        )
+    elif id(module.weight) not in drawn:
+        drawn[id(module.weight)] = module.weight, _draw(module.weight.shape, scheme, generator)
+    if module.bias is not None:
+        _draw_bias(module.bias, module.weight[0].numel(), scheme, generator, drawn)
+
+
+def _draw_projections(module: nn.Module, scheme: str, generator: torch.Generator, drawn: Drawn) -> None:
+    """The input projections of torch's attention, as the linear layers that they are."""
+    weights = (module.in_proj_weight, module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
+    for weight in weights:
+        if weight is not None:
+            drawn[id(weight)] = weight, _draw(weight.shape, scheme, generator)
+    if module.in_proj_bias is not None:
+        _draw_bias(module.in_proj_bias, module.embed_dim, scheme, generator, drawn)
+
+
+def _draw(shape: torch.Size, scheme: str, generator: torch.Generator) -> torch.Tensor:
+    import torch
+
+    on_host = torch.empty(shape, dtype=torch.float32)
+    SCHEMES[scheme](on_host, generator)
+    return on_host
+
+
+def _draw_bias(bias: torch.Tensor, inputs: int, scheme: str, generator: torch.Generator, drawn: Drawn) -> None:
+    import torch
+
+    if scheme == "default":
+        bound = 1 / math.sqrt(max(1, inputs))
+        drawn[id(bias)] = bias, torch.empty(bias.shape).uniform_(-bound, bound, generator=generator)
+    else:
+        bias.zero_()

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
-from operator import mul
-from typing import Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from harness.probes.base import (
-    Probe,
-    Subject,
-    Unscorable,
-    finite_logits,
-    hooked,
-    pads_with_zeros,
-    replaced_forward,
-    to_host,
-)
+from harness.probes.base import Probe, Subject, Unscorable, finite_logits, to_host
 
-#: Images of one part of a mini-batch on a CPU.
-CPU_IMAGES = 32
+if TYPE_CHECKING:
+    from harness.probes.layout import Layout, Place
+    from harness.probes.operations import Operation
 
 
 @dataclass(frozen=True)
@@ -35,7 +26,8 @@ class WeightJacobian(Probe):
     The authors differentiate whole networks by vmap(jacrev). The same values come from K backward passes of
     the whole batch with all weights frozen: the gradient of one weight is a closed form of the gradient at
     its layer's output. Where the network ends in a linear layer of C < K features, C passes do, one a feature.
-    Parameters of layers that have no closed form here (attention, tokens, LayerNorm) take the generic way.
+    Parameters that have no closed form here (tokens, LayerNorm, weights that are read by function) take the generic
+    way, and so does a network in which images meet.
     """
 
     init: str = "kaiming_fan_in"
@@ -69,10 +61,15 @@ def recordings(subject: Subject, probe: WeightJacobian) -> Iterator[Iterator[Rec
         raise Unscorable("no trainable weight")
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    # In eval mode images do not meet. On a CPU the maps of a part of them stay in the cache between passes.
-    size = len(images) if images.device.type == "cuda" else CPU_IMAGES
-    with _scaling_norms(network):
-        yield (Recording(network, part, chosen) for part in images.split(size))
+    layout = subject.layout()
+    yield (Recording(network, part, chosen, layout) for part in images.split(_images_at_once(images)))
+
+
+def _images_at_once(images: Any) -> int:
+    """How many images make a part: in eval mode they do not meet, and on a CPU a part's maps stay in the cache."""
+    if images.device.type == "cuda":
+        return len(images)
+    return 32 * max(1, 3 * 32 * 32 // images[0].numel())
 
 
 class _Head(NamedTuple):
@@ -98,38 +95,103 @@ class Recording:
         logits: (B, K).
     """
 
-    def __init__(self, network: Any, images: Any, chosen: list[str]):
-        self._network, self._images = network, images
+    def __init__(self, network: Any, images: Any, chosen: list[str], layout: Layout):
+        import torch
+
+        from harness.probes.operations import LAYERS, NORMALISATION, Watch
+
+        self._network, self._images, self._layout = network, images, layout
         parameters = dict(network.named_parameters())
         self._place = {id(parameters[name]): i for i, name in enumerate(chosen)}
         self._leaves: list[Any] = []
-        calls: Counter[int] = Counter()  # of the layers that hold a parameter
-        last: list[tuple] = []
-
-        def watch(module, args, output):
-            if not args:  # called by keyword
-                return output
-            calls.update(id(parameter) for parameter in _own(module).values())
-            columns = {name: self._place[id(p)] for name, p in _own(module).items() if id(p) in self._place}
-            forms = {column: _closed_form(module, name, args[0]) for name, column in columns.items()}
-            if forms and output.requires_grad:
-                output.register_hook(partial(self._collect, forms))
-            elif forms:
-                leaf = output.detach().requires_grad_(True)
-                leaf.register_hook(partial(self._collect, forms))
-                self._leaves.append(leaf)
-                output = leaf + 0  # what follows may write in place, which a leaf forbids
-            last[:] = [(module, forms, args[0], args[0]._version, output, output._version)]
-            return output
-
-        layers = [module for module in network.modules() if _has_closed_form(module) and _own(module)]
-        uses = _parameter_uses()(parameters.values())
-        with hooked([(layer, watch) for layer in layers]), uses:
-            self.logits = finite_logits(network, images)
-        # A parameter that is read by another way than a call of its layer has no closed form.
-        called = {key for key in calls if uses.counts[key] <= calls[key]}
+        self._calls: Counter[int] = Counter()  # of parameters, by operations that have a closed form
+        self._scales: dict[tuple[int, ...], float | None] = {}  # of BatchNorms, by the ids of their tensors
+        self._last: tuple | None = None
+        self._head = None
+        self._know_scales()
+        if layout.apart:
+            self._watch = Watch(network, {**dict.fromkeys(LAYERS, self._layer), NORMALISATION: self._norm})
+            with self._watch:
+                self.logits = finite_logits(network, images.clone())
+            self._head = self._last and _linear_head(self._last, self.logits, self._watch.uses, self._place)
+            self._last = None
+        else:
+            self.logits = torch.cat([finite_logits(network, image[None].clone()) for image in images])
+        # A parameter that is read by another way too has no closed form.
+        uses = self._watch.uses if layout.apart else {}
+        called = {key for key, count in self._calls.items() if uses[key] <= count}
         self._generic = {name: i for i, name in enumerate(chosen) if id(parameters[name]) not in called}
-        self._head = _linear_head(last[0], self.logits, uses.counts) if last else None
+
+    def _layer(self, operation: Operation) -> Any:
+        result = operation.run()
+        place = self._layout.place(operation.index)
+        forms = self._forms(operation, partial(_closed_form, place=place, count=len(self._images)))
+        output = self._follow(forms, result)
+        x = operation.input
+        self._last = operation, forms, x, x._version, output, output._version
+        return output
+
+    def _norm(self, operation: Operation) -> Any:
+        if operation.name != "batch_norm" or operation.fixed:
+            return operation.run()
+        if operation.get("training"):
+            raise Unscorable("BatchNorm without running statistics has no eval mode")
+        scale = self._scale(operation)
+        result = operation.run() if scale is None else operation.input * scale
+        return self._follow(self._forms(operation, partial(_norm_form, count=len(self._images))), result)
+
+    def _scale(self, operation: Operation) -> float | None:
+        """The number by which a BatchNorm multiplies all channels, as at initialisation, where it does just that.
+
+        Its own backward reads the input once more, which is a fifth of the cost of a row of the Jacobian.
+        """
+        names = ("weight", "bias", "running_mean", "running_var")
+        if operation.input.ndim != 4:
+            return None
+        return self._scales.get(tuple(id(operation.get(name)) for name in names))
+
+    def _know_scales(self) -> None:
+        """By its tensors the number that each BatchNorm of the network multiplies by, where it is one."""
+        from torch import nn
+
+        norms = [m for m in self._network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        norms = [m for m in norms if m.weight is not None and m.bias is not None and m.running_var is not None]
+        known = []
+        for norm in norms:
+            scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+            shift = norm.bias - norm.running_mean * scale
+            known += [(scale == scale[0]).all() & ~shift.any(), scale[0]]
+        host = to_host(known).reshape(-1, 2) if known else ()
+        for norm, (uniform, scale) in zip(norms, host, strict=True):
+            tensors = norm.weight, norm.bias, norm.running_mean, norm.running_var
+            self._scales[tuple(map(id, tensors))] = float(scale) if uniform else None
+
+    def _forms(self, operation: Operation, form_of: Callable) -> dict[int, Callable[[Any], Any]]:
+        """Closed forms of the operation's chosen parameters by their columns."""
+        import torch
+
+        found: dict[int, Callable[[Any], Any]] = {}
+        if not torch.is_grad_enabled():
+            return found
+        for role in ("weight", "bias"):
+            parameter = operation.get(role)
+            column = self._place.get(id(parameter))
+            form = None if column is None else form_of(operation, role, self._watch.keep)
+            if form is not None:
+                self._calls[id(parameter)] += 1
+                found[column] = form
+        return found
+
+    def _follow(self, forms: dict[int, Callable[[Any], Any]], output: Any) -> Any:
+        """The output of an operation whose gradient the forms read."""
+        if forms and output.requires_grad:
+            output.register_hook(partial(self._collect, forms))
+        elif forms:
+            leaf = output.detach().requires_grad_(True)
+            leaf.register_hook(partial(self._collect, forms))
+            self._leaves.append(leaf)
+            return leaf + 0  # what follows may write in place, which a leaf forbids
+        return output
 
     @property
     def fewest_rows(self) -> int:
@@ -184,11 +246,6 @@ class Recording:
         return _generic_jacobian(self._network, list(self._generic), self._images).double()
 
 
-def _own(module: Any) -> dict[str, Any]:
-    """The parameters that a module itself holds, by name."""
-    return dict(module.named_parameters(recurse=False))
-
-
 def _one_hot(output: Any) -> Any:
     """Cotangents (m, B, m) that take one of the m columns of `output` (B, m) each."""
     import torch
@@ -197,118 +254,84 @@ def _one_hot(output: Any) -> Any:
     return columns[:, None].expand(-1, len(output), -1)
 
 
-def _linear_head(last: tuple, logits: Any, uses: Mapping[int, int]) -> _Head | None:
+def _linear_head(last: tuple, logits: Any, uses: Counter[int], chosen: Collection[int]) -> _Head | None:
     """The linear layer below which fewer backward passes do, from what the forward pass saw; else None.
 
     Its output has to be the network's, untouched since, as its input; its parameters may serve nothing else.
 
     Args:
-        last: of the last call of a layer: module, closed forms, input and output with their versions then.
+        last: of the last layer: operation, closed forms, input and output with their versions then.
         uses: how often each parameter was read, by its id.
+        chosen: ids of the parameters that one goes back to; those of the layer have to have closed forms.
     """
     import torch
     import torch.nn.functional as F
-    from torch import nn
 
-    module, forms, features, features_version, output, output_version = last
-    if type(module) is not nn.Linear or output is not logits or features.ndim != 2:
+    operation, forms, features, features_version, output, output_version = last
+    if operation.name != "linear" or output is not logits or features.ndim != 2:
+        return None
+    if len(forms) != sum(id(operation.get(role)) in chosen for role in ("weight", "bias")):
         return None
     if features.shape[1] >= logits.shape[1]:
         return None
     if (features._version, output._version) != (features_version, output_version):
         return None
-    if any(uses[id(parameter)] != 1 for parameter in _own(module).values()):
+    if any(uses[id(operation.get(role))] > 1 for role in ("weight", "bias") if operation.get(role) is not None):
         return None
-    if not torch.equal(F.linear(features, module.weight, module.bias), logits):  # a forward of its own, say
+    if not torch.equal(F.linear(features, operation.weight, operation.get("bias")), logits):
         return None
-    return _Head(features, module.weight, forms)
+    return _Head(features, operation.weight, forms)
 
 
-@cache
-def _parameter_uses() -> type:
-    import torch
-    from torch.overrides import TorchFunctionMode
+def _closed_form(operation: Operation, role: str, keep: Callable, place: Place, count: int) -> Callable | None:
+    """Maps the gradient at a layer's output to d/d(first element of its weight or bias), one value an image (B,)."""
+    from harness.probes.operations import CONVOLUTION, LINEAR
 
-    class ParameterUses(TorchFunctionMode):
-        """Counts by id how often a function of torch reads each parameter to make tensors of it."""
+    x = operation.input.detach()
+    if operation.kind == LINEAR and operation.name == "linear" and place.dimension >= 0:
 
-        def __init__(self, parameters: Iterable[Any]):
-            super().__init__()
-            self.counts: Counter[int] = Counter()
-            self._ids = {id(parameter) for parameter in parameters}
+        def rows(values: Any) -> Any:  # features come last, whatever lies between them and the images
+            return place.split(values[..., 0], count).reshape(count, -1)
 
-        def __torch_function__(self, function, types, args=(), kwargs=None):
-            kwargs = kwargs or {}
-            result = function(*args, **kwargs)
-            if isinstance(result, (torch.Tensor, tuple, list)) and not isinstance(result, torch.Size):
-                given = [*args, *kwargs.values()]
-                for value in given:
-                    given.extend(value if isinstance(value, (list, tuple)) else ())
-                self.counts.update(self._ids.intersection(map(id, given)))
-            return result
-
-    return ParameterUses
-
-
-@contextmanager
-def _scaling_norms(network: Any) -> Iterator[None]:
-    """BatchNorms in eval mode that multiply all channels by one number, as at initialisation, do just that.
-
-    Their own backward reads the input once more, which is a fifth of the cost of a row of the Jacobian.
-    """
-    from torch import nn
-
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d) and m.affine and m.running_mean is not None]
-    known = []
-    for module in norms:
-        scale = module.weight / (module.running_var + module.eps).sqrt()
-        shift = module.bias - module.running_mean * scale
-        known += [(scale == scale[0]).all() & ~shift.any(), scale[0]]
-    host = to_host(known).reshape(-1, 2) if known else ()
-    with ExitStack() as stack:
-        for module, (uniform, scale) in zip(norms, host, strict=True):
-            if uniform:
-                stack.enter_context(replaced_forward([module], partial(mul, float(scale))))
-        yield
-
-
-def _has_closed_form(module: Any) -> bool:
-    """Whether the layer does what torch's own of its kind does: no subclass's forward and no hook of the user's."""
-    from torch import nn
-
-    kinds = (nn.Conv2d, nn.BatchNorm2d, nn.BatchNorm1d, nn.Linear)
-    kind = next((kind for kind in kinds if isinstance(module, kind)), None)
-    if kind is None or type(module).forward is not kind.forward or module._forward_hooks or module._forward_pre_hooks:
-        return False
-    return pads_with_zeros(module) if kind is nn.Conv2d else True
-
-
-def _closed_form(module: Any, parameter: str, x: Any) -> Callable[[Any], Any]:
-    """Maps the gradient at the layer's output to d/d(first element of `parameter`), one value an image (B,)."""
-    import torch
-    import torch.nn.functional as F
-    from torch import nn
-
-    x = x.detach()
-    if isinstance(module, nn.Linear):  # features come last, whatever lies between them and the images
-        if parameter == "bias":
-            return lambda grad: grad[..., 0].reshape(len(grad), -1).sum(dim=1)
-        seen = x[..., 0].reshape(len(x), -1).clone()  # the network may go on in place
-        return lambda grad: (grad[..., 0].reshape(len(grad), -1) * seen).sum(dim=1)
-    if parameter == "bias":
+        if role == "bias":
+            return lambda grad: rows(grad).sum(dim=1)
+        seen = keep(rows(x))
+        return lambda grad: (rows(grad) * seen.value).sum(dim=1)
+    if operation.kind != CONVOLUTION or x.ndim != 4 or operation.weight.ndim != 4:
+        return None
+    if place.dimension != 0 or len(x) != count:
+        return None
+    if role == "bias":
         return lambda grad: _first(grad).sum(dim=1)
-    if isinstance(module, nn.Conv2d):
-        (ph, pw), (sh, sw) = module.padding, module.stride
-        kh, kw = ((k - 1) * d + 1 for k, d in zip(module.kernel_size, module.dilation, strict=True))
-        padded = F.pad(x[:, 0], (pw, pw, ph, ph))
-        height = (padded.shape[1] - kh) // sh + 1
-        width = (padded.shape[2] - kw) // sw + 1
-        seen = padded[:, : (height - 1) * sh + 1 : sh, : (width - 1) * sw + 1 : sw].flatten(1)
-        return lambda grad: (_first(grad) * seen).sum(dim=1)
-    if module.running_mean is None:
-        raise Unscorable("BatchNorm without running statistics has no eval mode")
-    mean, variance = module.running_mean[0], module.running_var[0]
-    seen = (_first(x) - mean) / torch.sqrt(variance + module.eps)
+    seen = keep(_convolved(operation, x))
+    return lambda grad: (_first(grad) * seen.value).sum(dim=1)
+
+
+def _convolved(operation: Operation, x: Any) -> Any:
+    """What the first element of a convolution's weight multiplies: (B, positions of the output)."""
+    import torch.nn.functional as F
+
+    from harness.probes.operations import geometry
+
+    (sh, sw), ((top, bottom), (left, right)), dilation, _ = geometry(operation)
+    kh, kw = ((k - 1) * d + 1 for k, d in zip(operation.weight.shape[2:], dilation, strict=True))
+    padded = F.pad(x[:, 0], (left, right, top, bottom))
+    height = (padded.shape[1] - kh) // sh + 1
+    width = (padded.shape[2] - kw) // sw + 1
+    return padded[:, : (height - 1) * sh + 1 : sh, : (width - 1) * sw + 1 : sw].flatten(1)
+
+
+def _norm_form(operation: Operation, role: str, keep: Callable, count: int) -> Callable | None:
+    """As `_closed_form`, of a BatchNorm in eval mode."""
+    import torch
+
+    x = operation.input.detach()
+    if len(x) != count:
+        return None
+    if role == "bias":
+        return lambda grad: _first(grad).sum(dim=1)
+    mean, variance = operation.get("running_mean")[0], operation.get("running_var")[0]
+    seen = (_first(x) - mean) / torch.sqrt(variance + operation.get("eps", 1e-5))
     return lambda grad: (_first(grad) * seen).sum(dim=1)
 
 
@@ -318,7 +341,49 @@ def _first(values: Any) -> Any:
 
 
 def _generic_jacobian(network: Any, names: list[str], images: Any) -> Any:
-    """vmap(jacrev) with respect to the first elements alone: (B, K, len(names))."""
+    """With respect to the first elements alone: (B, K, len(names)).
+
+    All at once by vmap, where the network lets it and the first image agrees with a backward pass a class: a network
+    may hold a parameter where `functional_call` does not find it.
+    """
+    import torch
+
+    first = _by_backward(network, names, images[:1])
+    if len(images) == 1:
+        return first
+    try:
+        found = _by_vmap(network, names, images)
+    except Exception:  # of the many things that vmap refuses
+        found = None
+    if found is not None and torch.allclose(found[:1], first, rtol=1e-3, atol=1e-4 * float(first.abs().max())):
+        return found
+    return torch.cat([first, _by_backward(network, names, images[1:])])
+
+
+def _by_backward(network: Any, names: list[str], images: Any) -> Any:
+    import torch
+
+    parameters = dict(network.named_parameters())
+    chosen = [parameters[name].requires_grad_(True) for name in names]
+    rows = []
+    try:
+        for image in images:
+            logits = finite_logits(network, image[None].clone())[0]
+            for place, logit in enumerate(logits):
+                more = place + 1 < len(logits)
+                grads = (
+                    torch.autograd.grad(logit, chosen, retain_graph=more, allow_unused=True)
+                    if logit.requires_grad
+                    else [None] * len(chosen)
+                )
+                rows.append(torch.stack([logit.new_zeros(()) if g is None else g.flatten()[0] for g in grads]))
+    finally:
+        for parameter in chosen:
+            parameter.requires_grad_(False)
+    return torch.stack(rows).reshape(len(images), -1, len(names))
+
+
+def _by_vmap(network: Any, names: list[str], images: Any) -> Any:
     import torch
     from torch.func import functional_call, jacrev, vmap
 

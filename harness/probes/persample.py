@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
-from harness.probes.base import (
-    Probe,
-    Subject,
-    Unscorable,
-    finite_logits,
-    gradients,
-    hooked,
-    pads_with_zeros,
-    replaced_forward,
-    to_host,
-    weight_layers,
-)
+from harness.probes.base import Probe, Subject, Unscorable, finite_logits, gradients, to_host, weight_layers
+
+if TYPE_CHECKING:
+    from harness.probes.layout import Place
+    from harness.probes.operations import Operation
 
 
 @dataclass(frozen=True)
@@ -29,7 +24,7 @@ class GradientSigns(Probe):
 
     A BatchNorm that sees one image normalises it over its positions, which is instance normalisation: so one
     pass of the whole mini-batch serves all images, and each layer's single gradients come from its input and
-    the gradient at its output.
+    the gradient at its output. Layers for which that does not hold take a forward and backward an image.
     """
 
     init: str = "kaiming_fan_in"
@@ -37,102 +32,156 @@ class GradientSigns(Probe):
     dtype: str = "float32"
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
-        import numpy as np
-        import torch
-        import torch.nn.functional as F
-        from torch import nn
 
         subject.initialise(self.init, dtype=self.dtype)
-        network = subject.network
         images, labels = subject.images(self.batch_size, self.dtype)
-        layers = weight_layers(network)
-        totals: dict[str, list] = {name: [] for name in layers}
-        called: set[str] = set()
-        for parameter in network.parameters():
-            parameter.requires_grad_(False)
-        images = images.clone().requires_grad_(True)
-
-        def watch(name: str):
-            def hook(module, args, output):
-                called.add(name)
-                held = args[0].detach()
-
-                def collect(grad):
-                    totals[name].append(_per_image_gradients(module, held, grad))
-
-                if output.requires_grad:
-                    output.register_hook(collect)
-
-            return hook
-
-        norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        with _instance_norms(norms):
-            with hooked([(module, watch(name)) for name, module in layers.items()]):
-                logits = finite_logits(network, images)
-            loss = F.cross_entropy(logits, labels, reduction="sum")
-            if loss.requires_grad:  # else nothing leads from the images to the logits
-                torch.autograd.grad(loss, images, allow_unused=True)
-            for name in layers.keys() - called:  # used by another way than its call, if at all: one image at a time
-                totals[name] = _one_by_one(network, layers[name].weight, images, labels)
-        layer_of, sums = [], []
-        for place, collected in enumerate(totals.values()):
-            for calls in zip(*collected, strict=True):  # a layer may be called several times
-                part = sum(calls)
-                found = part.sign().sum(dim=0).abs().sum(dtype=torch.float64)
-                # sign(NaN) is 0. A sum is NaN where a term is, and takes a twentieth of the time of asking each.
-                sums.append(torch.where(part.sum().isnan(), float("nan"), found))
-                layer_of.append(place)
-        agreement = np.zeros(len(totals))  # 0 where no gradient reaches the layer
-        if sums:
-            np.add.at(agreement, layer_of, to_host(sums))
-        return {"sign_agreement": agreement}
+        layers = weight_layers(subject.network)
+        if not any(source.requires_grad for layer in layers.values() for source in layer.sources):
+            raise Unscorable("no trainable weight")
+        found: dict[str, list] = {}
+        missing: set[str] | None = None  # layers whose gradients have no closed form; None: all
+        if subject.layout().apart:
+            found, missing = _at_once(subject, layers, images, labels)
+        if missing is None or missing:
+            alone = _one_by_one(subject, images, labels)
+            found.update({name: parts for name, parts in alone.items() if missing is None or name in missing})
+        return {"sign_agreement": _agreements(list(found.values()))}
 
 
-def _one_by_one(network: Any, weight: Any, images: Any, labels: Any) -> list:
+def _agreements(layers: list[list]) -> Any:
+    """Per layer the sum over weights of |sum over images of the sign|; 0 where no gradient reaches it.
+
+    Args:
+        layers: of each the tensors (B, …) that together hold each of its weights once.
+    """
+    import numpy as np
+    import torch
+
+    layer_of, sums = [], []
+    for place, parts in enumerate(layers):
+        for part in parts:
+            found = part.sign().sum(dim=0).abs().sum(dtype=torch.float64)
+            # sign(NaN) is 0. A sum is NaN where a term is, and takes a twentieth of the time of asking each.
+            sums.append(torch.where(part.sum().isnan(), float("nan"), found))
+            layer_of.append(place)
+    agreement = np.zeros(len(layers))
+    if sums:
+        np.add.at(agreement, layer_of, to_host(sums))
+    return agreement
+
+
+def _is_identity(weight: Any, bias: Any) -> Any:
+    """Whether a normalisation's parameters leave what it normalises as it is, as at initialisation."""
+    same = (weight == 1).all()
+    return same if bias is None else same & ~bias.any()
+
+
+def _at_once(subject: Subject, layers: dict, images: Any, labels: Any) -> tuple[dict[str, list], set[str] | None]:
+    """Single gradients by layer from one pass of all images, and the layers for which that gives none.
+
+    None in place of the latter: for all of them, as a BatchNorm meets rows that are no images.
+    """
     import torch
     import torch.nn.functional as F
 
-    weight.requires_grad_(True)
-    grads = []
-    for image, label in zip(images, labels, strict=True):
-        loss = F.cross_entropy(network(image[None]), label[None])
-        grad = torch.autograd.grad(loss, weight, allow_unused=True)[0] if loss.requires_grad else None
-        if grad is None:  # a layer that is not used
-            weight.requires_grad_(False)
-            return []
-        grads.append(grad)
-    weight.requires_grad_(False)
-    return [[torch.stack(grads)]]
+    from harness.probes.operations import LAYERS, NORMALISATION, Watch
+
+    network, layout, count = subject.network, subject.layout(), len(images)
+    gradients_of = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    trained = {name for name, layer in layers.items() if all(source.requires_grad for source in layer.sources)}
+    missing = {name for name in trained if layers[name].parametrised}
+    calls: dict[str, list] = {name: [] for name in layers}
+    applied: Counter[str] = Counter()
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    images = images.requires_grad_(True)
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and m.affine]
+    known = to_host([_is_identity(m.weight, m.bias) for m in norms]) if norms else ()
+    plain = {id(None): True, **{id(m.weight): bool(same) for m, same in zip(norms, known, strict=True)}}
+
+    def layer(operation):
+        result = operation.run()
+        name = operation.owner
+        if name not in layers:
+            raise _NoClosedForm
+        if name not in trained or name in missing:
+            return result
+        form = _closed_form(operation, layout.place(operation.index), count)
+        if form is None or operation.weight is not layers[name].weight or not torch.is_grad_enabled():
+            missing.add(name)
+            return result
+        applied[name] += 1
+        if result.requires_grad:
+            seen = watch.keep(operation.input.detach())
+            result.register_hook(lambda grad: calls[name].append(form(seen.value, grad)))
+        elif operation.input.any():  # the images do not reach it, but its weights have a gradient
+            missing.add(name)
+        return result
+
+    def norm(operation):
+        if operation.name != "batch_norm" or operation.fixed or not operation.get("training"):
+            return operation.run()
+        x = operation.input
+        if x.ndim < 3 or x[0, 0].numel() < 2:
+            raise Unscorable(SINGLE_VALUE)
+        if len(x) != count:
+            raise _NoClosedForm
+        weight, bias = operation.get("weight"), operation.get("bias")
+        same = plain[id(weight)] if id(weight) in plain else bool(_is_identity(weight, bias))
+        return _image_norm().apply(x, weight, bias, operation.get("eps", 1e-5), same)
+
+    watch = Watch(network, {**dict.fromkeys(LAYERS, layer), NORMALISATION: norm})
+    try:
+        with watch:
+            logits = finite_logits(network, images.clone())
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        if loss.requires_grad:  # else nothing leads from the images to the logits
+            torch.autograd.grad(loss, images, allow_unused=True)
+    except _NoClosedForm:
+        return {}, None
+    finally:
+        for parameter in gradients_of:
+            parameter.requires_grad_(True)
+    others = trained - missing  # a weight that is read by another way than by its layer's operation has no closed form
+    missing |= {name for name in others if watch.uses[id(layers[name].weight)] > applied[name]}
+    found = {}
+    for name, collected in calls.items():
+        shapes = {tuple(part.shape for part in parts) for parts in collected}
+        if len(shapes) > 1:  # used in two ways
+            missing.add(name)
+        found[name] = [sum(parts[1:], parts[0]) for parts in zip(*collected, strict=True)] if len(shapes) == 1 else []
+    return found, missing
 
 
-def _instance_norms(norms: list) -> Any:
-    """Each BatchNorm normalises every image by itself. One that sees no positions cannot: Unscorable."""
-    from contextlib import ExitStack
+class _NoClosedForm(Exception):
+    """The network computes something that gives single gradients one image at a time alone."""
 
-    function = _image_norm()
-    affine = [norm for norm in norms if norm.weight is not None]
-    # As at initialisation: weights 1, biases 0.
-    identity = to_host([(norm.weight == 1).all() & ~norm.bias.any() for norm in affine]) if affine else ()
-    plain = {id(norm) for norm in norms if norm.weight is None}
-    plain |= {id(norm) for norm, is_identity in zip(affine, identity, strict=True) if is_identity}
 
-    def forward_of(norm: Any) -> Any:
-        def forward(x: Any) -> Any:
-            if x.ndim != 4 or x[0, 0].numel() < 2:
-                raise Unscorable("BatchNorm over a single value: the network needs several images or positions")
-            return function.apply(x, norm.weight, norm.bias, norm.eps, id(norm) in plain)
+SINGLE_VALUE = "BatchNorm over a single value: the network needs several images or positions"
 
-        return forward
 
-    stack = ExitStack()
-    for norm in norms:
-        stack.enter_context(replaced_forward([norm], forward_of(norm)))
-    return stack
+def _one_by_one(subject: Subject, images: Any, labels: Any) -> dict[str, list]:
+    """Single gradients by layer as they are defined: every image is a mini-batch of its own."""
+    import torch
+
+    from harness.probes.gradient import layer_gradients
+
+    rows: dict[str, list] = {}
+    for image, label in zip(images.detach(), labels, strict=True):
+        try:
+            found = layer_gradients(subject, image[None].clone(), label[None])
+        except ValueError as error:
+            if "more than 1" in str(error):  # torch's own words for a norm that has one value
+                raise Unscorable(SINGLE_VALUE) from error
+            raise
+        for name, grad in found.items():
+            rows.setdefault(name, []).append(grad)
+    return {name: [torch.stack(grads)] for name, grads in rows.items()}
 
 
 @cache
 def _image_norm() -> Any:
-    """Normalisation of each image over its positions, in the memory layout of its input.
+    """Normalisation of maps (B, C, …), each image over its positions, in the memory layout of its input.
 
     torch's own instance normalisation copies channels_last maps to another layout and back.
     """
@@ -141,40 +190,67 @@ def _image_norm() -> Any:
     class ImageNorm(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x, weight, bias, eps, plain):
-            normal = x - x.mean(dim=(2, 3), keepdim=True)
-            inverse = (normal.square().mean(dim=(2, 3), keepdim=True) + eps).rsqrt()
+            positions = tuple(range(2, x.ndim))
+            normal = x - x.mean(dim=positions, keepdim=True)
+            inverse = (normal.square().mean(dim=positions, keepdim=True) + eps).rsqrt()
             normal.mul_(inverse)
-            ctx.save_for_backward(normal, inverse if plain else inverse * weight[:, None, None])
+            by_channel = (-1, *(1 for _ in positions))
+            weight = None if weight is None else weight.reshape(by_channel)
+            ctx.save_for_backward(normal, inverse if plain else inverse * weight)
             # A copy: the network may go on in place (`x += shortcut`), and the backward reads what is kept.
-            return normal.clone() if plain else torch.addcmul(bias[:, None, None], normal, weight[:, None, None])
+            if plain:
+                return normal.clone()
+            return normal * weight if bias is None else torch.addcmul(bias.reshape(by_channel), normal, weight)
 
         @staticmethod
         def backward(ctx, grad):
             normal, scale = ctx.saved_tensors
-            along = (grad * normal).mean(dim=(2, 3), keepdim=True)
-            offset = grad.mean(dim=(2, 3), keepdim=True) * -scale
+            positions = tuple(range(2, normal.ndim))
+            along = (grad * normal).mean(dim=positions, keepdim=True)
+            offset = grad.mean(dim=positions, keepdim=True) * -scale
             inward = torch.addcmul(offset, normal, along * -scale, out=torch.empty_like(normal))  # in its layout
             return inward.addcmul_(grad, scale), None, None, None, None
 
     return ImageNorm
 
 
-def _per_image_gradients(module: Any, x: Any, grad: Any) -> list:
-    """Gradients of the layer's weights, one an image: tensors (B, …) that together hold each weight once."""
+def _closed_form(operation: Operation, place: Place, count: int) -> Callable[[Any, Any], list] | None:
+    """A function of the input and of the gradient at the output that gives the gradients of the weights, one an image.
+
+    They are tensors (B, …) that together hold each weight once. None where there is no such function here.
+    """
+    from harness.probes.layout import FIRST
+    from harness.probes.operations import CONVOLUTION, LINEAR, geometry
+
+    if operation.kind == LINEAR and operation.name == "linear":
+        if place.dimension < 0:
+            return None
+        return partial(_of_linear, place=place, count=count)
+    x = operation.input
+    if operation.kind == CONVOLUTION and place == FIRST and x.ndim == operation.weight.ndim == 4 and len(x) == count:
+        return partial(_of_convolution, kernel=tuple(operation.weight.shape[2:]), shape=geometry(operation))
+    return None
+
+
+def _of_linear(x: Any, grad: Any, place: Place, count: int) -> list:
+    import torch
+
+    if place.dimension == 0 and not place.fast:
+        rows, seen = grad.reshape(count, -1, grad.shape[-1]), x.reshape(count, -1, x.shape[-1])
+    else:
+        rows, seen = (place.split(t, count).reshape(count, -1, t.shape[-1]) for t in (grad, x))
+    return [torch.bmm(rows.transpose(1, 2), seen)]
+
+
+def _of_convolution(x: Any, grad: Any, kernel: tuple, shape: tuple) -> list:
     import torch
     import torch.nn.functional as F
-    from torch import nn
 
-    count = len(x)
-    if isinstance(module, nn.Linear):
-        rows, seen = grad.reshape(count, -1, grad.shape[-1]), x.reshape(count, -1, x.shape[-1])
-        return [torch.bmm(rows.transpose(1, 2), seen)]
-    if not isinstance(module, nn.Conv2d) or not pads_with_zeros(module):
-        raise Unscorable(f"no single-image gradient for a {type(module).__name__} of this kind")
-    (kh, kw), (ph, pw), (dh, dw) = module.kernel_size, module.padding, module.dilation
-    if module.groups == 1 and module.stride == (1, 1):
+    count, (kh, kw) = len(x), kernel
+    stride, ((top, bottom), (left, right)), (dh, dw), groups = shape
+    if groups == 1 and stride == (1, 1):
         # On the padded grid, flattened row by row, a kernel position is a shift: all are slices of one copy.
-        padded = F.pad(x, (pw, pw, ph, ph)).permute(0, 2, 3, 1)
+        padded = F.pad(x, (left, right, top, bottom)).permute(0, 2, 3, 1)
         height, width = padded.shape[1:3]
         spread = F.pad(grad, (0, width - grad.shape[3], 0, height - grad.shape[2])).permute(0, 2, 3, 1)
         seen, rows = (t.reshape(count, height * width, -1) for t in (padded, spread))
@@ -182,8 +258,9 @@ def _per_image_gradients(module: Any, x: Any, grad: Any) -> list:
         rows = rows[:, :last].transpose(1, 2)
         shifts = [i * dh * width + j * dw for i in range(kh) for j in range(kw)]
         return [torch.bmm(rows, seen[:, s : s + last]) for s in shifts]
-    patches = F.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)
-    groups = module.groups
+    if (top, left) != (bottom, right):
+        x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
+    patches = F.unfold(x, kernel, (dh, dw), (top, left), stride)
     patches = patches.reshape(count * groups, -1, patches.shape[-1])
     rows = grad.reshape(count * groups, grad.shape[1] // groups, -1)
     return [torch.bmm(rows, patches.transpose(1, 2)).reshape(count, -1)]

@@ -2,46 +2,143 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.probes.base import (
     Probe,
     Subject,
     Unscorable,
-    activations,
     finite_logits,
     gradients,
-    hooked,
-    normalisations,
-    replaced_forward,
+    outputs,
     to_host,
     weight_layers,
 )
 
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
-def _identity(x, *_, **__):
-    return x
+    from harness.probes.operations import Handler, Operation
 
 
 def _make_positive(subject: Subject, init: str, repeat: int) -> None:
     """A fresh initialisation in float64, every parameter replaced by its absolute value.
 
-    Without normalisation a value grows by an order of magnitude a layer: float32 overflows.
+    Without normalisation a value grows by an order of magnitude a layer: float32 overflows. Weights of a parametrised
+    layer are made absolute where they are applied (`_Positive`), not the parameters that they are computed from.
     """
     import torch
 
     subject.initialise(init, repeat, "float64")
+    hidden = {
+        id(source)
+        for layer in weight_layers(subject.network).values()
+        if layer.parametrised
+        for source in layer.sources
+    }
     with torch.no_grad():
         for parameter in subject.network.parameters():
-            parameter.abs_()
+            if id(parameter) not in hidden:
+                parameter.abs_()
+
+
+class _Positive:
+    """Handlers that make the weights of parametrised layers absolute; `weights` tells what holds each layer's."""
+
+    def __init__(self, network: nn.Module):
+        from harness.probes.operations import LAYERS, PRODUCT, Weights
+
+        self._layers = weight_layers(network)
+        self.weights = Weights(network, self._layers)
+        self._absolute: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.handlers: dict[str, Handler] = {**dict.fromkeys(LAYERS, self._layer), PRODUCT: self._product}
+
+    def _layer(self, operation: Operation) -> Any:
+        layer = self._layers.get(operation.owner)
+        if layer is None or not layer.parametrised:
+            self.weights.see(operation)
+            return operation.run()
+        weight = operation.weight
+        _, absolute = self._absolute.setdefault(id(weight), (weight, weight.detach().abs().requires_grad_()))
+        if operation.name == "matmul":
+            raise Unscorable(f"parametrised layer {layer.name} is used by {operation.name}")
+        self.weights.see(operation, absolute)
+        return operation.run_with(weight=absolute)
+
+    def _product(self, operation: Operation) -> Any:
+        self.weights.see(operation)
+        layer = self._layers.get(operation.owner)
+        if layer is not None and layer.parametrised:
+            raise Unscorable(f"parametrised layer {layer.name} is used by {operation.name}")
+        return operation.run()
+
+
+@contextmanager
+def _without_normalisation(network: nn.Module, handlers: dict[str, Handler], only: str = "") -> Iterator[None]:
+    """Normalisations (those of kind `only`, if given) pass their input on; `handlers` see the other operations.
+
+    Raises Unscorable for a module that is one by its class or name and computes it by arithmetic, which would stay.
+    """
+    from harness.probes.operations import NORMALISATION, Watch
+
+    met = [0]
+
+    def off(operation):
+        met[0] += 1
+        if operation.fixed or only not in operation.name:  # weights that are standardised are no features
+            return operation.run()
+        return operation.input.clone()  # what follows may write into it
+
+    def check(module: nn.Module) -> list[tuple]:
+        before: list[int] = []
+
+        def enter(*_):
+            before.append(met[0])
+
+        def leave(*_):
+            if before.pop() == met[0]:
+                raise Unscorable(
+                    f"{type(module).__name__} normalises by arithmetic, which cannot be told from the network's own: "
+                    "let it call torch.nn.functional's normalisations"
+                )
+
+        return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+
+    handles = [handle for module in _own_normalisations(network, only) for handle in check(module)]
+    try:
+        with Watch(network, {**handlers, NORMALISATION: off}):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _own_normalisations(network: nn.Module, only: str) -> list[nn.Module]:
+    """Modules that normalise, by their class or name, with a forward that is not torch's."""
+    from torch import nn
+
+    kinds: tuple = (nn.modules.batchnorm._BatchNorm,)
+    if not only:
+        kinds += (nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.RMSNorm)
+    named = re.compile(r"BatchNorm" if only else r"Norm(?!al)")
+    return [
+        module
+        for module in network.modules()
+        if not type(module).__module__.startswith("torch.nn")
+        and (isinstance(module, kinds) or (named.search(type(module).__name__) and not list(module.children())))
+    ]
 
 
 @dataclass(frozen=True)
 class LinearisedPass(Probe):
     """Forward of an image of ones and backward of the sum of the logits; |weights|, no normalisation, float64.
 
-    Observables, each (repeats, L) over the convolutions and linear layers, w the absolute weights and g the
+    Observables, each (repeats, L) over the layers (`GradientPass`), w the absolute weights and g the
     gradient: `synflow` sum of w*g, `synflow_std` population deviation of w*g over the layer, `logsynflow` sum
     of w*ln(1 + g).
     """
@@ -53,17 +150,20 @@ class LinearisedPass(Probe):
         import numpy as np
         import torch
 
+        from harness.probes.operations import Grouped
+
         network = subject.network
-        layers = weight_layers(network)
-        weights = [module.weight for module in layers.values()]
         rows: dict[str, list] = {"synflow": [], "synflow_std": [], "logsynflow": []}
         ones = torch.ones(1, *subject.shape, dtype=torch.float64, device=subject.device)
         for repeat in range(self.repeats):
             _make_positive(subject, self.init, repeat)
-            with replaced_forward(normalisations(network), _identity):
-                grads = gradients(network(ones).sum(), weights)
-            values = torch.zeros(3, len(weights), dtype=torch.float64, device=subject.device)
-            for place, (weight, grad) in enumerate(zip(weights, grads, strict=True)):
+            positive = _Positive(network)
+            with _without_normalisation(network, positive.handlers):
+                total = outputs(network, ones.clone()).sum()
+            weights = Grouped(positive.weights.tensors())
+            grads = weights.sums(gradients(total, weights.tensors))
+            values = torch.zeros(3, len(grads), dtype=torch.float64, device=subject.device)
+            for place, (weight, grad) in enumerate(zip(weights.firsts, grads, strict=True)):
                 if grad is None:
                     continue
                 flow = (weight.detach() * grad).abs()
@@ -96,11 +196,26 @@ class PositivePass(Probe):
         import numpy as np
         import torch
 
+        from harness.probes.operations import ACTIVATION, LINEAR, ChannelsLast
+
         network = subject.network
-        modules = activations(network, every_kind=True)
+        layout: Any = None
         collected: list = []
 
-        def hook(module, args, output):
+        def rectify(operation):
+            output = torch.relu_(operation.input) if operation.writes else torch.relu(operation.input)
+            place = layout.place(operation.index)
+            measured(
+                orientation.first(operation, output) if place.dimension == 0 else place.split(output, self.batch_size)
+            )
+            return output
+
+        def linear(operation):
+            result = positive.handlers[LINEAR](operation)
+            orientation.note(operation, result)
+            return result
+
+        def measured(output):
             channels = 1 if output.ndim in (2, 4) else output.ndim - 1
             positions = [dim for dim in range(1, output.ndim) if dim != channels]
             dims = {"channels": [channels], "positions": positions, "layer": [channels, *positions]}[self.over]
@@ -109,7 +224,6 @@ class PositivePass(Probe):
             collected.append(-(share * (share + self.eps).log()).mean())
 
         rows = []
-        hooks = [(module, hook) for module in modules.values()]
         for repeat in range(self.repeats):
             if self.signed:
                 subject.initialise(self.init, repeat, "float64")
@@ -118,15 +232,13 @@ class PositivePass(Probe):
             noise = torch.empty(self.batch_size, *subject.shape, dtype=torch.float64)
             noise.uniform_(-0.5, 0.5, generator=subject.generator("uniform noise", repeat))
             collected.clear()
-            with (
-                torch.no_grad(),
-                replaced_forward(normalisations(network), _identity),
-                replaced_forward(list(modules.values()), torch.relu),
-                hooked(hooks),
-            ):
+            layout = layout or subject.layout()
+            positive, orientation = _Positive(network), ChannelsLast()
+            handlers = {**positive.handlers, LINEAR: linear, ACTIVATION: rectify}
+            with torch.no_grad(), _without_normalisation(network, handlers):
                 finite_logits(network, noise.to(subject.device))
             if not collected:
-                raise Unscorable("no activation module was reached")
+                raise Unscorable("the network computes no activation")
             rows.append(torch.stack(collected).cpu().numpy())
         return {"entropies": np.stack(rows)}
 
@@ -171,10 +283,9 @@ class AttentionPass(Probe):
         heads = 1 if linear and id(linear[-1]) not in inside else 0
         if not projections:
             raise Unscorable("no attention module with linear projections")
-        norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         ones = torch.ones(1, *subject.shape, dtype=torch.float64, device=subject.device)
-        with replaced_forward(norms, _identity):
-            grads = gradients(network(ones).sum(), projections + others)
+        with _without_normalisation(network, {}, "batch_norm"):
+            grads = gradients(outputs(network, ones).sum(), projections + others)
         finite = to_host([torch.ones(()) if grad is None else torch.isfinite(grad).all() for grad in grads])
         forms = [_diversity] * len(projections) + [_saliency] * len(others)
         values = [
@@ -183,8 +294,8 @@ class AttentionPass(Probe):
         ]
         diversity, saliency = np.split(to_host(values), [len(projections)])
         saliency, head = np.split(saliency, [len(saliency) - heads])
-        outputs = linear[-1].out_features if linear else 0
-        return {"diversity": diversity, "saliency": saliency, "head_saliency": head, "head_outputs": outputs}
+        width = linear[-1].out_features if linear else 0
+        return {"diversity": diversity, "saliency": saliency, "head_saliency": head, "head_outputs": width}
 
 
 def _diversity(weight: Any, grad: Any, finite: bool) -> Any:

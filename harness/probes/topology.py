@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
-from harness.probes.base import EncodingProbe, Subject, Unscorable, hooked, normalisations, weight_layers
+from harness.probes.base import EncodingProbe, Subject, Unscorable, outputs, weight_layers
 
 if TYPE_CHECKING:
+    from harness.probes.operations import Operation
     from harness.spaces.base import Space
 
 
@@ -27,53 +29,73 @@ class Topology(EncodingProbe):
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch
 
+        from harness.probes.operations import ACTIVATION, LAYERS, NORMALISATION, POOLING, PRODUCT, Watch, Weights
+
         subject.initialise("kaiming_fan_in")  # whatever pass came before: all parameters trainable, float32
         network = subject.network
-        layers = weight_layers(network)
+        weights = Weights(network, weight_layers(network))
         macs = elementwise = 0
-        norms = set(normalisations(network))
-        pools = (
-            torch.nn.AvgPool2d,
-            torch.nn.MaxPool2d,
-            torch.nn.AdaptiveAvgPool2d,
-            torch.nn.AdaptiveMaxPool2d,
-        )
-        counted = [m for m in network.modules() if m in norms or isinstance(m, (torch.nn.ReLU, *pools))]
 
-        def count(module, args, output):
+        def layer(operation):
             nonlocal macs
-            if isinstance(module, torch.nn.Linear):
-                macs += output.numel() * module.in_features
-            else:
-                macs += output.numel() * module.weight[0].numel()
+            weights.see(operation)
+            result = operation.run()
+            macs += _multiplications(operation, result)
+            return result
 
-        def count_elements(module, args, output):
+        def product(operation):
+            weights.see(operation)
+            if operation.owner and wanted & {"flops", "elementwise"}:
+                raise Unscorable(f"layer {operation.owner} is used by {operation.name}, whose products are not counted")
+            return operation.run()
+
+        def element(operation):
             nonlocal elementwise
-            if module in norms:
-                elementwise += 2 * output.numel()
-            elif isinstance(module, (torch.nn.AvgPool2d, torch.nn.MaxPool2d)):
-                kernel = module.kernel_size
-                elementwise += output.numel() * (kernel**2 if isinstance(kernel, int) else kernel[0] * kernel[1])
-            else:  # ReLUs and adaptive poolings read each element once
-                elementwise += args[0].numel()
+            result = operation.run()
+            elementwise += _element_operations(operation, result)
+            return result
 
+        handlers = {**dict.fromkeys(LAYERS, layer), **dict.fromkeys((ACTIVATION, NORMALISATION, POOLING), element)}
         training = network.training
         network.eval()  # one image has no batch statistics where a map is 1x1
         try:
-            hooks = [(m, count) for m in layers.values()] + [(m, count_elements) for m in counted]
-            with hooked(hooks):
-                logits = network(torch.zeros(1, *subject.shape, device=subject.device))
+            with Watch(network, {**handlers, PRODUCT: product}):
+                logits = outputs(network, torch.zeros(1, *subject.shape, device=subject.device))
         finally:
             network.train(training)
         named = [p for p in network.parameters() if p.requires_grad]
-        reached = torch.autograd.grad(logits.sum(), named, allow_unused=True)
+        reached: Sequence = [None] * len(named)
+        if named and logits.requires_grad:
+            reached = torch.autograd.grad(logits.sum(), named, allow_unused=True)
         return {
             "params": float(sum(p.numel() for p, g in zip(named, reached, strict=True) if g is not None)),
             "flops": float(macs),
             "elementwise": float(elementwise),
-            "trainable_layers": float(len(layers)),
+            "trainable_layers": float(len(weights.tensors())),
             "parameter_tensors": float(len(named)),
         }
+
+
+def _multiplications(operation: Operation, result: Any) -> int:
+    """Multiply-accumulates of a layer."""
+    if operation.kind == "linear":
+        return result.numel() * operation.weight.shape[1]
+    applied = operation.input if operation.kind == "transposed convolution" else result
+    return applied.numel() * operation.weight[0].numel()
+
+
+def _element_operations(operation: Operation, result: Any) -> int:
+    """Of the operations that `flops:count=all` counts, as NASLib's counter does; 0 for others."""
+    if operation.kind == "normalisation":
+        return 0 if operation.fixed else 2 * result.numel()
+    if operation.kind == "activation":
+        return operation.input.numel() if operation.name == "relu" else 0
+    if operation.name.startswith(("avg_pool", "max_pool")):
+        maps = result[0] if isinstance(result, tuple) else result
+        dimensions = int(operation.name[-2])
+        kernel = operation.get("kernel_size")
+        return maps.numel() * (kernel**dimensions if isinstance(kernel, int) else prod(kernel))
+    return operation.input.numel() if operation.name.startswith("adaptive") else 0  # reads each element once
 
 
 @dataclass(frozen=True)

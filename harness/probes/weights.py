@@ -18,7 +18,7 @@ class WeightNorms(Probe):
         import torch
 
         subject.initialise(self.init)
-        norms = [module.weight.detach().norm() for module in weight_layers(subject.network).values()]
+        norms = [layer.weight.detach().norm() for layer in weight_layers(subject.network).values()]
         return {"weight_norm": torch.stack(norms).double().cpu().numpy()}
 
 

@@ -106,7 +106,8 @@ class Fisher(_Gradient):
     """Fisher pruning: per channel of each layer's output, mean over images of (sum of a dL/da)^2 / 2.
 
     A channel counts once for each of its weights, as in the code of Abdelfattah et al., which spreads the
-    channel's value over them before it sums.
+    channel's value over them before it sums. Their NAS-Bench-201 has biases in the cells' convolutions, which
+    BatchNorm takes out of the function but not out of these activations; the benchmark's network, ours, has none.
     """
 
     name: ClassVar[str] = "fisher"

@@ -252,10 +252,11 @@ def printed() -> dict[tuple[str, str, str, str, str], tuple[Printed, ...]]:
         for row in table.rows:
             for entry in table.datasets:
                 for metric in table.metrics:
-                    value = figures.get(place_of(table, row, entry, metric))
+                    place = place_of(table, row, entry, metric)
+                    value = figures.get(place)
                     if value is not None:
                         key = (*split_dataset(table, entry), row.proxy, row.inputs, metric)
-                        one = Printed(f"{table.paper}, {table.paper_table}", value, tuple(table.populations))
+                        one = Printed(f"{place[0]}, {place[1]}", value, tuple(row.populations or table.populations))
                         found[key] = (*found.get(key, ()), one)
     return found
 

@@ -303,9 +303,6 @@ def build_plots(config: Any) -> int:
         for name in names:
             if name not in valid:
                 raise UnknownNameError(kind, name, valid)
-    if PUBLISHED in config.plots:
-        for path in draw_published(Path(config.tables), Path(config.output) / PUBLISHED, config.formats):
-            print(path)
     chosen = get_metric(config.metric)
     if config.top < 1 or config.resamples < 0:
         raise HarnessError(f"top={config.top} has to be 1 or more, resamples={config.resamples} 0 or more")
@@ -334,9 +331,20 @@ def build_plots(config: Any) -> int:
         ) from error
     finally:
         estimates.save()
+    if PUBLISHED in config.plots:
+        _draw_published(config)
     for command in lacking:
         print(f"  missing: {command}", file=sys.stderr)
     return 0
+
+
+def _draw_published(config: Any) -> None:
+    """The plot that is of no benchmark; without its table the command that writes it is listed."""
+    try:
+        for path in draw_published(Path(config.tables), Path(config.output) / PUBLISHED, config.formats):
+            print(path)
+    except HarnessError as error:
+        print(f"  {PUBLISHED}: {error}", file=sys.stderr)
 
 
 def _draw(compared: Comparison, plots: Collection[str], formats: Sequence[str], folder: Path) -> set[str]:

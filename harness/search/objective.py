@@ -184,6 +184,7 @@ class NetworkScores(Objective):
                 self._space.classes,
                 self._device,
                 stages=network.stages,
+                plain=True,
             )
             found = score_subject(subject, proxies)
         for result in found.values():

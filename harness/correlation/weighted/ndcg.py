@@ -31,16 +31,17 @@ def _check_percent(accuracies: np.ndarray) -> None:
         )
 
 
-Pair = tuple[Ranking, Ranking]
-
-
-def rankings(ranks: np.ndarray, accuracies: np.ndarray) -> Pair:
+def rankings(ranks: np.ndarray, accuracies: np.ndarray) -> tuple[Ranking, Ranking]:
     """(n,) score ranks and (n,) accuracies in order, for any number of cut-offs."""
     return Ranking(ranks, accuracies), Ranking(accuracies, accuracies)
 
 
 def weighted_ndcg(
-    ranks: np.ndarray, accuracies: np.ndarray, outcomes: Outcomes, p: int, ordered: Pair | None = None
+    ranks: np.ndarray,
+    accuracies: np.ndarray,
+    outcomes: Outcomes,
+    p: int,
+    ordered: tuple[Ranking, Ranking] | None = None,
 ) -> Weighted:
     """Plan nDCG at `p` for resamples of (n,) score ranks and (n,) accuracies in percent.
 

@@ -1,0 +1,1 @@
+"""Networks as users bring them, each beside the same network of plain modules and beside written-out references."""
