@@ -112,6 +112,8 @@ BENCHMARKS = (
     "channel_macro_resnet",
     "channel_macro_mobilenet",
 )
+#: Below this side the last maps of accel_nasbench are single values, which BatchNorm cannot normalise.
+SIDES = {"accel_nasbench": 64}
 #: Open spaces, with the side of the images that their networks read.
 OPEN = {"zennas:classes=4:resolution=32": 32, "esformer:classes=4:resolution=64": 64}
 
@@ -131,7 +133,7 @@ def network_of(name: str) -> Callable[[], nn.Module]:
 @pytest.mark.parametrize("name", [*BENCHMARKS, *OPEN])
 def test_every_pass_of_a_spaces_network(name):
     build = network_of(name)
-    side = OPEN.get(name, 32)
+    side = {**SIDES, **OPEN}.get(name, 32)
     scored = 0
     for probe in PASSES:
         found, _ = rehearse(probe, build, side)

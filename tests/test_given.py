@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import weakref
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from torch.nn.utils import prune
 import harness
 from harness.engine import api
 from harness.errors import HarnessError
+from harness.probes.base import SINGLE_VALUE
+from harness.probes.operations import Watch
 from harness.proxies import available
 
 
@@ -389,6 +392,25 @@ def test_what_a_network_writes_counts_for_nothing_afterwards():
     assert (network.count.item(), network.scale.item()) == (0, 1.0)
     for name in ("snip", "gradsign", "synflow", "params"):
         assert bits(harness.score(network, images, labels, [name]))[name] == together[name]
+
+
+def test_a_buffer_that_a_network_replaces_is_never_taken_for_its_successor():
+    """A watch knows tensors by their ids, which Python gives to another tensor once the first is gone."""
+    network = Writing()
+    network(torch.randn(2, 3, 8, 8))
+    last, watch = weakref.ref(network.last), Watch(network, {})
+    network(torch.randn(2, 3, 8, 8))
+    assert network.last is not last()
+    assert watch.is_fixed(last())
+
+
+def test_a_norm_over_a_single_value_is_a_status():
+    network, images, labels = (
+        nn.Sequential(Net(), nn.Unflatten(1, (3, 1, 1)), nn.BatchNorm2d(3), nn.Flatten()),
+        *given()[1:],
+    )
+    found = harness.score(network, images, labels, ["meco", "snip"])
+    assert found.attrs["status"] == {"meco": SINGLE_VALUE, "snip": "ok"}
 
 
 # Images of another side than the network's ----------------------------------------------------------------

@@ -891,10 +891,10 @@ def test_help_names_every_archive(capsys):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        ([], ["say what to import: harness import [--check] NAME PATH"]),
-        (["nats_sss"], ["say what to import"]),
-        (["nats_sss", "a", "b"], ["say what to import"]),
-        (["nats_sss", "a", "--chek"], ["say what to import"]),
+        ([], ["Missing argument 'NAME': harness import [OPTIONS] NAME PATH"]),
+        (["nats_sss"], ["Missing argument 'PATH': harness import [OPTIONS] NAME PATH"]),
+        (["nats_sss", "a", "b"], ["unexpected extra argument (b)"]),
+        (["nats_sss", "a", "--chek"], ["No such option '--chek'", "--check"]),
         (["nats_ssss", "a"], ["unknown archive 'nats_ssss'", "did you mean 'nats_sss'?"]),
         (["nats_sss", "nowhere"], ["nowhere does not exist", "NATS-sss-v1_0-50262-simple"]),
         (["nats_sss", str(Path(__file__))], ["is no NATS-Bench archive (it has no meta.pickle.pbz2)"]),

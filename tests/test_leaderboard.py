@@ -494,8 +494,6 @@ def test_figures_do_not_depend_on_what_was_asked_before(tmp_path):
 
 
 def test_a_cell_without_a_figure_is_never_blank():
-    cell = not_computed(
-        Cell("a", "cifar10", "kendall", 0, None, 0.0, 0.0, Published("0.5"), "why not"), "needs more"
-    )
+    cell = not_computed(Cell("a", "cifar10", "kendall", 0, None, 0.0, 0.0, Published("0.5"), "why not"), "needs more")
     assert cell.note == "not computed: needs more; why not"
     assert to_csv([cell]).splitlines()[1].split(",")[6] == "not computed"

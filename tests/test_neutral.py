@@ -79,8 +79,8 @@ def bits(series: Any) -> dict[str, tuple[str, str]]:
 @pytest.fixture(scope="module")
 def expected() -> dict[str, tuple[str, str]]:
     found = bits(harness.score(*given(), every(), stages=STAGES))
-    # An encoding, attention modules, more than six images, and a feature map before the classifier: none are here.
-    without = {"sed", "dss", "swap", "zen"}
+    # An encoding and attention modules are not here.
+    without = {"sed", "dss"}
     assert {label.split(":")[0] for label, (_, status) in found.items() if status != "ok"} == without
     return found
 

@@ -192,10 +192,11 @@ class _Pooled(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def test_zen_reads_the_map_that_is_pooled(benchmark):
+#: PiT's classifier reads the class token: no map is pooled.
+@pytest.mark.parametrize("name", [n for n in sorted(list_benchmarks()) if listed(n) and n != "vit_bench_pit"])
+def test_zen_reads_the_map_that_is_pooled(name):
     """In full width: where branches are summed or concatenated last, that is no convolution's output."""
-    if benchmark.space.name == "vit_bench_pit":
-        pytest.skip("its classifier reads the class token: no map is pooled")
+    benchmark = load_benchmark(name)
     classes, _ = setting(benchmark)
     large = benchmark.space.name.startswith(("transnas101", "accel", "autoformer", "vit_bench"))
     side = 96 if large else 16  # maps of 2 x 2 or more

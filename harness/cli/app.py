@@ -180,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except (HarnessError, click.UsageError) as error:
-        said = error.format_message() if isinstance(error, click.UsageError) else error
+        said = _usage(error) if isinstance(error, click.UsageError) else error
         print(f"harness: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -202,6 +202,15 @@ def main(argv: list[str] | None = None) -> int:
 def _stop(*_: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one is not to cut short the writing
     raise KeyboardInterrupt
+
+
+def _usage(error: click.UsageError) -> str:
+    """What is wrong with a command line, and how one is written."""
+    said = error.format_message()
+    if error.ctx is None or not isinstance(error, (click.MissingParameter, click.NoSuchOption)):
+        return said
+    pieces = [error.ctx.command_path, *error.ctx.command.collect_usage_pieces(error.ctx)]
+    return f"{said.rstrip('.')}: {' '.join(pieces)}"
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.errors import HarnessError, cause
+from harness.probes.state import State
 from harness.seeds import stable_rng
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ def classes_of(own: nn.Module, original: nn.Module, images: torch.Tensor) -> int
     image = images[:1].to(next(floating, torch.float32))
     watch = _watch([tensor for _, tensor in _tensors(original)])
     training = [(module, module.training) for module in own.modules()]
+    state = State(own)
     try:
         with torch.no_grad(), watch:
             logits = own.eval()(image.clone())  # it may write into its input
@@ -157,6 +159,7 @@ def classes_of(own: nn.Module, original: nn.Module, images: torch.Tensor) -> int
             f"the network cannot read inputs of {tuple(images.shape[1:])} ({cause(error)}): give images of the shape "
             "and device that it reads"
         ) from error
+    state.restore()  # what this forward has written counts for nothing
     for module, was in training:
         module.training = was
     if watch.met:

@@ -15,7 +15,7 @@ from harness.benchmarks.benchmark import Benchmark, load_benchmark
 from harness.engine.inputs import load_inputs
 from harness.engine.store import Row, ScoreKey
 from harness.errors import HarnessError, cause
-from harness.probes.base import EncodingProbe, Probe, Subject, Unscorable
+from harness.probes.base import SINGLE_VALUE, EncodingProbe, Probe, Subject, Unscorable, of_single_value
 from harness.probes.neutral import neutral
 from harness.proxies import get_proxy
 from harness.proxies.base import Proxy
@@ -97,6 +97,8 @@ def _result(proxy: Proxy, observed: dict[str, Any], failed: Exception | None, se
     except HarnessError:
         raise
     except Exception as error:
+        if of_single_value(error):
+            return Result(None, seconds, SINGLE_VALUE)
         text = str(error).strip() and f": {cause(error)}"
         return Result(None, seconds, f"error: {type(error).__name__}{text}")
     return checked(score, seconds + time.perf_counter() - started)

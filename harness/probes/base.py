@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, Unscorable, cause
+from harness.probes.state import State
 from harness.seeds import stable_seed
 
 if TYPE_CHECKING:
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 
 #: Types that weights and images may have in a pass.
 DTYPES = ("float32", "float64")
+SINGLE_VALUE = "BatchNorm over a single value: the network needs several images or positions"
+
+
+def of_single_value(error: Exception) -> bool:
+    """Whether it is what torch raises for a BatchNorm that sees one value of a channel."""
+    return isinstance(error, ValueError) and "more than 1 value per channel" in str(error)
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ class Subject:
         self._trainable = [p.requires_grad for p in network.parameters()]
         # A space's network is re-initialised as a whole. Others may hold parameters that no scheme touches, and
         # buffers that they write to, some of which a state_dict leaves out.
-        self._state = _held(network) if restore or keep_weights else []
+        self._state = State(network) if restore or keep_weights else None
 
     def generator(self, *purpose: object) -> torch.Generator:
         """A CPU generator for one purpose."""
@@ -139,13 +146,8 @@ class Subject:
         for parameter, trainable in zip(network.parameters(), self._trainable, strict=True):
             parameter.requires_grad_(trainable)
         network.train()
-        with torch.no_grad():
-            for holder, name, value in self._state:
-                now = holder[name]
-                if value is not None and now is not None and now.shape == value.shape:
-                    now.copy_(value)
-                elif value is not None or now is not None:  # a buffer that the network replaced
-                    holder[name] = _buffer(value, getattr(torch, dtype))
+        if self._state is not None:
+            self._state.restore(getattr(torch, dtype))
         if not self.keep_weights:
             initialise(network, scheme, self.generator("initialisation", scheme, repeat))
 
@@ -175,20 +177,6 @@ def _why_hidden(network: nn.Module) -> str | None:
             continue
         return f"{name or 'the network'} is {kind}, and its operations cannot be seen: give the module it was made from"
     return None
-
-
-def _held(network: nn.Module) -> list[tuple[dict[str, Any], str, torch.Tensor | None]]:
-    """Each parameter and buffer by the dictionary that holds it and its name, with a copy of its values."""
-    return [
-        (holder, name, None if value is None else value.detach().clone())
-        for module in network.modules()
-        for holder in (module._parameters, module._buffers)
-        for name, value in holder.items()
-    ]
-
-
-def _buffer(value: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
-    return value if value is None else value.to(dtype if value.is_floating_point() else None, copy=True)
 
 
 def gradients(output: torch.Tensor, tensors: Sequence[torch.Tensor], **options: Any) -> list[torch.Tensor | None]:
@@ -249,7 +237,7 @@ def reading(network: nn.Module, images: torch.Tensor, shape: tuple[int, int, int
     except Unscorable:
         raise
     except Exception as error:
-        if images.shape[1:] == shape:
+        if images.shape[1:] == shape or of_single_value(error):
             raise
         _, height, width = shape
         remedy = f"set resolution={height}" if height == width else f"its images are {height} x {width}"

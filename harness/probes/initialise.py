@@ -112,6 +112,7 @@ def _bring(drawn: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
 
 Drawn = dict[int, tuple["torch.Tensor", "torch.Tensor"]]
 
+
 def _draw_layer(name: str, module: nn.Module, scheme: str, generator: torch.Generator, drawn: Drawn) -> None:
     """New weights for one layer; a Parameter that an earlier layer shares with it keeps those of that one."""
     from torch import nn

@@ -13,6 +13,7 @@ import torch
 
 from harness.errors import Unscorable
 from harness.probes.operations import ACTIVATION, CONVOLUTION, LINEAR, NORMALISATION, RANDOM, TRANSPOSED, Watch
+from harness.probes.state import State
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,23 +80,24 @@ def find_layout(network: nn.Module, shape: tuple[int, ...], device: Any, generat
     """The layout of the network in its present mode, from three forwards of one or two images in float64."""
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
     pair = torch.randn(2, *shape, generator=generator, dtype=torch.float64).to(device)
-    held = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    state = State(network)
     try:
         network.double()
         with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            both, *alone = (_values(network, images) for images in (pair, pair[:1], pair[1:]))
+            found = []
+            for images in (pair, pair[:1], pair[1:]):
+                state.restore(torch.float64)  # each forward begins where the first does
+                found.append(_values(network, images))
+            both, *alone = found
     except Exception:
         both = None
     finally:
         network.to(dtype)
-        with torch.no_grad():  # what these forwards have written counts for nothing
-            for name, buffer in network.named_buffers():
-                buffer.copy_(held[name])
+        state.restore(dtype)  # what these forwards have written counts for nothing
     if both is None:
         with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             network(pair.to(dtype))  # what fails here fails in any pass
-            for name, buffer in network.named_buffers():
-                buffer.copy_(held[name])
+        state.restore(dtype)
         return Layout([], False, False)  # it reads no single image, or no float64
     if not len(both) == len(alone[0]) == len(alone[1]):
         return Layout([], False, False)

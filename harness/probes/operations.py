@@ -298,7 +298,8 @@ class Watch(TorchFunctionMode):
         self._handlers, self._every = handlers, every
         self._count = 0
         self.uses: Counter[int] = Counter()
-        self._held: list[torch.Tensor] = []  # an id may be used again after its tensor is gone
+        # An id may be used again after its tensor is gone, as a network's buffer is once it has put another there.
+        self._held: list[torch.Tensor] = [*network.parameters(), *network.buffers()]
         self._kept: dict[int, list[weakref.ref]] = {}
         self.layers, owners = _known(network)
         self._fixed: dict[int, frozenset[str]] = dict.fromkeys(map(id, network.buffers()), frozenset()) | owners

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from harness.probes.base import Probe, Subject, Unscorable, finite_logits, gradients, to_host, weight_layers
+from harness.probes.base import (
+    SINGLE_VALUE,
+    Probe,
+    Subject,
+    Unscorable,
+    finite_logits,
+    gradients,
+    to_host,
+    weight_layers,
+)
 
 if TYPE_CHECKING:
     from harness.probes.layout import Place
@@ -157,9 +166,6 @@ class _NoClosedForm(Exception):
     """The network computes something that gives single gradients one image at a time alone."""
 
 
-SINGLE_VALUE = "BatchNorm over a single value: the network needs several images or positions"
-
-
 def _one_by_one(subject: Subject, images: Any, labels: Any) -> dict[str, list]:
     """Single gradients by layer as they are defined: every image is a mini-batch of its own."""
     import torch
@@ -168,13 +174,7 @@ def _one_by_one(subject: Subject, images: Any, labels: Any) -> dict[str, list]:
 
     rows: dict[str, list] = {}
     for image, label in zip(images.detach(), labels, strict=True):
-        try:
-            found = layer_gradients(subject, image[None].clone(), label[None])
-        except ValueError as error:
-            if "more than 1" in str(error):  # torch's own words for a norm that has one value
-                raise Unscorable(SINGLE_VALUE) from error
-            raise
-        for name, grad in found.items():
+        for name, grad in layer_gradients(subject, image[None].clone(), label[None]).items():
             rows.setdefault(name, []).append(grad)
     return {name: [torch.stack(grads)] for name, grads in rows.items()}
 

@@ -189,9 +189,7 @@ def _board(table: Any, rows: Sequence[Any], entry: str, measurements: Measuremen
     # A leaderboard's nDCG has the cut-off of each population.
     names = (f"ndcg_{gain_places(n[population])}" if name == "ndcg" else metric(name).name for name in table.metrics)
     board.metrics = [
-        name
-        for name in dict.fromkeys(names)
-        if block.admits(name) and (whole or not name.startswith("ndcg"))
+        name for name in dict.fromkeys(names) if block.admits(name) and (whole or not name.startswith("ndcg"))
     ]
     complete = found[population] if board.population else {}
     others: dict[str, _Found] = {}
