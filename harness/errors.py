@@ -15,6 +15,15 @@ def cause(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def shown(value: object) -> str:
+    """A value for a message: a short text or number as it is, of anything longer its kind, which costs nothing."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= 100 else f"{value[:100]}…")
+    if value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 2**64):
+        return repr(value)
+    return f"a value of type {type(value).__name__}"
+
+
 class InputError(HarnessError, ValueError):
     """Data or an argument of the wrong kind, shape or range: also a ValueError, as Python's own functions raise."""
 

@@ -193,7 +193,7 @@ def test_damaged_records_are_refused(archive, content, reason, imported):
 
 
 def test_a_record_that_swells_is_refused(archive, monkeypatch):
-    monkeypatch.setattr(safe, "MAX_RECORD", 10_000)
+    monkeypatch.setattr(safe, "MAX_RECORD", 300_000)
     with pytest.raises(HarnessError, match=r"meta.pickle.pbz2 is truncated or damaged \(it holds more than a record"):
         read_archive("nats_sss", archive("nats_sss"), partial=True)
 

@@ -17,6 +17,7 @@ from harness.cli.launch import plans, run_apart, runs_of
 from harness.config import quoted
 from harness.engine.inputs import STATISTICS
 from harness.errors import HarnessError
+from harness.paths import typed_path
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def images_for(data: str | None, name: str) -> Path | None:
     """
     if data is None:
         return None
-    source = Path(data).expanduser()
+    source = typed_path(data, "data")
     if not source.exists():
         raise HarnessError(f"data={data} does not exist: point it at the CIFAR-10 images, or a folder of .npz files")
     files = sorted(source.glob("*.npz")) if source.is_dir() else [source]

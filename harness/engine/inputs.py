@@ -10,6 +10,7 @@ import hashlib
 import io
 import math
 import pickle
+import zipfile
 from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +18,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from harness.benchmarks.importers.safe import Dtype, scalar
+from harness.benchmarks.importers.safe import Dtype, Refused, Unpickler, encode, open_file, read_bytes, scalar
 from harness.errors import HarnessError, UnknownNameError, cause
+from harness.paths import typed_path
 from harness.seeds import stable_rng
 
 #: Mean and standard deviation of the channels (0 to 1), as NAS-Bench-201 normalised its datasets.
@@ -27,6 +29,9 @@ STATISTICS = {
     "cifar100": ((129.3 / 255, 124.1 / 255, 112.4 / 255), (68.2 / 255, 65.4 / 255, 70.4 / 255)),
     "ImageNet16-120": ((122.68 / 255, 116.66 / 255, 104.01 / 255), (63.22 / 255, 61.26 / 255, 65.09 / 255)),
 }
+
+#: Bytes that a file of CIFAR-10 may have (each has 31 MB), and that a .npz may swell to (ImageNet16-120: 116 MB).
+_MAX_BATCH, _MAX_ARCHIVE = 40_000_000, 10**9
 
 #: Images that stand in for a dataset's own, by their digest: what is said of every figure that was computed from them.
 STAND_INS = {
@@ -167,33 +172,29 @@ def _reconstruct(kind: type, *_: Any) -> _Array:
     return _Array()
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    """Bytes as pickles of the oldest protocols hold them."""
-    if encoding != "latin1":
-        raise ValueError("bytes in another encoding than Latin-1")
-    return text.encode("latin1")
-
-
-class _ArrayUnpickler(pickle.Unpickler):
+class _ArrayUnpickler(Unpickler):
     """Reads the dataset's own pickles of arrays; refuses everything else that a pickle can name.
 
     What a pickle may call are classes of our own: numpy's would take bytes for pointers, and memory that nobody wrote
     for images.
     """
 
-    ALLOWED: ClassVar[dict[tuple[str, str], Any]] = {
-        (module, name): ours
-        for module in ("numpy.core.multiarray", "numpy._core.multiarray")
-        for name, ours in (("_reconstruct", _reconstruct), ("scalar", scalar))
-    } | {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype, ("_codecs", "encode"): _encode}
+    allowed: ClassVar = {
+        **{
+            f"{module}.{name}": ours
+            for module in ("numpy.core.multiarray", "numpy._core.multiarray")
+            for name, ours in (("_reconstruct", _reconstruct), ("scalar", scalar))
+        },
+        "numpy.ndarray": _Array,
+        "numpy.dtype": _Dtype,
+        "_codecs.encode": encode,
+    }
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"refused to load {module}.{name}: it is no plain array archive")
-        return self.ALLOWED[module, name]
-
-    def persistent_load(self, key: Any) -> Any:
-        raise pickle.UnpicklingError("refused to load an object kept elsewhere: it is no plain array archive")
+        try:
+            return super().find_class(module, name)
+        except Refused as error:
+            raise pickle.UnpicklingError(f"refused to load {error}: it is no plain array archive") from None
 
 
 def _read_cifar10_folder(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -215,7 +216,8 @@ def _read_cifar10_folder(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _read_cifar10_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Rows (N, 3072) uint8 and labels (N,) int64 of a file. Raises any exception for another content."""
-    content = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+    data = read_bytes(path, _MAX_BATCH)
+    content = _ArrayUnpickler(io.BytesIO(data), len(data), encoding="bytes").load()
     if not isinstance(content, dict) or not {b"data", b"labels"} <= content.keys():
         raise ValueError("it holds no `data` and `labels`")
     rows, labels = content[b"data"], content[b"labels"]
@@ -229,8 +231,15 @@ def _read_cifar10_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return archive["images"], archive["labels"]
+        with open_file(path) as file, zipfile.ZipFile(file) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > _MAX_ARCHIVE:
+                raise ValueError(f"it swells to more than {_MAX_ARCHIVE / 10**9:.0f} GB")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                images, labels = arrays["images"], arrays["labels"]
+        if not all(isinstance(array, np.ndarray) for array in (images, labels)):
+            raise ValueError("its `images` and `labels` are no arrays")
+        return images, labels
     except Exception as error:
         raise HarnessError(
             f"{path} cannot be read ({cause(error)}): an input archive is a .npz with `images` uint8 (N, H, W, 3) "
@@ -255,7 +264,7 @@ def load_inputs(name: str, path: str | None, num_classes: int, shape: tuple[int,
             f"inputs={name} needs images: set inputs.path=FOLDER (the dataset's Python layout) or a .npz, "
             "or use inputs=random"
         )
-    source = Path(path).expanduser()
+    source = typed_path(path, "inputs.path")
     if not source.exists():
         raise HarnessError(f"inputs.path={path} does not exist: point it at the images, or use inputs=random")
     if name not in STATISTICS:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from harness.benchmarks.importers.base import Importer, Table, compare, write
 from harness.errors import HarnessError, UnknownNameError
+from harness.paths import typed_path
 from harness.registry import discover
 
 
@@ -28,7 +29,7 @@ def read_archive(name: str, path: str | Path, partial: bool = False) -> list[Tab
     importers = available()
     if name not in importers:
         raise UnknownNameError("archive", name, importers)
-    path = Path(path).expanduser()
+    path = typed_path(path, "the path of the archive")
     if not path.exists():
         raise HarnessError(f"{path} does not exist: give {importers[name].form}")
     try:

@@ -22,7 +22,8 @@ import numpy as np
 import pandas as pd
 
 from harness.benchmarks.benchmark import Benchmark, embedded_benchmark, forget_benchmark
-from harness.errors import HarnessError
+from harness.benchmarks.importers.safe import MAX_JSON, read_bytes
+from harness.errors import HarnessError, cause
 from harness.paths import imported_dir
 
 #: Two accuracies (in percent) that differ by less are equal: carriers of figures round to two decimals.
@@ -73,18 +74,34 @@ def package(name: str, distribution: str) -> ModuleType:
 
 
 def read_json(path: Path, form: str) -> Any:
-    """The content of a JSON file. Raises HarnessError where it is none, or not whole."""
+    """The content of a JSON file. Raises HarnessError where it is none, not whole, or swells when it is read."""
     if not path.is_file():
         raise HarnessError(f"{path} is not a file: give {form}")
+    data = read_bytes(path, MAX_JSON)
     try:
-        return json.loads(path.read_bytes())
+        if data.count(b"[") + data.count(b"{") > 100_000 + len(data) // 8:
+            raise ValueError("it has more lists than a file of its size does")
+        return json.loads(data, parse_int=_integer)
     except (ValueError, RecursionError) as error:
-        raise HarnessError(f"{path} is truncated, damaged or no JSON ({error}): download it again") from error
+        raise HarnessError(f"{path} is truncated, damaged or no JSON ({cause(error)}): download it again") from error
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20:
+        raise ValueError("an integer of more than 64 bits")
+    return int(digits)
 
 
 def is_number(value: Any) -> bool:
-    """Whether a JSON value is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a finite number, and no integer that floats cannot have."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) < 2**64 if isinstance(value, int) else math.isfinite(value)
+
+
+def is_percentage(value: Any) -> bool:
+    """Whether a value is a number in [0, 100]."""
+    return is_number(value) and 0 <= value <= 100
 
 
 def counted(items: Iterable[Any], total: int | None, what: str) -> Iterator[Any]:

@@ -24,11 +24,13 @@ import numpy as np
 import pandas as pd
 
 from harness.benchmarks.importers.base import Importer, Table, card_of, counted, package
-from harness.errors import HarnessError
+from harness.errors import HarnessError, cause, shown
 from harness.spaces.nasbench101 import INPUT, OPERATIONS, OUTPUT, Graph, edge_bit, module_hash
 
 #: Number of cells, and of trainings that the archive holds of each cell and each number of epochs.
 CELLS, TRIALS = 423_624, 3
+#: Lengths of training, in epochs.
+EPOCHS = (4, 12, 36, 108)
 #: A record is about 400 bytes.
 MAX_RECORD = 1 << 16
 
@@ -109,7 +111,7 @@ def read_metrics(data: bytes) -> Metrics:
             evaluations.append(value)
         elif number == 2 and isinstance(value, int):
             params = value
-    if params is None or len(evaluations) != 3:
+    if params is None or params >= 2**31 or len(evaluations) != 3:
         raise ValueError("it has no three evaluations and a number of parameters")
     last = dict(_fields(evaluations[-1]))
     valid, test = last.get(4), last.get(5)
@@ -156,16 +158,18 @@ class NasBench101(Importer):
         for number, data in enumerate(counted(read_records(path), None, "trainings")):
             try:
                 key, epochs, adjacency, operations, metrics = json.loads(data)
+                if type(epochs) is not int or epochs not in EPOCHS:
+                    raise ValueError(f"it is of {shown(epochs)} epochs, none of {EPOCHS}")
                 figures = read_metrics(base64.b64decode(metrics, validate=True))
                 if key not in found:
                     graph = read_cell(adjacency, operations)
                     if module_hash(graph) != key:
-                        raise ValueError(f"its cell does not have the hash {key}")
+                        raise ValueError(f"its cell does not have the hash {str(key)[:40]}")
                     found[key] = _Cell(graph, figures.params)
-                sums = found[key].sums[int(epochs)]
-            except (ValueError, TypeError, AttributeError) as error:
+                sums = found[key].sums[epochs]
+            except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
                 raise HarnessError(
-                    f"{path}: record {number:,} is no training of NAS-Bench-101 ({error}): it is another file"
+                    f"{path}: record {number:,} is no training of NAS-Bench-101 ({cause(error)[:200]}): it is another file"
                 ) from error
             sums[0] += 1
             sums[1] += figures.valid

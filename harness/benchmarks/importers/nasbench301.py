@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.benchmarks.importers.base import Importer, Table, card_of, is_number, read_json
+from harness.benchmarks.importers.base import Importer, Table, card_of, is_percentage, read_json
 from harness.errors import HarnessError
 from harness.spaces.darts import Darts
 
@@ -30,7 +30,7 @@ class NasBench301(Importer):
         space, rows = Darts(), []
         for text, entry in entries.items():
             accuracy = entry.get(ACCURACY) if isinstance(entry, dict) else None
-            if not is_number(accuracy) or not 0 <= accuracy <= 100:
+            if not is_percentage(accuracy):
                 raise HarnessError(f"{path}: the entry {text[:60]}… has no {ACCURACY} in percent: it is another file")
             try:
                 rows.append((space.parse(text), float(accuracy)))

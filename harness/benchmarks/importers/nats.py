@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 
 from harness.benchmarks.benchmark import embedded_benchmark
-from harness.benchmarks.importers.base import Importer, Table, card_of, counted, package
+from harness.benchmarks.importers.base import Importer, Table, card_of, counted, is_number, is_percentage, package
 from harness.benchmarks.importers.safe import load_torch, unpickle_bz2
-from harness.errors import HarnessError
+from harness.errors import HarnessError, cause, shown
 
 #: For each dataset the name under which the APIs keep the runs that have a validation accuracy.
 VALIDATED = {"cifar10": "cifar10-valid", "cifar100": "cifar100", "ImageNet16-120": "ImageNet16-120"}
@@ -32,7 +32,9 @@ ONE_SEED = "test_200ep_seed888"
 
 _RECORD = "{:06d}.pickle.pbz2"
 _META = "meta.pickle.pbz2"
-_BROKEN = (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError)
+
+#: The seeds of the published trainings.
+SEEDS = (111, 777, 888, 999)
 
 
 class Source(NamedTuple):
@@ -55,22 +57,25 @@ class _Dong(Importer):
         rows, epochs = {}, self.epochs[name]
         for index, record in counted(source.records, len(source.architectures), "architectures"):
             try:
-                for state in record.values():
-                    found = (state["arch_index"], state["arch_str"])
-                    if found != (index, source.architectures[index]):
+                for hp, state in record.items():
+                    named, text = state["arch_index"], state["arch_str"]
+                    if (named, text) != (index, source.architectures[index]):
                         raise HarnessError(
-                            f"{source.path}: the record of architecture {index} is of {found[0]}, {found[1]}: its "
-                            "files are mixed up, download it again"
+                            f"{source.path}: the record of architecture {index} is of {_plain(named)}, {_plain(text)}: "
+                            "its files are mixed up, download it again"
                         )
+                    _check_trainings(state["all_results"], hp)
                 source.api.arch2infos_dict[index] = {
                     hp: source.results.create_from_state_dict(state) for hp, state in record.items()
                 }
                 rows[index] = _row(source.api, index, epochs)
                 del source.api.arch2infos_dict[index]
-            except _BROKEN as error:
+            except HarnessError:
+                raise
+            except Exception as error:  # the API takes records for what they say they are
                 raise HarnessError(
                     f"{source.path}: the record of architecture {index} is not one of {name} "
-                    f"({type(error).__name__}: {error}): download it again"
+                    f"({type(error).__name__}: {cause(error)[:200]}): download it again"
                 ) from error
         default = f"test_{epochs[0]}ep"
         columns = pd.DataFrame.from_dict(rows, orient="index").sort_index()
@@ -111,6 +116,32 @@ class _Dong(Importer):
         return Table(name, columns, card, "arch_str", unread=(ONE_SEED,))
 
 
+def _plain(value: Any) -> str:
+    return shown(value).strip("'")
+
+
+def _check_trainings(trainings: Any, hp: str) -> None:
+    """Raises ValueError unless all trainings of a state are of its epochs, of a published seed, with percentages."""
+    if not isinstance(trainings, dict) or not trainings:
+        raise ValueError("it has no trainings")
+    for (dataset, seed), training in trainings.items():
+        of = f"{shown(dataset)}, seed {shown(seed)}"
+        if dataset not in {"cifar10-valid", *VALIDATED} or type(seed) is not int or seed not in SEEDS:
+            raise ValueError(f"a training on {of}, which the archive does not have")
+        epochs, own = training["epochs"], training["seed"]
+        if type(epochs) is not int or epochs != int(hp):
+            raise ValueError(f"a training of {shown(epochs)} epochs on {of}, in the place of one of {hp.lstrip('0')}")
+        if training["name"] != dataset or own not in (seed, f"{seed:04d}", str(seed)):
+            raise ValueError(f"a training on {shown(training['name'])}, seed {shown(own)}, in the place of {of}")
+        for figures in (training["eval_acc1es"], training["train_acc1es"]):
+            wrong = next((value for value in figures.values() if not is_percentage(value)), None)
+            if wrong is not None:
+                raise ValueError(f"an accuracy of {shown(wrong)} on {of}, no percentage")
+        for figure in ("params", "flop"):
+            if not is_number(training[figure]) or training[figure] < 0:
+                raise ValueError(f"{figure} of {shown(training[figure])} on {of}")
+
+
 def _row(api: Any, index: int, epochs: Sequence[str]) -> dict[str, float]:
     """One architecture's figures; NaN for a training that the record lacks. Raises KeyError without the longest."""
     row = {}
@@ -123,6 +154,8 @@ def _row(api: Any, index: int, epochs: Sequence[str]) -> dict[str, float]:
         for dataset, validated in VALIDATED.items():
             for part, name in (("test", dataset), ("valid", validated)):
                 value = found.get(name, {}).get(f"{part}-accuracy")
+                if value is not None and not is_percentage(value):
+                    raise ValueError(f"an accuracy of {shown(value)}, no percentage")
                 row[f"{dataset}_{part}_{hp.lstrip('0')}ep"] = np.nan if value is None else float(value)
     for dataset in VALIDATED:
         trials = api.arch2infos_dict[index][epochs[0]].query(dataset)
@@ -177,7 +210,9 @@ class Nats(_Dong):
 
 def _record(path: Path) -> dict[str, dict]:
     record = unpickle_bz2(path)
-    if not isinstance(record, dict) or not all(isinstance(state, dict) for state in record.values()):
+    if not isinstance(record, dict) or not all(
+        isinstance(hp, str) and isinstance(state, dict) for hp, state in record.items()
+    ):
         raise HarnessError(f"{path} is no record of NATS-Bench: download it again")
     return record
 
@@ -196,7 +231,7 @@ class NasBench201(_Dong):
         data = load_torch(path)
         architectures = _architectures(path, data, name)
         infos = data.get("arch2infos")
-        if not isinstance(infos, dict) or not set(infos) <= set(range(len(architectures))):
+        if not isinstance(infos, dict) or not infos or not set(infos) <= set(range(len(architectures))):
             raise HarnessError(f"{path} holds no records of NAS-Bench-201 (`arch2infos`): it is another file")
         empty = {"meta_archs": architectures, "arch2infos": {}, "evaluated_indexes": sorted(infos)}
         api = module.NASBench201API(empty, verbose=False)

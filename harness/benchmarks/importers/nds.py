@@ -20,8 +20,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import pandas as pd
 
-from harness.benchmarks.importers.base import Importer, Table, is_number, read_json
-from harness.errors import HarnessError
+from harness.benchmarks.importers.base import Importer, Table, is_number, is_percentage, read_json
+from harness.errors import HarnessError, cause, shown
 
 _POOLS = ("avg_pool_3x3", "max_pool_3x3")
 _SEPARABLE = ("sep_conv_3x3", "sep_conv_5x5")
@@ -104,6 +104,8 @@ class Nds(Importer):
 def _table(name: str, path: Path) -> Table:
     data = read_json(path, Nds.form)
     if isinstance(data, dict) and {"top", "mid"} <= data.keys():
+        if not all(isinstance(data[end], list) for end in ("top", "mid")):
+            raise HarnessError(f"{path} has no lists of trainings as `top` and `mid`: it is another file")
         data = [*data["top"], *data["mid"]]
     if not isinstance(data, list) or not data:
         raise HarnessError(f"{path} is no list of trainings: it is another file, or download it again")
@@ -112,8 +114,8 @@ def _table(name: str, path: Path) -> Table:
     for number, item in enumerate(data):
         try:
             rows.append(_row(item, design))
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            reason = f"it has no {cause(error)[:60]}" if isinstance(error, KeyError) else cause(error)[:200]
             raise HarnessError(
                 f"{path}: training {number} is none of {path.stem} ({reason}): it is another file, or damaged"
             ) from error
@@ -157,38 +159,50 @@ def _row(item: dict[str, Any], design: Design) -> dict[str, Any]:
     if "genotype" not in net:
         raise ValueError("its network is no genotype")
     genotype, width, depth = net["genotype"], net["width"], net["depth"]
-    if not all(type(number) is int and number > 0 for number in (width, depth)):
-        raise ValueError(f"its width {width!r} or depth {depth!r} is no positive whole number")
-    if optim["max_ep"] != len(errors):
-        raise ValueError(f"it has {len(errors)} epochs of {optim['max_ep']}")
+    if not all(type(number) is int and 0 < number < 2**31 for number in (width, depth)):
+        raise ValueError(f"its width {shown(width)} or depth {shown(depth)} is no positive whole number")
+    if not isinstance(errors, list) or not errors or optim["max_ep"] != len(errors):
+        raise ValueError(f"it has {len(errors)} epochs of {shown(optim['max_ep'])}")
+    accuracies = [_accuracy(error) for error in errors]
+    best = max((accuracy for accuracy in accuracies if accuracy == accuracy), default=np.nan)
     text = ", ".join(
         f"{cell}={_pairs(genotype[cell], design)}, {cell}_concat={_concat(genotype[f'{cell}_concat'], design)}"
         for cell in ("normal", "reduce")
     )
     return {
         "genotype": f"Genotype({text})@channels={width},layers={depth}",
-        "test_last": _accuracy(errors[-1]),
-        "test_best": _accuracy(item["min_test_top1"]) if "min_test_top1" in item else _accuracy(min(errors)),
-        "epochs": int(optim["max_ep"]),
+        "test_last": accuracies[-1],
+        "test_best": _accuracy(item["min_test_top1"]) if "min_test_top1" in item else best,
+        "epochs": len(errors),
         "width": width,
         "depth": depth,
         "aux": bool(net.get("aux", False)),
-        "params": int(item["params"]),
-        "flops": int(item["flops"]),
-        "base_lr": float(optim["base_lr"]),
-        "weight_decay": float(optim["wd"]),
-        "seed": int(item["rng_seed"]),
+        "params": _count(item["params"]),
+        "flops": _count(item["flops"]),
+        "base_lr": _number(optim["base_lr"]),
+        "weight_decay": _number(optim["wd"]),
+        "seed": _count(item["rng_seed"]),
     }
 
 
+def _number(value: Any) -> float:
+    if not is_number(value):
+        raise ValueError(f"{shown(value)} stands for a finite number")
+    return float(value)
+
+
+def _count(value: Any) -> int:
+    if not is_number(value) or not 0 <= value < 2**63 or value != int(value):
+        raise ValueError(f"{shown(value)} stands for a whole number")
+    return int(value)
+
+
 def _accuracy(error: Any) -> float:
-    """Accuracy in percent; NaN where the training left no number."""
-    if error is not None and not isinstance(error, (int, float)):
-        raise ValueError(f"its test error is {error!r}")
-    if not is_number(error):
+    """Accuracy in percent; NaN where the training left no number: null, or NaN."""
+    if error is None or error != error:
         return np.nan
-    if not 0 <= error <= 100:
-        raise ValueError(f"its test error {error} is no percentage")
+    if not is_percentage(error):
+        raise ValueError(f"its test error {shown(error)} is no percentage")
     return 100.0 - error
 
 
@@ -198,13 +212,13 @@ def _pairs(cell: Any, design: Design) -> list[tuple[str, int]]:
         raise ValueError(f"a cell has {len(pairs)} operations, not {2 * design.nodes}")
     for place, (op, node) in enumerate(pairs):
         if op not in design.operations:
-            raise ValueError(f"{op!r} is no operation of the design space")
+            raise ValueError(f"{shown(op)} is no operation of the design space")
         if type(node) is not int or not 0 <= node < 2 + place // 2:
-            raise ValueError(f"node {2 + place // 2} reads {node!r}")
+            raise ValueError(f"node {2 + place // 2} reads {shown(node)}")
     return pairs
 
 
 def _concat(nodes: Any, design: Design) -> list[int]:
     if not isinstance(nodes, list) or not nodes or not all(type(n) is int and 2 <= n < 2 + design.nodes for n in nodes):
-        raise ValueError(f"a cell's output concatenates {nodes!r}")
+        raise ValueError(f"a cell's output concatenates {shown(nodes)}")
     return nodes
