@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from harness.benchmarks.importers.base import Importer, Table, compare, write
+from harness.benchmarks.importers.base import Importer, Table, compare, disagreement, write
 from harness.errors import HarnessError, UnknownNameError
 from harness.paths import typed_path
 from harness.registry import discover
@@ -39,8 +40,15 @@ def read_archive(name: str, path: str | Path, partial: bool = False) -> list[Tab
 
 
 def import_archive(name: str, path: str | Path) -> list[Path]:
-    """Read an archive in full, then write its tables into `paths.imported_dir()`: all of them or none."""
-    return write(read_archive(name, path))
+    """Read an archive in full, then write its tables into `paths.imported_dir()`: all of them or none.
+
+    Where figures differ from those embedded, a warning on standard error says in how many cells.
+    """
+    tables = read_archive(name, path)
+    folders = write(tables)
+    for warning in filter(None, map(disagreement, tables)):
+        print(f"harness: warning: {warning}", file=sys.stderr)
+    return folders
 
 
 def check_archive(name: str, path: str | Path) -> tuple[list[str], bool]:

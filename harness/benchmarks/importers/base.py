@@ -233,23 +233,49 @@ def compare(table: Table) -> tuple[list[str], bool]:
         lines.append(f"  not embedded: {(~both).sum():,}, first {first.hex() if isinstance(first, bytes) else first}")
 
     differs = bool(len(missing)) or not both.all()
-    compared = {column: (column, column) for column in table.shared}
-    for dataset, columns in known.card["targets"].items():
-        for target, column in columns.items():
-            name, ours = f"{dataset} {target}", table.card["targets"].get(dataset, {}).get(target)
-            if ours:
-                compared[name] = (ours, column)
-            else:
-                unread = target in table.unread
-                lines.append(f"  {name}: {'not compared, imports do not read it' if unread else 'not in the archive'}")
-                differs |= not unread
-    for name, (ours, theirs) in compared.items():
+    for name, (ours, theirs) in _columns(table, known).items():
+        if ours is None:
+            unread = name.rpartition(" ")[2] in table.unread
+            lines.append(f"  {name}: {'not compared, imports do not read it' if unread else 'not in the archive'}")
+            differs |= not unread
+    for name, (ours, theirs) in _columns(table, known).items():
+        if ours is None:
+            continue
         archive = table.columns[ours].to_numpy(dtype=np.float64)[both]
         embedded = known.column(theirs).astype(np.float64)[place[both]]
         text, other = _difference(archive, embedded, place[both], known.is_complete)
         lines.append(f"  {name}: {text}")
         differs |= other
     return lines, differs
+
+
+def _columns(table: Table, known: Benchmark) -> dict[str, tuple[str | None, str]]:
+    """What both may have, by name: its column in the archive's table, None where that lacks it, and in the embedded."""
+    found: dict[str, tuple[str | None, str]] = {column: (column, column) for column in table.shared}
+    for dataset, columns in known.card["targets"].items():
+        ours = table.card["targets"].get(dataset, {})
+        found.update({f"{dataset} {target}": (ours.get(target), column) for target, column in columns.items()})
+    return found
+
+
+def disagreement(table: Table) -> str | None:
+    """In how many cells the archive's figures are others than those embedded, as a warning; None where in none."""
+    known = embedded_benchmark(table.name)
+    if known is None or not known.has_accuracies:
+        return None
+    place = pd.Index(_keys(table, known)).get_indexer(table.columns[table.key])
+    both = place >= 0
+    other = np.zeros(int(both.sum()), dtype=bool)
+    for ours, theirs in _columns(table, known).values():
+        if ours is not None:
+            archive = table.columns[ours].to_numpy(dtype=np.float64)[both]
+            other |= np.abs(archive - known.column(theirs).astype(np.float64)[place[both]]) > TOLERANCE
+    if not other.any():
+        return None
+    return (
+        f"figures of {other.sum():,} of {len(other):,} architectures differ from those embedded of {known.name}: "
+        "`harness import --check` lists them"
+    )
 
 
 def _difference(archive: np.ndarray, embedded: np.ndarray, index: np.ndarray, complete: bool) -> tuple[str, bool]:

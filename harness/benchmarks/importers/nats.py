@@ -77,6 +77,8 @@ class _Dong(Importer):
                     f"{source.path}: the record of architecture {index} is not one of {name} "
                     f"({type(error).__name__}: {cause(error)[:200]}): download it again"
                 ) from error
+        if not rows:
+            raise HarnessError(f"{source.path} holds no record of an architecture: finish the download")
         default = f"test_{epochs[0]}ep"
         columns = pd.DataFrame.from_dict(rows, orient="index").sort_index()
         columns.insert(0, "index", columns.index.astype(np.int32))

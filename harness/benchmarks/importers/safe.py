@@ -90,13 +90,20 @@ class Refused(Exception):
 
 #: The steps that files of plain containers take, and those that are refused by the name of what they ask for. Left out
 #: are steps that make objects of sizes given in numbers, extensions, and classes' own ways of making objects.
-_STEPS = (
-    "PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 FLOAT BINFLOAT "
-    "STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
-    "EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS EMPTY_SET ADDITEMS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 "
-    "TUPLE3 GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL REDUCE BUILD PERSID BINPERSID"
-).split()
-_MAKES = {"MARK", "EMPTY_LIST", "LIST", "EMPTY_DICT", "DICT", "EMPTY_SET", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "REDUCE"}
+_STEPS = ["PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP", "NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "EMPTY_SET", "ADDITEMS", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "GET", "BINGET", "LONG_BINGET", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "PERSID", "BINPERSID"]
+_MAKES = {
+    "MARK",
+    "EMPTY_LIST",
+    "LIST",
+    "EMPTY_DICT",
+    "DICT",
+    "EMPTY_SET",
+    "TUPLE",
+    "TUPLE1",
+    "TUPLE2",
+    "TUPLE3",
+    "REDUCE",
+}
 _REMEMBERS = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
 _INTEGERS = {"INT", "LONG", "LONG1"}
 _TUPLES = {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}
@@ -203,7 +210,9 @@ def read_bytes(path: Path, most: int) -> bytes:
     with open_file(path) as file:
         data = file.read(most + 1)
     if len(data) > most:
-        raise HarnessError(f"{path} has more than {most / 2**20:,.0f} MiB, which no file of its kind has: it is another")
+        raise HarnessError(
+            f"{path} has more than {most / 2**20:,.0f} MiB, which no file of its kind has: it is another"
+        )
     return data
 
 
