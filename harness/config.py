@@ -143,9 +143,10 @@ class VerifyConfig:
 
 @dataclass
 class DoctorConfig:
-    """`harness doctor`: the store and, where given, the images to look at."""
+    """`harness doctor`: the store and, where given, the images to look at; `seal`: see conf/doctor.yaml."""
 
     store: str = "results/scores"
+    seal: bool = False
     inputs: InputsConfig = field(default_factory=InputsConfig)
 
 

@@ -106,6 +106,26 @@ def test_old_versions_errors_and_unfinished_files_are_notes(store):
     assert notes[2].startswith("1 unfinished files, such as ")
 
 
+def test_older_parts_are_noted_and_sealed(store):
+    part = next(store.rglob("part-*"))
+    old = part.rename(part.with_name("part-0-0123456789ab.parquet"))
+    assert any("1 parts bear no digest" in detail for verdict, detail in of_store(store) if verdict == "note")
+    assert old.exists()
+    assert ("ok", "1 parts bear their digest now") in [
+        (f.verdict, f.detail) for f in doctor._store(ScoreStore(store), seal=True)
+    ]
+    assert part.exists()
+    assert not any("digest" in detail for _, detail in of_store(store))
+
+
+def test_links_that_lead_nowhere_are_told(store):
+    for name, target in (("a", "nowhere"), ("b", "part-0-b.parquet")):
+        (store / FLOPS.folder / f"part-0-{name}.parquet").symlink_to(target)
+        (failing,) = [detail for verdict, detail in of_store(store) if verdict == "FAILS"]
+        assert f"part-0-{name}.parquet" in failing
+        (store / FLOPS.folder / f"part-0-{name}.parquet").unlink()
+
+
 def test_an_empty_store_is_a_note(tmp_path):
     ((verdict, detail),) = of_store(tmp_path / "none")
     assert verdict == "note"

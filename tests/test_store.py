@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import threading
 from pathlib import Path
@@ -13,7 +14,8 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-from harness.engine.store import SCHEMA, Row, ScoreKey, ScoreStore, write_whole
+from harness.engine import store as store_module
+from harness.engine.store import SCHEMA, Row, ScoreKey, ScoreStore, is_sealed, write_whole
 from harness.errors import HarnessError
 
 KEY = ScoreKey("nasbench201", "cifar10", "random", "snip", 0)
@@ -283,15 +285,104 @@ def test_part_with_other_columns_is_refused(store, table):
 def test_a_part_that_the_system_does_not_give_is_not_called_damaged(store, monkeypatch, number):
     path = store.append(KEY, [ok(1)])
 
-    def refused(path, **options):
+    def refused(path):
         raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr(pq, "read_table", refused)
+    monkeypatch.setattr(store_module, "_content", refused)
     with pytest.raises(HarnessError) as caught:
         store.read(KEY)
     assert f"{path} cannot be read ({os.strerror(number)})" in str(caught.value)
     assert "delete" not in str(caught.value)
     assert "damaged" not in str(caught.value)
+
+
+def test_every_flipped_bit_of_a_part_is_told(store):
+    path = store.append(KEY, [ok(index, index / 3) for index in range(20)], images="abc")
+    content = path.read_bytes()
+    for place in range(0, 8 * len(content), 29):
+        changed = bytearray(content)
+        changed[place // 8] ^= 1 << place % 8
+        path.write_bytes(changed)
+        with pytest.raises(HarnessError, match=r"is damaged .*digest"):
+            store.read(KEY)
+    path.write_bytes(content)
+    assert len(store.read(KEY)) == 20
+
+
+def test_older_parts_are_read_and_get_their_digest(store):
+    old = [store.append(KEY, [ok(index)], writer) for index, writer in ((1, "0of2"), (2, "1of2"), (3, "1of2"))]
+    old = [path.rename(path.with_name(f"{path.name[:9]}-{n:012x}.parquet")) for n, path in enumerate(old)]
+    content = sorted(path.read_bytes() for path in old)
+    before = values(store.read(KEY))
+    assert not any(map(is_sealed, files(store)))
+    assert store.seal(KEY) == 3
+    assert all(map(is_sealed, files(store)))
+    assert {path.name.rpartition("-")[0] for path in files(store)} == {"part-0of2", "part-1of2"}
+    assert sorted(path.read_bytes() for path in files(store)) == content
+    assert values(store.read(KEY)) == before
+    assert store.seal(KEY) == 0
+
+
+def test_a_compaction_gives_a_single_older_part_its_digest(store):
+    path = store.append(KEY, [ok(1)])
+    path.rename(path.with_name("part-0-0123456789ab.parquet"))
+    store.compact(KEY)
+    assert files(store) == [path]
+
+
+def test_a_part_that_holds_what_others_hold_outlives_their_merging(store):
+    whole = store.append(KEY, [ok(1), ok(2)])
+    store.append(KEY, [ok(2)])
+    store.compact(KEY)
+    assert files(store) == [whole]
+    assert store.read(KEY)["index"].tolist() == [1, 2]
+
+
+COLUMNS = {"index": [1], "score": [0.5], "seconds": [0.1], "status": ["ok"], "version": [1]}
+FORGED = {
+    "no status": pa.table({**COLUMNS, "status": pa.array([None], pa.string())}),
+    "no index": pa.table({**COLUMNS, "index": pa.array([None], pa.int32())}),
+    "an index of 64 bits": pa.table({**COLUMNS, "index": [2**40]}),
+    "fractions of an index": pa.table({**COLUMNS, "index": [1.5]}),
+    "a status of bytes that are no text": pa.table({**COLUMNS, "status": pa.array([b"\xff"]).cast(pa.binary())}),
+    "a list of scores": pa.table({**COLUMNS, "score": [[0.5]]}),
+    "more rows than any benchmark": pa.table({name: value * 21 for name, value in COLUMNS.items()}),
+    "a status without end": pa.table({**COLUMNS, "status": ["x" * 10_000]}),
+    "images of bytes that are no text": pa.table(COLUMNS).replace_schema_metadata({b"images": b"\xff\xfe"}),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_forged_part_is_refused(store, name, monkeypatch):
+    monkeypatch.setattr(store_module, "_MOST_ROWS", 20)
+    monkeypatch.setattr(store_module, "_MOST_TEXT", 1000)
+    path = store.root / KEY.folder / "part-0-foreign.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(FORGED[name], path, compression="zstd")
+    for read in (store.read, store.images, store.compact, store.seal):
+        with pytest.raises(HarnessError, match=r"part-0-foreign\.parquet is damaged"):
+            read(KEY)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "loop"])
+def test_a_part_that_is_no_file_is_named(store, kind):
+    path = store.root / KEY.folder / "part-0-foreign.parquet"
+    path.parent.mkdir(parents=True)
+    {
+        "pipe": lambda: os.mkfifo(path),
+        "device": lambda: path.symlink_to("/dev/zero"),
+        "folder": path.mkdir,
+        "loop": lambda: path.symlink_to(path.name),
+    }[kind]()
+    with pytest.raises(HarnessError, match=r"part-0-foreign\.parquet"):
+        store.read(KEY)
+
+
+def test_a_folder_whose_seed_is_no_number_is_no_partition(store):
+    path = store.append(KEY, [ok(1)])
+    path.parent.with_name("seed=x").mkdir()
+    (path.parent.with_name("seed=x") / path.name).write_bytes(path.read_bytes())
+    assert list(store.keys()) == [KEY]
 
 
 def test_a_link_to_nowhere_is_named(store):
@@ -342,6 +433,28 @@ def test_full_disk_during_compaction_loses_nothing(store, monkeypatch):
     monkeypatch.undo()
     assert files(store) == sorted(parts)
     assert store.read(KEY)["index"].tolist() == [0, 1, 2]
+
+
+def test_what_cannot_be_written_is_told_before_anything_is_computed(tmp_path, monkeypatch):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(HarnessError, match="cannot write scores below"):
+        ScoreStore(blocked / "scores").prepare(KEY, "0of1")
+    store = ScoreStore(tmp_path / "scores")
+    store.prepare(KEY, "0of1")
+    assert files(store) == []
+    monkeypatch.setattr(os, "fsync", lambda _: fails_half_way(None, io.BytesIO()))
+    with pytest.raises(HarnessError, match="No space left on device"):
+        store.prepare(KEY, "0of1")
+    assert files(store) == []
+
+
+def test_a_run_removes_what_a_killed_one_of_its_own_left(store):
+    folder = store.append(KEY, [ok(1)]).parent
+    for writer in ("0of1", "1of2"):
+        (folder / f".part-{writer}-abc.parquet.0123.writing").write_bytes(b"PAR1")
+    store.prepare(KEY, "0of1")
+    assert [path.name for path in files(store) if path.name.startswith(".")] == [".part-1of2-abc.parquet.0123.writing"]
 
 
 def test_unwritable_folder_is_named(tmp_path):
@@ -424,17 +537,17 @@ def test_crash_before_the_old_parts_are_gone_gives_no_duplicates(store, monkeypa
 def test_a_compaction_beside_another_reader_loses_nothing(store, monkeypatch, beside):
     for index in range(3):
         store.append(KEY, [ok(index)])
-    read_table, calls = pq.read_table, 0
+    content, calls = store_module._content, 0
 
-    def compacted_meanwhile(path, **options):
+    def compacted_meanwhile(path):
         nonlocal calls
         calls += 1
         if calls == 2:  # the other has listed three parts and read one
-            monkeypatch.setattr(pq, "read_table", read_table)
+            monkeypatch.setattr(store_module, "_content", content)
             store.compact(KEY)
-        return read_table(path, **options)
+        return content(path)
 
-    monkeypatch.setattr(pq, "read_table", compacted_meanwhile)
+    monkeypatch.setattr(store_module, "_content", compacted_meanwhile)
     getattr(store, beside)(KEY)
     assert calls == 2
     assert store.read(KEY)["index"].tolist() == [0, 1, 2]

@@ -14,7 +14,7 @@ from harness.benchmarks.benchmark import list_benchmarks, load_benchmark
 from harness.config import choices
 from harness.engine.inputs import load_inputs
 from harness.engine.scorer import resolve_device
-from harness.engine.store import ScoreKey, ScoreStore
+from harness.engine.store import ScoreKey, ScoreStore, is_sealed
 from harness.errors import HarnessError
 from harness.progress import progress_bar
 from harness.proxies import available, get_proxy
@@ -43,7 +43,7 @@ def findings(config: Any) -> Iterator[Finding]:
     yield from _names()
     yield from _benchmarks()
     yield _images(config.inputs)
-    yield from _store(ScoreStore(config.store))
+    yield from _store(ScoreStore(config.store), config.seal)
 
 
 def _versions() -> Iterator[Finding]:
@@ -137,8 +137,12 @@ def _images(inputs: Any) -> Finding:
         return Finding(subject, "FAILS", str(error))
 
 
-def _store(store: ScoreStore) -> Iterator[Finding]:
-    """Every part readable, every proxy and version known, every index in range; counts by status."""
+def _store(store: ScoreStore, seal: bool = False) -> Iterator[Finding]:
+    """Every part readable, every proxy and version known, every index in range; counts by status.
+
+    Args:
+        seal: give older parts the digest of their bytes for a name.
+    """
     subject = f"store {store.root}"
     keys = list(store.keys())
     if not keys:
@@ -146,28 +150,36 @@ def _store(store: ScoreStore) -> Iterator[Finding]:
         return
     statuses: Counter[str] = Counter()
     found: list[Finding] = []
+    sealed = 0
     with progress_bar(len(keys), "partitions") as progress:
         for key in keys:
             progress.update()
             try:
                 frame = store.read(key)
+                sealed += store.seal(key) if seal else 0
                 found += [Finding(subject, *seen) for seen in _partition(key, frame)]
             except HarnessError as error:
                 found.append(Finding(subject, "FAILS", str(error)))
                 continue
             statuses.update("error" if status.startswith("error") else status for status in frame["status"])
     parts = list(store.root.rglob("part-*.parquet"))
-    size = sum(part.stat().st_size for part in parts) / 2**20
+    size = sum(part.stat().st_size for part in parts if part.is_file()) / 2**20
     total = f"{statuses.total():,} scores in {len(keys)} partitions, {len(parts)} parts of {size:.1f} MiB"
     yield Finding(subject, "ok", total)
     for status, count in statuses.most_common():
         again = ", which the same scoring commands try again" if status == "error" else ""
         yield Finding(f"{subject}, status {status}", "note" if again else "ok", f"{count:,}{again}")
     yield from found
+    if sealed:
+        yield Finding(subject, "ok", f"{sealed:,} parts bear their digest now")
+    bare = sum(not is_sealed(part) for part in parts)
+    if bare:
+        what = f"{bare:,} parts bear no digest, so that a changed bit may go unseen: `harness doctor seal=true` renames"
+        yield Finding(subject, "note", f"{what} them")
     left = list(store.root.rglob(".*.writing"))
     if left:
-        what = f"{len(left)} unfinished files, such as {left[0]}: remove them when no run is going"
-        yield Finding(subject, "note", what)
+        what = f"{len(left)} unfinished files, such as {left[0]}: a later run of the same shard removes them"
+        yield Finding(subject, "note", f"{what}, or you when no run is going")
 
 
 def _partition(key: ScoreKey, frame: pd.DataFrame) -> Iterator[tuple[str, str]]:

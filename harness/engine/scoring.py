@@ -150,12 +150,13 @@ def run(job: Job, progress: bool = True) -> Summary:
     benchmark = load_benchmark(job.benchmark)
     dataset = benchmark.dataset(job.dataset)
     store = ScoreStore(job.store)
+    writer = "{}of{}".format(*job.part_of)
     targets: dict[str, tuple[ScoreKey, str | None]] = {}
     for proxy in (one.proxy for one in wanted if one.missing):
         target = job.key(proxy), None if proxy.inputs == "none" else inputs.digest
         store.check_images(*target)
+        store.prepare(target[0], writer)
         targets[proxy.label] = target
-    writer = "{}of{}".format(*job.part_of)
     summary = Summary()
 
     networks: dict[int, list[str]] = {}

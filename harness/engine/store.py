@@ -4,7 +4,8 @@
 
 A part holds the columns `index` (the benchmark's numbering), `score` (null where there is none), `seconds`,
 `status` (`ok`, or why there is no score) and `version` (of the proxy's definition). A part appears whole or
-not at all. Merging two stores is copying one folder into the other: rows of equal (index, version) are equal
+not at all, and bears the digest of its bytes in its name, which is looked at whenever it is read; older parts have a
+random number in that place until they are compacted or `seal`ed. Merging two stores is copying one folder into the other: rows of equal (index, version) are equal
 by construction, and a reader keeps one of them.
 
 A part whose scores were computed from images of a local copy carries those images' digest in its metadata, so that
@@ -13,7 +14,12 @@ scores of two copies never share a partition. Parts without one, of noise or old
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
 import os
+import re
+import stat
 import urllib.parse
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -26,7 +32,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, cause
 
 SCHEMA = pa.schema(
     [
@@ -45,6 +51,14 @@ ENCODING = {
     "column_encoding": {"index": "DELTA_BINARY_PACKED"},
 }
 
+
+#: Rows that a part may have: ten times the largest benchmark. Of a damaged one the number may be anything.
+_MOST_ROWS = 2**24
+#: Bytes that the statuses of a part may have: a status is a line.
+_MOST_TEXT = 2**28
+
+#: How the name of a part ends that bears its digest: the first 128 bits of its SHA-256.
+_SEALED = re.compile(r"-([0-9a-f]{32})\.parquet")
 
 #: Where a part's metadata keeps the digest of the images that its scores were computed from.
 IMAGES = b"images"
@@ -110,8 +124,27 @@ class ScoreStore:
         folder = self.root / key.folder
         table = table.replace_schema_metadata(None if images is None else {IMAGES: images})
         try:
+            content = pa.BufferOutputStream()
+            pq.write_table(table, content, compression="zstd", **ENCODING)
+            data = content.getvalue()
             folder.mkdir(parents=True, exist_ok=True)
-            return write_table(table, folder / f"part-{writer}-{uuid.uuid4().hex[:12]}.parquet", **ENCODING)
+            return write_whole(folder / f"part-{writer}-{_seal_of(data)}.parquet", lambda file: file.write(data))
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def prepare(self, key: ScoreKey, writer: str) -> None:
+        """Remove what killed runs of this writer left of a write, and try one.
+
+        Raises HarnessError where `append` would, before anything has been computed.
+        """
+        folder = self.root / key.folder
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            folder = folder if folder.exists() else self.root
+            for left in (*folder.glob(f".part-{writer}-*.writing"), *folder.glob(".*trial-*.writing")):
+                _remove_if_left(left)
+            trial = write_whole(folder / f".trial-{uuid.uuid4().hex[:8]}.writing", lambda file: file.write(bytes(4096)))
+            trial.unlink()
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -161,11 +194,30 @@ class ScoreStore:
         self.check_images(key, images)
         parts = {part: table for part, table in self._parts_of(key, "*").items() if _digest(table) is None}
         for part, table in parts.items():
-            try:
-                write_table(table.replace_schema_metadata({IMAGES: images}), part, **ENCODING)
-            except OSError as error:
-                raise self._unwritable(error) from error
+            stamped = self._write(key, table, _writer_of(part), images)
+            if stamped != part:
+                part.unlink(missing_ok=True)
         return len(parts)
+
+    def seal(self, key: ScoreKey) -> int:
+        """Give the parts without their digest in the name, older ones, that name; returns how many those were.
+
+        Their bytes stay as they are. Raises HarnessError as `read` does, and leaves a damaged part as it is.
+        """
+        return sum(map(self._sealed, self._parts_of(key, "*")))
+
+    def _sealed(self, part: Path) -> bool:
+        """Rename a part by its digest; False where it has it already, or where another has done so meanwhile."""
+        if is_sealed(part):
+            return False
+        try:
+            data = _content(part)
+            part.rename(part.with_name(f"part-{_writer_of(part)}-{_seal_of(data)}.parquet"))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._unwritable(error) from error
+        return True
 
     def _parts(self, key: ScoreKey) -> list[pa.Table]:
         return list(self._parts_of(key, "*").values())
@@ -197,7 +249,8 @@ class ScoreStore:
         found = set()
         for part in self.root.glob("space=*/dataset=*/inputs=*/proxy=*/seed=*/part-*.parquet"):
             values = [urllib.parse.unquote(p.split("=", 1)[1]) for p in part.relative_to(self.root).parts[:5]]
-            found.add(ScoreKey(*values[:4], int(values[4])))
+            if values[4].isdecimal():
+                found.add(ScoreKey(*values[:4], int(values[4])))
         return sorted(found)
 
     def compact(self, key: ScoreKey, writer: str = "0") -> None:
@@ -210,12 +263,15 @@ class ScoreStore:
             groups.setdefault(_digest(table), {})[part] = table
         for images, parts in groups.items():
             if len(parts) < 2:
+                for part in parts:
+                    self._sealed(part)
                 continue
             frame = pa.concat_tables(map(_bare, parts.values())).to_pandas()
             table = pa.Table.from_pandas(_best(frame, ["index", "version"]), schema=SCHEMA, preserve_index=False)
-            self._write(key, table, writer, images)
+            merged = self._write(key, table, writer, images)
             for part in parts:
-                part.unlink(missing_ok=True)
+                if part != merged:  # which has the name of what it holds: that of a part that holds all
+                    part.unlink(missing_ok=True)
 
 
 def _best(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -248,20 +304,73 @@ def _bare(table: pa.Table) -> pa.Table:
     return table.replace_schema_metadata(None)
 
 
+def is_sealed(part: Path) -> bool:
+    """Whether a part bears the digest of its bytes in its name."""
+    return _SEALED.search(part.name) is not None
+
+
+def _seal_of(data: Any) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def _writer_of(part: Path) -> str:
+    """Who wrote a part: what its name says between `part-` and the last hyphen."""
+    return part.name.removeprefix("part-").rpartition("-")[0]
+
+
+def _content(part: Path) -> bytes:
+    with open(part, "rb") as file:
+        return file.read()
+
+
 def _read_part(part: Path) -> pa.Table:
     """A part with the metadata that it carries."""
     try:
-        table = pq.read_table(part, partitioning=None)
-        return table.select(SCHEMA.names).cast(SCHEMA).replace_schema_metadata(table.schema.metadata)
+        if not stat.S_ISREG(part.stat().st_mode):
+            raise ValueError("it is a folder, a pipe or a device")
+        data = _content(part)
+        sealed = _SEALED.search(part.name)
+        if sealed and sealed[1] != _seal_of(data):
+            raise ValueError("its bytes are not those that were written: their digest is not that of its name")
+        return _parsed(data)
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         if getattr(error, "errno", None):  # the system refused; the file may be whole
             raise HarnessError(f"{part} cannot be read ({os.strerror(error.errno)})") from error
         raise HarnessError(
-            f"{part} is damaged ({str(error).splitlines()[0]}): delete that file and run the same "
+            f"{part} is damaged ({cause(error)[:200]}): delete that file and run the same "
             "scoring command again, which computes its rows only"
         ) from error
+
+
+def _parsed(data: bytes) -> pa.Table:
+    """The table of a part's bytes. Raises ValueError, KeyError or ArrowException where they are none."""
+    file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=["status"])
+    held = file.schema_arrow
+    for name in SCHEMA.names:
+        kind = held.field(name).type
+        number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+        if not (pa.types.is_dictionary(kind) if name == "status" else number):
+            raise ValueError(f"its column {name} is of type {str(kind)[:60]}")
+    if file.metadata.num_rows > _MOST_ROWS:
+        raise ValueError(f"it has {file.metadata.num_rows:,} rows")
+    table = file.read(columns=SCHEMA.names, use_threads=False)
+    if len(table) != file.metadata.num_rows:
+        raise ValueError("it has other rows than it says")
+    longest = 0
+    for chunk in table.column("status").chunks:
+        chunk.dictionary.validate(full=True)  # that it is UTF-8
+        longest = max(longest, *(len(text or "") for text in chunk.dictionary.to_pylist()), 0)
+    if longest * len(table) > _MOST_TEXT:
+        raise ValueError(f"its column status has texts of {longest:,} characters")
+    table = table.select(SCHEMA.names).cast(SCHEMA)
+    missing = [name for name in SCHEMA.names if name != "score" and table.column(name).null_count]
+    if missing:
+        raise ValueError(f"its column {missing[0]} has gaps")
+    metadata = held.metadata or {}
+    metadata.get(IMAGES, b"").decode()
+    return table.replace_schema_metadata({IMAGES: metadata[IMAGES]} if IMAGES in metadata else None)
 
 
 def write_table(table: pa.Table, target: Path, **options: Any) -> Path:
@@ -282,11 +391,11 @@ def write_whole(target: Path, write: Callable[[Any], Any]) -> Path:
     """
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.writing")
     try:
-        with open(temporary, "wb") as file:
+        with _locked(temporary) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+            os.replace(temporary, target)
         directory = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(directory)
@@ -295,3 +404,21 @@ def write_whole(target: Path, write: Callable[[Any], Any]) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return target
+
+
+def _locked(temporary: Path) -> Any:
+    """A new binary file, which `_remove_if_left` leaves alone while it is open."""
+    while True:
+        file = open(temporary, "wb")  # noqa: SIM115
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if temporary.exists():  # else it was taken for one that was left, before it was locked
+            return file
+        file.close()
+
+
+def _remove_if_left(temporary: Path) -> None:
+    """Remove an unfinished file that no living process writes. One that cannot be locked is left as it is."""
+    with contextlib.suppress(OSError), open(temporary, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        temporary.unlink()

@@ -233,7 +233,7 @@ def compare(table: Table) -> tuple[list[str], bool]:
         lines.append(f"  not embedded: {(~both).sum():,}, first {first.hex() if isinstance(first, bytes) else first}")
 
     differs = bool(len(missing)) or not both.all()
-    for name, (ours, theirs) in _columns(table, known).items():
+    for name, (ours, _) in _columns(table, known).items():
         if ours is None:
             unread = name.rpartition(" ")[2] in table.unread
             lines.append(f"  {name}: {'not compared, imports do not read it' if unread else 'not in the archive'}")

@@ -169,7 +169,8 @@ class NasBench101(Importer):
                 sums = found[key].sums[epochs]
             except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
                 raise HarnessError(
-                    f"{path}: record {number:,} is no training of NAS-Bench-101 ({cause(error)[:200]}): it is another file"
+                    f"{path}: record {number:,} is no training of NAS-Bench-101 ({cause(error)[:200]}): it is another "
+                    "file"
                 ) from error
             sums[0] += 1
             sums[1] += figures.valid
