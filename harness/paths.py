@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from harness.errors import HarnessError, cause
 
@@ -50,3 +52,21 @@ def imported_dir() -> Path:
         return typed_path(chosen, "NAS_HARNESS_BENCHMARKS")
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(data) / "nas-proxy-harness" / "benchmarks"
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """The content of a file. Raises HarnessError for a pipe, a device and the like, and for more than `most` bytes."""
+    with open_file(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise HarnessError(
+            f"{path} has more than {most / 2**20:,.0f} MiB, which no file of its kind has: it is another"
+        )
+    return data
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A file, open for reading. Raises HarnessError for a pipe, a device and the like, which may never end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise HarnessError(f"{path} is a folder, a pipe or a device: give a file")
+    return path.open("rb")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from harness.errors import HarnessError, SelectionError, UnknownNameError
+from harness.benchmarks.card import read_card
+from harness.benchmarks.target import ACCURACIES, Dataset, Target, fault_of
+from harness.errors import HarnessError, SelectionError, UnknownNameError, cause, shown
 from harness.paths import data_dir, imported_dir
 from harness.seeds import stable_rng
 from harness.spaces import get_space
@@ -21,58 +24,6 @@ from harness.spaces.base import Space
 _SAMPLE = re.compile(
     r"(?:(?P<base>\w+)\s*[./:]\s*)?sample\(\s*(?P<n>\d+)\s*(?:,\s*(?:seed\s*=\s*)?(?P<seed>\d+)\s*)?\)"
 )
-
-
-#: The file of a benchmark's identities and accuracies; its card may name others beside it.
-ACCURACIES = "accuracies.parquet"
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """What a benchmark's networks were trained on: number of classes, image side in pixels."""
-
-    name: str
-    classes: int
-    resolution: int
-
-
-@dataclass(frozen=True)
-class Target:
-    """A stored figure that proxies are to predict.
-
-    Attributes:
-        name: as `accuracies` and `target=` take it.
-        column: its column in `file`.
-        file: the Parquet file in the benchmark's folder.
-        kind: `accuracy`, `latency`, `energy`, ... .
-        unit: `%`, `ms`, `mJ`, ... .
-        higher_is_better: whether a search wants it high.
-    """
-
-    name: str
-    column: str
-    file: str = ACCURACIES
-    kind: str = "accuracy"
-    unit: str = "%"
-    higher_is_better: bool = True
-
-    @property
-    def is_percentage(self) -> bool:
-        """Whether it lies in [0, 100], as the gain 2^accuracy of nDCG supposes."""
-        return self.unit == "%"
-
-    def admits(self, metric: str) -> bool:
-        """Whether a metric means something for this figure.
-
-        Kendall's and Spearman's correlations do for all. nDCG needs percentages; nDCG, top precision and regret
-        look for the largest values, and so need a figure that is to be high.
-        """
-        if metric.startswith("ndcg_"):
-            return self.is_percentage and self.higher_is_better
-        return self.higher_is_better or not metric.startswith(("top_", "regret_"))
-
-    def __str__(self) -> str:
-        return f"{self.kind} in {self.unit}, {'higher' if self.higher_is_better else 'lower'} is better"
 
 
 class Benchmark:
@@ -90,12 +41,10 @@ class Benchmark:
     """
 
     def __init__(self, folder: Path):
-        import yaml
-
         self.folder = folder
         self.name = folder.name
-        card: dict = yaml.safe_load((folder / "card.yaml").read_text(encoding="utf-8"))
-        twin = load_benchmark(card["same_as"]) if "same_as" in card else None
+        card = read_card(folder / "card.yaml")
+        twin = _other(folder, card["same_as"]) if "same_as" in card else None
         self.card: dict = {**twin.card, **card} if twin else card
         #: Where the files lie: those of a benchmark under another name where the card says so.
         self.files: Path = twin.files if twin else folder
@@ -122,6 +71,94 @@ class Benchmark:
     @cached_property
     def space(self) -> Space:
         return get_space(self.card["space"]).configure(self.card.get("network", {}))
+
+    def check(self) -> None:
+        """Raises HarnessError unless files and space are what the card says: for one that comes from elsewhere.
+
+        Where it shares the scores of another benchmark, both number the same networks alike.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if not self.has_accuracies and (self._encoding or self.card.get("targets")):
+            raise self._mistaken(f"sha256 is missing, that of {ACCURACIES}")
+        for file, kinds in self._kinds().items():
+            path = self._path(file)
+            try:
+                names = pq.read_schema(path).names
+                table = pq.read_table(path, columns=[name for name in kinds if name in names], partitioning=None)
+            except (OSError, pa.ArrowException) as error:
+                raise HarnessError(f"{path} is no Parquet file ({cause(error)[:100]}): restore it") from error
+            if len(table) != len(self):
+                raise self._mistaken(f"rows is {len(self):,}, but {path} has {len(table):,} rows")
+            for name, kind in kinds.items():
+                fault = fault_of(table.column(name), kind) if name in names else "is not there"
+                if fault:
+                    raise self._mistaken(f"it names the column {shown(name)}, which in {path} {fault}")
+        try:
+            members = len(self) if self._encoding else len(self.space.members())
+            if self._encoding:
+                for place in (0, -1):
+                    self.space.parse(self.architectures[place])
+        except (AttributeError, HarnessError, LookupError, TypeError, ValueError) as error:
+            raise self._mistaken(cause(error)[:300]) from error
+        if members != len(self):
+            raise self._mistaken(f"rows is {len(self):,}, but space {self.space.name} lists {members:,} architectures")
+        for name in {self.card.get("same_as", self.name), self.scores_of} - {self.name}:
+            other = _other(self.folder, name)
+            if other.files != self.files or self._networks != other._networks:
+                self._check_alike(other)
+
+    def _kinds(self) -> dict[str, dict[str, str]]:
+        """The kinds that the columns of each file are to have (`fault_of`)."""
+        found: dict[str, dict[str, str]] = {}
+        if self.has_accuracies:
+            kind = "text" if len(self._encoding) == 1 else "key"
+            found[ACCURACIES] = {
+                **{spec["column"]: "member" for spec in self.card.get("populations", {}).values()},
+                **dict.fromkeys(self._encoding, kind),
+            }
+        for dataset in self.datasets:
+            for target in self.targets(dataset).values():
+                kind = "percentage" if target.is_percentage else "number"
+                found.setdefault(target.file, {}).setdefault(target.column, kind)
+        return found
+
+    def _mistaken(self, what: str) -> HarnessError:
+        return HarnessError(f"{self.folder / 'card.yaml'}: {what}: mend the card")
+
+    @property
+    def _networks(self) -> tuple:
+        """What the card says of the networks, for each dataset."""
+        return self.card["space"], self.card.get("network", {}), len(self), self._encoding, self.datasets
+
+    def _check_alike(self, other: Benchmark) -> None:
+        """Raises HarnessError unless an index means the same network here and there, on each dataset that both have."""
+        differ = [
+            "spaces or their networks" * (self._networks[:2] != other._networks[:2]),
+            "numbers of architectures" * (len(self) != len(other)),
+            *(f"networks on {name}" for name, own in self.datasets.items() if other.datasets.get(name, own) != own),
+        ]
+        if not any(differ) and self._digest_of_encodings != other._digest_of_encodings:
+            differ = ["encodings, or the order of them"]
+        if any(differ):
+            raise HarnessError(
+                f"{self.folder / 'card.yaml'}: {self.name} cannot share the scores of {other.name}, which has other "
+                f"{next(filter(None, differ))}: leave out `scores_of`, or bring both to one numbering"
+            )
+
+    @cached_property
+    def _digest_of_encodings(self) -> str:
+        found = hashlib.sha256()
+        for architecture in self.architectures:
+            found.update(str(architecture).encode() + b"\n")
+        return found.hexdigest()
+
+    @property
+    def _encoding(self) -> tuple[str, ...]:
+        """The columns that the card names under `encoding`."""
+        names = self.card.get("encoding", [])
+        return (names,) if isinstance(names, str) else tuple(names)
 
     @cached_property
     def _verified(self) -> dict[str, Path]:
@@ -172,9 +209,7 @@ class Benchmark:
 
     def encoding_columns(self) -> dict[str, np.ndarray]:
         """The stored columns that the card names under `encoding`, in index order; none where it names none."""
-        names = self.card.get("encoding", [])
-        names = [names] if isinstance(names, str) else names
-        return {name: self.column(name) for name in names}
+        return {name: self.column(name) for name in self._encoding}
 
     def dataset(self, name: str) -> Dataset:
         """Raises UnknownNameError with the nearest dataset of this benchmark."""
@@ -334,21 +369,54 @@ class Benchmark:
         return known if known is not None and len(known) == len(self) else self
 
 
-def _folders() -> dict[str, Path]:
-    """Folder of each benchmark.
+def _embedded() -> dict[str, Path]:
+    return {card.parent.name: card.parent for card in data_dir("benchmarks").glob("*/card.yaml")}
+
+
+def _imported() -> dict[str, Path]:
+    return {card.parent.name: card.parent for card in imported_dir().glob("[!.]*/card.yaml")}
+
+
+def _chosen(name: str, embedded: dict[str, Path], imported: dict[str, Path]) -> Path:
+    """Folder of a benchmark.
 
     An imported table never stands in for an embedded one, whose scores and tables depend on its rows: only for
     a card that is embedded without accuracies, or with those of a selection.
     """
-    embedded = {card.parent.name: card.parent for card in data_dir("benchmarks").glob("*/card.yaml")}
-    imported = {card.parent.name: card.parent for card in imported_dir().glob("[!.]*/card.yaml")}
-    bare = {name for name in imported.keys() & embedded.keys() if not _at(embedded[name]).is_complete}
-    return {**imported, **embedded, **{name: imported[name] for name in bare}}
+    if name not in embedded:
+        return imported[name]
+    if name not in imported or _at(embedded[name]).is_complete or _reason(imported[name]):
+        return embedded[name]
+    return imported[name]
+
+
+def _reason(folder: Path) -> HarnessError | None:
+    """Why a user's benchmark cannot be used; None where it can."""
+    try:
+        _at(folder)
+    except HarnessError as error:
+        return error
+    return None
+
+
+def broken_benchmarks() -> dict[str, HarnessError]:
+    """Names of the user's benchmarks that cannot be used, each with the reason."""
+    reasons = {name: _reason(folder) for name, folder in sorted(_imported().items())}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def list_benchmarks() -> dict[str, str]:
-    """Names of the embedded and of the imported benchmarks with their titles."""
-    return {name: _at(folder).card["title"] for name, folder in sorted(_folders().items())}
+    """Names of the embedded and of the imported benchmarks with their titles.
+
+    One of the user's that cannot be used is left out, with a warning on standard error.
+    """
+    embedded, imported, broken = _embedded(), _imported(), broken_benchmarks()
+    for reason in map(str, broken.values()):
+        if reason not in _warned:
+            _warned.add(reason)
+            print(f"harness: warning: a benchmark is left out: {reason}", file=sys.stderr)
+    names = embedded.keys() | (imported.keys() - broken.keys())
+    return {name: _at(_chosen(name, embedded, imported)).card["title"] for name in sorted(names)}
 
 
 def list_targets() -> dict[str, str]:
@@ -362,11 +430,14 @@ def list_targets() -> dict[str, str]:
 
 
 def load_benchmark(name: str) -> Benchmark:
-    """The embedded or imported benchmark `name`. Raises UnknownNameError with the nearest name."""
-    folders = _folders()
-    if name not in folders:
-        raise UnknownNameError("benchmark", name, folders)
-    return _at(folders[name])
+    """The embedded or imported benchmark `name`.
+
+    Raises UnknownNameError with the nearest name; HarnessError for one of the user's that cannot be used.
+    """
+    embedded, imported = _embedded(), _imported()
+    if name not in embedded and name not in imported:
+        raise UnknownNameError("benchmark", name, embedded.keys() | imported.keys())
+    return _at(_chosen(name, embedded, imported))
 
 
 def embedded_benchmark(name: str) -> Benchmark | None:
@@ -376,14 +447,45 @@ def embedded_benchmark(name: str) -> Benchmark | None:
 
 
 _loaded: dict[Path, Benchmark] = {}
+#: The user's that cannot be used, with the time of the card's last change.
+_refused: dict[Path, tuple[float, HarnessError]] = {}
+_loading: list[Path] = []
+_warned: set[str] = set()
 
 
 def _at(folder: Path) -> Benchmark:
-    if folder not in _loaded:
-        _loaded[folder] = Benchmark(folder)
-    return _loaded[folder]
+    if folder in _loaded:
+        return _loaded[folder]
+    changed = os.stat(folder / "card.yaml", follow_symlinks=False).st_mtime
+    if folder in _refused and _refused[folder][0] == changed:
+        raise _refused[folder][1]
+    try:
+        benchmark = Benchmark(folder)
+        if folder.parent != data_dir("benchmarks"):
+            benchmark.check()
+    except HarnessError as error:
+        if not _loading:  # else it is one of a circle, and another is at fault
+            _refused[folder] = changed, error
+        raise
+    _loaded[folder] = benchmark
+    return benchmark
+
+
+def _other(folder: Path, name: str) -> Benchmark:
+    """The benchmark that the card in `folder` refers to. Raises HarnessError where there is none, or in a circle."""
+    if folder in _loading:
+        raise HarnessError(f"{folder / 'card.yaml'}: it refers to {name}, which leads back to it: leave that out")
+    _loading.append(folder)
+    try:
+        of_package = folder.parent == data_dir("benchmarks")
+        return (embedded_benchmark(name) if of_package else None) or load_benchmark(name)
+    except UnknownNameError as error:
+        raise HarnessError(f"{folder / 'card.yaml'}: {error}") from error
+    finally:
+        _loading.remove(folder)
 
 
 def forget_benchmark(folder: Path) -> None:
     """Read the card and table of `folder` again at the next `load_benchmark`: after an import."""
     _loaded.pop(folder, None)
+    _refused.pop(folder, None)

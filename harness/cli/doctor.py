@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import harness
-from harness.benchmarks.benchmark import list_benchmarks, load_benchmark
+from harness.benchmarks.benchmark import broken_benchmarks, list_benchmarks, load_benchmark
 from harness.config import choices
 from harness.engine.inputs import load_inputs
 from harness.engine.scorer import resolve_device
@@ -108,6 +108,8 @@ def _names() -> Iterator[Finding]:
 
 
 def _benchmarks() -> Iterator[Finding]:
+    for name, reason in broken_benchmarks().items():
+        yield Finding(f"benchmark {name}", "FAILS", str(reason))
     for name in list_benchmarks():
         try:
             benchmark = load_benchmark(name)

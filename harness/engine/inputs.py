@@ -18,9 +18,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from harness.benchmarks.importers.safe import Dtype, Refused, Unpickler, encode, open_file, read_bytes, scalar
+from harness.benchmarks.importers.safe import Dtype, Refused, Unpickler, encode, scalar
 from harness.errors import HarnessError, UnknownNameError, cause
-from harness.paths import typed_path
+from harness.paths import open_file, read_bytes, typed_path
 from harness.seeds import stable_rng
 
 #: Mean and standard deviation of the channels (0 to 1), as NAS-Bench-201 normalised its datasets.

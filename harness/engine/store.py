@@ -4,9 +4,9 @@
 
 A part holds the columns `index` (the benchmark's numbering), `score` (null where there is none), `seconds`,
 `status` (`ok`, or why there is no score) and `version` (of the proxy's definition). A part appears whole or
-not at all, and bears the digest of its bytes in its name, which is looked at whenever it is read; older parts have a
-random number in that place until they are compacted or `seal`ed. Merging two stores is copying one folder into the other: rows of equal (index, version) are equal
-by construction, and a reader keeps one of them.
+not at all, and bears the digest of its bytes in its name, which is compared whenever it is read; older parts have
+a random number in that place until they are compacted or sealed (`ScoreStore.seal`). Merging two stores is copying
+one folder into the other: rows of equal (index, version) are equal by construction, and a reader keeps one of them.
 
 A part whose scores were computed from images of a local copy carries those images' digest in its metadata, so that
 scores of two copies never share a partition. Parts without one, of noise or older ones, say nothing of images.

@@ -22,9 +22,9 @@ import numpy as np
 import pandas as pd
 
 from harness.benchmarks.benchmark import Benchmark, embedded_benchmark, forget_benchmark
-from harness.benchmarks.importers.safe import MAX_JSON, read_bytes
+from harness.benchmarks.importers.safe import MAX_JSON
 from harness.errors import HarnessError, cause
-from harness.paths import imported_dir
+from harness.paths import imported_dir, read_bytes
 
 #: Two accuracies (in percent) that differ by less are equal: carriers of figures round to two decimals.
 TOLERANCE = 0.005

@@ -12,7 +12,6 @@ import bz2
 import io
 import pickle
 import re
-import stat
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 
 from harness.errors import HarnessError, cause
+from harness.paths import open_file, read_bytes
 
 #: What a record may swell to: those of NATS-Bench have less than half a MiB, the list of architectures 1.4 MiB.
 MAX_RECORD = 4 * 2**20
@@ -210,24 +210,6 @@ class _OfTorch(Unpickler):
 
     def persistent_load(self, key: Any) -> Any:
         return Unread()
-
-
-def read_bytes(path: Path, most: int) -> bytes:
-    """The content of a file. Raises HarnessError for a pipe, a device and the like, and for more than `most` bytes."""
-    with open_file(path) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise HarnessError(
-            f"{path} has more than {most / 2**20:,.0f} MiB, which no file of its kind has: it is another"
-        )
-    return data
-
-
-def open_file(path: Path) -> BinaryIO:
-    """A file, open for reading. Raises HarnessError for a pipe, a device and the like, which may never end."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise HarnessError(f"{path} is a folder, a pipe or a device: give a file")
-    return path.open("rb")
 
 
 def _damage(path: Path, error: BaseException) -> HarnessError:
