@@ -86,12 +86,12 @@ class Benchmark:
             path = self._path(file)
             try:
                 names = pq.read_schema(path).names
-                table = pq.read_table(path, columns=[name for name in kinds if name in names], partitioning=None)
+                table = pq.read_table(path, columns=sorted({name for name, _ in kinds} & set(names)), partitioning=None)
             except (OSError, pa.ArrowException) as error:
                 raise HarnessError(f"{path} is no Parquet file ({cause(error)[:100]}): restore it") from error
             if len(table) != len(self):
                 raise self._mistaken(f"rows is {len(self):,}, but {path} has {len(table):,} rows")
-            for name, kind in kinds.items():
+            for name, kind in sorted(kinds):
                 fault = fault_of(table.column(name), kind) if name in names else "is not there"
                 if fault:
                     raise self._mistaken(f"it names the column {shown(name)}, which in {path} {fault}")
@@ -104,24 +104,23 @@ class Benchmark:
             raise self._mistaken(cause(error)[:300]) from error
         if members != len(self):
             raise self._mistaken(f"rows is {len(self):,}, but space {self.space.name} lists {members:,} architectures")
-        for name in {self.card.get("same_as", self.name), self.scores_of} - {self.name}:
-            other = _other(self.folder, name)
+        names = {self.card.get("same_as", self.name), self.scores_of} - {self.name}
+        for other in (embedded_benchmark(self.name), *(_other(self.folder, name) for name in sorted(names))):
+            if other is None:
+                continue
             if other.files != self.files or self._networks != other._networks:
                 self._check_alike(other)
 
-    def _kinds(self) -> dict[str, dict[str, str]]:
-        """The kinds that the columns of each file are to have (`fault_of`)."""
-        found: dict[str, dict[str, str]] = {}
+    def _kinds(self) -> dict[str, set[tuple[str, str]]]:
+        """The columns that each file is to have, with their kinds (`fault_of`)."""
+        found: dict[str, set[tuple[str, str]]] = {file: set() for file in self.card.get("tables", {})}
         if self.has_accuracies:
             kind = "text" if len(self._encoding) == 1 else "key"
-            found[ACCURACIES] = {
-                **{spec["column"]: "member" for spec in self.card.get("populations", {}).values()},
-                **dict.fromkeys(self._encoding, kind),
-            }
+            members = {(spec["column"], "member") for spec in self.card.get("populations", {}).values()}
+            found[ACCURACIES] = members | {(name, kind) for name in self._encoding}
         for dataset in self.datasets:
             for target in self.targets(dataset).values():
-                kind = "percentage" if target.is_percentage else "number"
-                found.setdefault(target.file, {}).setdefault(target.column, kind)
+                found[target.file].add((target.column, "percentage" if target.is_percentage else "number"))
         return found
 
     def _mistaken(self, what: str) -> HarnessError:
@@ -144,7 +143,7 @@ class Benchmark:
         if any(differ):
             raise HarnessError(
                 f"{self.folder / 'card.yaml'}: {self.name} cannot share the scores of {other.name}, which has other "
-                f"{next(filter(None, differ))}: leave out `scores_of`, or bring both to one numbering"
+                f"{next(filter(None, differ))}: leave out `scores_of`, under a name of its own, or number both alike"
             )
 
     @cached_property
