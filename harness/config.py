@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import HarnessError, UnknownNameError
+from harness.errors import HarnessError, UnknownNameError, cause, shown
 from harness.paths import data_dir
 
 if TYPE_CHECKING:
@@ -319,43 +319,59 @@ def check_overrides(command: str, overrides: list[str], sweep: bool = False) -> 
 
     single = []
     keys = setting_names(command)
-    shown = command.replace("_", " ")
+    words = command.replace("_", " ")
     groups = [name for name in GROUPS if any(key.startswith(f"{name}.") for key in keys)]
     for text in overrides:
         if "=" not in text and not text.startswith("~"):
-            raise HarnessError(f"{text!r} is no setting: write key=value (`harness {shown} --help`)")
+            raise HarnessError(f"{shown(text)} is no setting: write key=value (`harness {words} --help`)")
         try:
             override = OverridesParser.create().parse_override(text)
-        except HydraException as error:
+        except (HydraException, ValueError, RecursionError) as error:  # a number of thousands of digits, deep lists
             raise HarnessError(
-                f"{text!r} cannot be read ({str(error).splitlines()[0]}): quote values with special characters, "
+                f"{shown(text)} cannot be read ({cause(error)[:200]}): quote values with special characters, "
                 "as in 'population=\"sample(100, seed=0)\"'"
             ) from error
         key = override.key_or_group
         if key.split(".")[0] != "hydra" and "/" not in key and key not in keys:
-            raise UnknownNameError(f"setting of `harness {shown}`", key, keys)
+            raise UnknownNameError(f"setting of `harness {words}`", key, keys)
+        if override.is_delete():
+            raise HarnessError(f"{shown(text)} takes a setting away that the command needs: set another value")
         value = override.value()
         if override.is_sweep_override():
             if not sweep:
-                raise HarnessError(f"{text!r} is a sweep over several values: add -m to run them all")
-            first = next(iter(override.sweep_string_iterator()))
+                raise HarnessError(f"{shown(text)} is a sweep over several values: add -m to run them all")
+            first = next(iter(override.sweep_string_iterator()), None)
+            if first is None:
+                raise HarnessError(f"{shown(text)} is a sweep over no value: give some")
             text, value = f"{key}={first}", first
-        if key in groups and isinstance(value, str) and value not in choices(key):
-            raise UnknownNameError(key, value, choices(key))
+        if key in groups and value is not None and value not in choices(key):
+            raise UnknownNameError(key, value if isinstance(value, str) else shown(value), choices(key))
         single.append(text)
     return single
 
 
+#: Settings that hold a path: what the grammar of Hydra takes for something else in one is quoted.
+PATHS = frozenset({"store", "scores", "output", "inputs.path", "cache", "tables", "baseline", "path", "queue", "data"})
+
+
 def quoted(argument: str) -> str:
-    """Quote, for Hydra's grammar, the brackets of populations and the `key=value` settings of what has such."""
+    """Quote, for Hydra's grammar, paths, the brackets of populations and the `key=value` settings of what has such."""
     key, equals, value = argument.partition("=")
     if "'" in value or '"' in value:
         return argument
     if (key == "population" and "(" in value) or (key in ("benchmark", "algorithm") and "=" in value):
         return f"{key}='{value}'"
+    if key in PATHS:
+        return key + equals + _quoted_path(value)
     if key == "proxies":
         return key + equals + re.sub(r"[^\[\],\s]+=[^\[\],\s]*", lambda match: f"'{match[0]}'", value)
     return argument
+
+
+def _quoted_path(path: str) -> str:
+    """A path as the grammar reads it; several (of a sweep), an interpolation or a plain one as they are."""
+    plain = re.fullmatch(r"[A-Za-z0-9_/.+%*@?|:,-]*", path) or "${" in path
+    return path if plain else f"'{path}'"
 
 
 def compose_config(command: str, overrides: list[str]) -> Any:
@@ -368,10 +384,24 @@ def compose_config(command: str, overrides: list[str]) -> Any:
     single = check_overrides(command, overrides)
     try:
         with initialize_config_dir(str(data_dir("conf")), version_base="1.3"):
-            return compose(command, overrides=single)
-    except (HydraException, OmegaConfBaseException) as error:
-        lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
+            return resolved(compose(command, overrides=single))
+    except HarnessError:
+        raise
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        lines = [line.strip()[:200] for line in str(error.__cause__ or error).splitlines() if line.strip()]
         raise HarnessError(f"bad setting: {'; '.join(lines[:2])}") from error
+
+
+def resolved(config: Any) -> Any:
+    """A configuration with every reference replaced by what it refers to. Raises HarnessError for one to nothing."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        OmegaConf.resolve(config)
+    except (OmegaConfBaseException, RecursionError) as error:
+        raise HarnessError(f"bad setting: {cause(error)[:200]}: a value in ${{…}} refers to another setting") from error
+    return config
 
 
 def job_of(config: Any) -> Job:

@@ -6,15 +6,6 @@ import difflib
 from collections.abc import Iterable
 
 
-class HarnessError(Exception):
-    """A mistake in what was asked or in the data at hand. The message names the cause and the fix."""
-
-
-def cause(error: BaseException) -> str:
-    """The first line of an exception's text, or its kind where it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
 def shown(value: object) -> str:
     """A value for a message: a short text or number as it is, of anything longer its kind, which costs nothing."""
     if isinstance(value, str):
@@ -22,6 +13,15 @@ def shown(value: object) -> str:
     if value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 2**64):
         return repr(value)
     return f"a value of type {type(value).__name__}"
+
+
+class HarnessError(Exception):
+    """A mistake in what was asked or in the data at hand. The message names the cause and the fix."""
+
+
+def cause(error: BaseException) -> str:
+    """The first line of an exception's text, or its kind where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 class InputError(HarnessError, ValueError):
@@ -35,8 +35,8 @@ class UnknownNameError(HarnessError, KeyError):
         valid = sorted(valid)
         near = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        shown = ", ".join(valid) if len(valid) <= 12 else ", ".join(valid[:12]) + f", … ({len(valid)} in all)"
-        super().__init__(f"unknown {kind} {name!r}: {hint}valid: {shown or 'none'}")
+        names = ", ".join(valid) if len(valid) <= 12 else ", ".join(valid[:12]) + f", … ({len(valid)} in all)"
+        super().__init__(f"unknown {kind} {shown(str(name))}: {hint}valid: {names or 'none'}")
 
     def __reduce__(self) -> tuple:  # comes back from a worker process with its message
         return _remade, (type(self), self.args)

@@ -28,6 +28,10 @@ def typed_path(text: str | Path, what: str) -> Path:
         HarnessError: a user who is none, or a path that the file system cannot have.
     """
     shown = str(text) if len(str(text)) <= 100 else f"{str(text)[:100]}…"
+    if not str(text).strip():
+        raise HarnessError(f"{what}= names no folder or file: give one")
+    if str(text) != str(text).strip():
+        raise HarnessError(f"{what}={shown!r} begins or ends with a blank: leave it out")
     try:
         path = Path(text).expanduser()
         path.exists()  # which raises what any use of it would

@@ -22,7 +22,7 @@ from harness.spaces import get_space
 from harness.spaces.base import Space
 
 _SAMPLE = re.compile(
-    r"(?:(?P<base>\w+)\s*[./:]\s*)?sample\(\s*(?P<n>\d+)\s*(?:,\s*(?:seed\s*=\s*)?(?P<seed>\d+)\s*)?\)"
+    r"(?:(?P<base>\w+)\s*[./:]\s*)?sample\(\s*(?P<n>\d{1,18})\s*(?:,\s*(?:seed\s*=\s*)?(?P<seed>\d{1,18})\s*)?\)"
 )
 
 
@@ -344,7 +344,7 @@ class Benchmark:
             members = self.population(match["base"] or "all")
             n, seed = int(match["n"]), int(match["seed"] or 0)
             if n > len(members):
-                raise HarnessError(f"population {text!r} asks for {n} of {len(members)} architectures: lower n")
+                raise HarnessError(f"population {shown(text)} asks for {n} of {len(members)} architectures: lower n")
             rng = stable_rng("sample", self.space.name, match["base"] or "all", seed)
             return np.sort(rng.permutation(members)[:n])
         if text in self._described.card.get("populations", {}):

@@ -228,7 +228,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _app(command: str, task: Callable[[Any], int], arguments: list[str]) -> int:
     """Run `task` on the composed configuration, directly or, for sweeps and Hydra's own flags, by Hydra."""
-    from harness.config import check_overrides, compose_config, quoted, register
+    from harness.config import check_overrides, compose_config, quoted, register, resolved
     from harness.paths import data_dir
 
     arguments = [quoted(argument) for argument in arguments]
@@ -248,7 +248,7 @@ def _app(command: str, task: Callable[[Any], int], arguments: list[str]) -> int:
 
     def job(config: Any) -> None:
         try:
-            codes.append(task(config))
+            codes.append(task(resolved(config)))
         except HarnessError as error:
             print(f"harness: {error}", file=sys.stderr)
             codes.append(2)

@@ -31,7 +31,7 @@ from harness.config import check_overrides, compose_config, job_of, register
 from harness.engine.scorer import Job
 from harness.engine.scoring import Wanted, check_host, plan
 from harness.engine.store import ScoreKey, ScoreStore
-from harness.errors import HarnessError
+from harness.errors import HarnessError, shown
 from harness.paths import data_dir
 
 # Our files of the launchers' defaults bear the names of the plugins' own, which validate them. Hydra 1.3 warns of
@@ -161,8 +161,8 @@ def spell_out(arguments: Sequence[str]) -> list[str]:
         if key != "shards":
             found.append(argument)
             continue
-        if not re.fullmatch(r"[1-9]\d*", value):
-            raise HarnessError(f"{argument} makes no sense: give the number of slices, such as shards=8")
+        if not re.fullmatch(r"[1-9]\d{0,3}", value):
+            raise HarnessError(f"{shown(argument)} makes no sense: give the number of slices, such as shards=8")
         if any(other.startswith("shard=") for other in arguments):
             raise HarnessError(f"{argument} stands for all slices: leave out shard=…")
         found.append("shard=" + ",".join(f"{i}/{value}" for i in range(int(value))))

@@ -86,10 +86,10 @@ def plan(job: Job, read: Callable[[ScoreKey, int], pd.DataFrame] | None = None) 
     Raises:
         HarnessError, UnknownNameError: bad input.
     """
-    for name, least in (("limit", 1), ("chunk", 1), ("workers", 0)):
+    for name, least in (("limit", 1), ("chunk", 1), ("workers", 0), ("seed", 0), ("flush_seconds", 0)):
         value = getattr(job, name)
-        if value is not None and value < least:
-            raise HarnessError(f"{name}={value} makes no sense: give at least {least}")
+        if value is not None and not least <= value < 2**63:
+            raise HarnessError(f"{name}={value} makes no sense: give at least {least}, and less than 2^63")
     proxies = job.resolved
     benchmark = load_benchmark(job.benchmark)
     benchmark.dataset(job.dataset)

@@ -33,6 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.errors import HarnessError, cause
+from harness.paths import typed_path
 
 SCHEMA = pa.schema(
     [
@@ -109,7 +110,7 @@ class ScoreStore:
     """Reads and appends scores below a folder. Several writers may append at once; none overwrites."""
 
     def __init__(self, root: str | Path):
-        self.root = Path(root)
+        self.root = typed_path(root, "store")
 
     def append(self, key: ScoreKey, rows: Sequence[Row], writer: str = "0", images: str | None = None) -> Path:
         """Write one part. Raises HarnessError when the disk is full or the folder not writable.

@@ -19,6 +19,7 @@ from scipy.stats import rankdata
 from harness.benchmarks.benchmark import Benchmark, list_benchmarks, load_benchmark
 from harness.charts.definitions import AXES, chart
 from harness.charts.vega import bundle, library
+from harness.correlation import check_resamples
 from harness.correlation import metric as get_metric
 from harness.engine.store import ScoreStore
 from harness.errors import HarnessError
@@ -424,8 +425,9 @@ def site_files(store: ScoreStore, metrics: Sequence[str], points: int, estimates
 def build_page(config: Any) -> int:
     """Write the site that a configuration asks for. Returns the exit code."""
     metrics = list(dict.fromkeys(get_metric(name).name for name in config.metrics))
-    if config.points < 1 or config.resamples < 0 or not config.metrics:
-        raise HarnessError("points have to be 1 or more, resamples 0 or more, and metrics at least one")
+    check_resamples(config.resamples)
+    if config.points < 1 or not config.metrics:
+        raise HarnessError("points have to be 1 or more, and metrics at least one")
     estimates = Estimates(Path(config.cache) / "estimates.json" if config.cache else None, config.resamples)
     try:
         files = site_files(ScoreStore(config.store), metrics, config.points, estimates)

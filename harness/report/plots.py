@@ -18,7 +18,7 @@ import numpy as np
 from harness.benchmarks.benchmark import load_benchmark
 from harness.charts.definitions import chart
 from harness.charts.vega import COLOURS, FORMATS, filled, library, save
-from harness.correlation import Estimate, Metric
+from harness.correlation import Estimate, Metric, check_resamples
 from harness.correlation import metric as get_metric
 from harness.engine.store import ScoreStore
 from harness.errors import HarnessError, UnknownNameError
@@ -304,8 +304,9 @@ def build_plots(config: Any) -> int:
             if name not in valid:
                 raise UnknownNameError(kind, name, valid)
     chosen = get_metric(config.metric)
-    if config.top < 1 or config.resamples < 0:
-        raise HarnessError(f"top={config.top} has to be 1 or more, resamples={config.resamples} 0 or more")
+    check_resamples(config.resamples)
+    if config.top < 1:
+        raise HarnessError(f"top={config.top} has to be 1 or more")
     benchmark = load_benchmark(config.benchmark)
     dataset = benchmark.dataset(config.dataset or next(iter(benchmark.datasets))).name
     asked = POPULATIONS

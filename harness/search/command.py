@@ -18,6 +18,19 @@ from harness.specs import label
 
 def search(config: Any) -> int:
     """Do what the configuration of `harness search` asks for; returns the exit code."""
+    for name, least, most in (
+        ("repeats", 1, 10**6),
+        ("seed", 0, 2**31),
+        ("save_seconds", 0, 10**9),
+        ("threads", 1, 1024),
+    ):
+        if not least <= getattr(config, name) <= most:
+            raise HarnessError(
+                f"{name}={getattr(config, name)} makes no sense: give at least {least}, at most {most:,}"
+            )
+    for name in ("max_params", "max_flops"):
+        if getattr(config, name) is not None and not getattr(config, name) > 0:
+            raise HarnessError(f"{name}={getattr(config, name)} makes no sense: give a number above 0, or leave it out")
     if config.study is not None:
         from harness.search.study import build_study
 
@@ -25,9 +38,6 @@ def search(config: Any) -> int:
     get_algorithm(config.algorithm)  # before anything is read
     Budget.parse(config.budget)
     check_combination(config.combine)
-    for name, least in (("repeats", 1), ("seed", 0), ("save_seconds", 0)):
-        if getattr(config, name) < least:
-            raise HarnessError(f"{name}={getattr(config, name)} makes no sense: give at least {least}")
     if not config.proxies:
         raise HarnessError("no proxy leads the search: set proxies=[synflow,…]; `harness list proxies` names them")
     name = str(config.benchmark).partition(":")[0]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from harness.benchmarks.benchmark import Benchmark, embedded_benchmark, list_benchmarks, load_benchmark
-from harness.correlation import correlate
+from harness.correlation import check_resamples, correlate
 from harness.engine.store import ScoreKey, ScoreStore, write_text
 from harness.errors import HarnessError, UnknownNameError
 from harness.progress import progress_bar
@@ -207,6 +207,7 @@ def read_baseline(path: str | Path) -> dict[str, Any] | None:
 
 def write_baseline(config: Any) -> int:
     """Write the correlations of the store down, with their intervals; say how many moved since the last time."""
+    check_resamples(config.resamples)
     before = read_baseline(config.baseline)
     entries = list(correlations(ScoreStore(config.store), config.populations, config.resamples))
     content = {

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from harness.benchmarks.benchmark import load_benchmark
-from harness.correlation import correlate, metric
+from harness.correlation import check_resamples, correlate, metric
 from harness.engine.scorer import Job
 from harness.engine.scoring import run
 from harness.engine.store import ScoreStore
@@ -100,6 +100,7 @@ def check_expectations(proxy: Proxy, expectations: Sequence[Expectation], config
 
     A proxy that reads images gets noise where `config.inputs.path` names none; the protocol line says which.
     """
+    check_resamples(config.resamples)
     benchmark = load_benchmark(config.benchmark)
     dataset = config.dataset or next(iter(benchmark.datasets))
     population = config.population or POPULATION
