@@ -10,7 +10,7 @@ HARNESS = $(VENV)/bin/harness
 READY   = $(VENV)/.ready
 TORCHVISION ?= torchvision==0.28.*
 
-.PHONY: help setup setup-all test-torch reproduce-tables page test lint bench bench-gpu verify verify-references queue clean
+.PHONY: help setup setup-all test-torch reproduce-tables page test lint fuzz bench bench-gpu verify verify-references queue clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -35,6 +35,9 @@ page: $(READY)  ## draw plots and write the page to open in a browser into resul
 
 test: $(READY)  ## run the tests (PYTEST=--no-skip: those that miss something fail)
 	$(VENV)/bin/python -m pytest -n 2 $(PYTEST)
+
+fuzz: $(READY)  ## read what nobody would write, for MINUTES=10: archives, cards, settings, images, parts of the store
+	$(VENV)/bin/python tests/fuzzing.py $(or $(MINUTES),10)
 
 # torchvision of the same age as torch 2.13: the models that the tests score come from it and from timm.
 setup-all: $(READY)  ## install what the tests skip without: Ray, playwright, torchvision and timm

@@ -20,8 +20,9 @@ class HarnessError(Exception):
 
 
 def cause(error: BaseException) -> str:
-    """The first line of an exception's text, or its kind where it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """The first line of an exception's text, or its kind where it has none; of a long one the beginning."""
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return (line if len(line) <= 1000 else f"{line[:1000]}…").encode("utf-8", "replace").decode()
 
 
 class InputError(HarnessError, ValueError):

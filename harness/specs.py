@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from harness.errors import HarnessError, UnknownNameError
+from harness.errors import HarnessError, UnknownNameError, shown
 
 
 def split_spec(spec: str, kind: str) -> tuple[str, dict[str, str]]:
@@ -19,7 +19,7 @@ def split_spec(spec: str, kind: str) -> tuple[str, dict[str, str]]:
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
-            raise HarnessError(f"{kind} {spec!r}: write a setting as name:key=value, not {setting!r}")
+            raise HarnessError(f"{kind} {shown(spec)}: write a setting as name:key=value, not {shown(setting)}")
         pairs[key] = value
     return name, pairs
 
@@ -42,9 +42,11 @@ def configure(cls: type, settings: Mapping[str, str], kind: str = "proxy") -> An
         wanted = type(defaults[name])
         try:
             values[name] = {"True": True, "False": False}[text.capitalize()] if wanted is bool else wanted(text)
+            if len(text) > 100 or (wanted is int and abs(values[name]) >= 2**63):
+                raise ValueError("too long")
         except (KeyError, ValueError) as error:
             raise HarnessError(
-                f"{kind} {cls.name!r}: setting {name}={text!r} is no {wanted.__name__}; the default is "
+                f"{kind} {cls.name!r}: setting {name}={shown(text)} is no {wanted.__name__}; the default is "
                 f"{defaults[name]!r}"
             ) from error
     return cls(**values)

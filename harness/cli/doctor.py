@@ -38,12 +38,13 @@ def examine(config: Any) -> int:
 
 def findings(config: Any) -> Iterator[Finding]:
     """All findings, in the order in which one thing needs another."""
+    store = ScoreStore(config.store)
     yield from _versions()
     yield from _machine()
     yield from _names()
     yield from _benchmarks()
     yield _images(config.inputs)
-    yield from _store(ScoreStore(config.store), config.seal)
+    yield from _store(store, config.seal)
 
 
 def _versions() -> Iterator[Finding]:

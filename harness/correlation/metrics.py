@@ -18,7 +18,7 @@ from harness.correlation.weighted.regret import weighted_regret
 from harness.correlation.weighted.spearman import weighted_spearman
 from harness.correlation.weighted.ties import Outcomes, Weighted
 from harness.correlation.weighted.top_precision import weighted_top_precision
-from harness.errors import InputError
+from harness.errors import InputError, shown
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,8 @@ def metric(name: str) -> Metric:
     """
     if not isinstance(name, str):
         raise InputError(f"a metric is asked for by its name, got {type(name).__name__}; valid names: {_NAME_LIST}")
+    if len(name) > 40:
+        raise InputError(f"unknown metric {shown(name)}; valid names: {_NAME_LIST}")
     return _parse(_SHORT_NAMES.get(name, name))
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness.engine.given import classes_of, own_images, own_labels, own_network
 from harness.engine.scorer import score_subject
-from harness.errors import HarnessError, UnknownNameError
+from harness.errors import HarnessError, UnknownNameError, shown
 from harness.probes.base import Subject
 from harness.probes.neutral import neutral
 from harness.proxies import get_proxy
@@ -67,7 +67,7 @@ def score(
     import pandas as pd
     import torch
 
-    _check(proxies, stages, seed)
+    _check(proxies, stages, seed, keep_weights)
     chosen = {proxy.label: proxy for proxy in map(get_proxy, proxies)}
     with neutral(inputs.device if isinstance(inputs, torch.Tensor) else torch.device("cpu")):
         images = own_images(inputs)
@@ -96,12 +96,16 @@ def score(
     return series
 
 
-def _check(proxies: Sequence, stages: Sequence, seed: int) -> None:
+def _check(proxies: Sequence, stages: Sequence, seed: int, keep_weights: bool) -> None:
     for name, given in (("proxies", proxies), ("stages", stages)):
         if isinstance(given, str):
-            raise HarnessError(f"{name}={given!r} is one name: give a list, {name}=[{given!r}]")
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise HarnessError(f"seed={seed!r} is no whole number: give one, such as seed=0")
+            raise HarnessError(f"{name}={shown(given)} is one name: give a list, {name}=[{shown(given)}]")
+        if not isinstance(given, Iterable):
+            raise HarnessError(f"{name} is {shown(given)}: give a list, such as {name}=[…]")
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not -(2**63) <= seed < 2**64:
+        raise HarnessError(f"seed={shown(seed)} is no whole number of 64 bits: give one, such as seed=0")
+    if not isinstance(keep_weights, (bool, np.bool_)):
+        raise HarnessError(f"keep_weights={shown(keep_weights)} is neither True nor False: give one of them")
 
 
 def _batches(images: torch.Tensor, labels: torch.Tensor) -> Callable:

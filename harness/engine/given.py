@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.errors import HarnessError, cause
+from harness.errors import HarnessError, cause, shown
 from harness.probes.state import State
 from harness.seeds import stable_rng
 
@@ -168,7 +168,7 @@ def classes_of(own: nn.Module, original: nn.Module, images: torch.Tensor) -> int
             f"the copy of the network computes with {name} of the original: a function that the network holds, such "
             "as a replaced `forward`, refers to it; make it a method of a module, which is copied too"
         )
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or not logits.shape[1]:
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise HarnessError(
             f"the network gives {found} for one image, no (1, classes) tensor of logits: wrap it in a module whose "
@@ -222,8 +222,8 @@ def own_labels(
         whole = isinstance(num_classes, (int, np.integer)) and not isinstance(num_classes, bool)
         if not whole or not 1 <= num_classes <= logits:
             raise HarnessError(
-                f"num_classes={num_classes!r}, but the network gives {logits} logits: give 1 to {logits}, or leave it "
-                "out"
+                f"num_classes={shown(num_classes)}, but the network gives {logits} logits: give 1 to {logits}, or leave "
+                "it out"
             )
     classes = logits if num_classes is None else int(num_classes)
     if targets is None:

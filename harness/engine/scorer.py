@@ -93,7 +93,7 @@ def _result(proxy: Proxy, observed: dict[str, Any], failed: Exception | None, se
             raise failed
         score = float(proxy.score(observed))
     except Unscorable as error:
-        return Result(None, seconds, str(error))
+        return Result(None, seconds, cause(error))
     except HarnessError:
         raise
     except Exception as error:

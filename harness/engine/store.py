@@ -119,6 +119,8 @@ class ScoreStore:
             images: digest of the images that the scores were computed from (`ImageInputs.digest`); None for noise.
         """
         table = pa.table({name: [getattr(row, name) for row in rows] for name in SCHEMA.names}, schema=SCHEMA)
+        if any(table.column(name).null_count for name in SCHEMA.names if name != "score"):
+            raise HarnessError(f"a row of {key} lacks its index, seconds, status or version: nothing was written")
         return self._write(key, table, writer, images)
 
     def _write(self, key: ScoreKey, table: pa.Table, writer: str, images: str | None) -> Path:
@@ -227,7 +229,10 @@ class ScoreStore:
         """The parts of a writer, `*` for any, by path, in the order of their names."""
         before: list[Path] = []
         while True:
-            parts = sorted((self.root / key.folder).glob(f"part-{writer}-*.parquet"))
+            try:
+                parts = sorted((self.root / key.folder).glob(f"part-{writer}-*.parquet"))
+            except OSError as error:  # a name that is too long
+                raise HarnessError(f"{key} cannot be read below {self.root} ({error.strerror})") from error
             try:
                 return {part: _read_part(part) for part in parts}
             except FileNotFoundError as error:

@@ -9,6 +9,7 @@ versions of our own that take nothing but numbers; and what it makes is bounded 
 from __future__ import annotations
 
 import bz2
+import errno
 import io
 import pickle
 import re
@@ -203,10 +204,25 @@ class Unpickler(pickle._Unpickler):
     dispatch: ClassVar = _Steps((getattr(pickle, name)[0], _step(name)) for name in _STEPS)
 
 
+class _Bounded:
+    """A file that is asked for no more bytes than it has: a buffer would make room for any number."""
+
+    def __init__(self, file: Any, size: int):
+        self._read, self._size, self.readline = file.read, size, file.readline
+
+    def read(self, count: int) -> bytes:
+        if count > self._size:
+            raise EOFError("it ends early")
+        return self._read(count)
+
+
 class _OfTorch(Unpickler):
     """As torch.save writes it: tensors are objects kept elsewhere, and containers may carry attributes."""
 
     allowed = OF_TORCH
+
+    def __init__(self, file: Any, size: int):
+        super().__init__(_Bounded(file, size), size)
 
     def persistent_load(self, key: Any) -> Any:
         return Unread()
@@ -277,8 +293,10 @@ def load_torch(path: Path) -> Any:
                     raise ValueError("its content is compressed, which torch.save does not do")
                 with archive.open(entry) as content:
                     return _load(_OfTorch(io.BufferedReader(content, 2**20), entry.file_size), path)
-        except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, EOFError) as error:
-            if isinstance(error, HarnessError):
+        except HarnessError:
+            raise
+        except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+            if getattr(error, "errno", None) not in (None, errno.EINVAL):  # the latter for a place before the beginning
                 raise
             reason = error if str(error).startswith("its content") else ValueError("it is no whole file of torch.save")
             raise _damage(path, reason) from error
