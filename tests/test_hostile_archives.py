@@ -102,6 +102,24 @@ def test_a_torch_file_is_read_without_torch(tmp_path):
         assert isinstance(safe.load_torch(path)["weights"]["bias"], safe.Unread)
 
 
+@pytest.mark.parametrize("place", [0.5, 0.9])
+def test_a_flipped_bit_of_a_torch_file_is_told(place, tmp_path):
+    path = tmp_path / "x.pth"
+    torch.save({"figures": [float(i) for i in range(1000)]}, path)
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content) * 0.9)] ^= 4
+    path.write_bytes(content)
+    assert "truncated or damaged" in refused(safe.load_torch, path)
+
+
+@pytest.mark.parametrize("size", [b"\x95", b"\x8e", b"\x8d"])
+def test_a_size_that_a_file_states_makes_no_room(size, tmp_path):
+    path = tmp_path / "x.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x04" + size + (2**40).to_bytes(8, "little") + b"abc.")
+    assert "truncated or damaged" in refused(safe.load_torch, path)
+
+
 def test_a_torch_file_that_swells_is_refused(tmp_path):
     path = tmp_path / "x.pth"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

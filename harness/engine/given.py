@@ -222,8 +222,8 @@ def own_labels(
         whole = isinstance(num_classes, (int, np.integer)) and not isinstance(num_classes, bool)
         if not whole or not 1 <= num_classes <= logits:
             raise HarnessError(
-                f"num_classes={shown(num_classes)}, but the network gives {logits} logits: give 1 to {logits}, or leave "
-                "it out"
+                f"num_classes={shown(num_classes)}, but the network gives {logits} logits: "
+                f"give 1 to {logits}, or leave it out"
             )
     classes = logits if num_classes is None else int(num_classes)
     if targets is None:
