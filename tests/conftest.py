@@ -18,11 +18,8 @@ from harness.probes.base import Subject
 
 #: What was imported or scored on this machine is no part of the tests: no such folder exists. Nor are the scores of
 #: the package, but where a test asks for them (`reference`): what a test scores is not stored before.
-_NOTHING = os.path.join(os.path.dirname(__file__), "nothing")
-os.environ.update(
-    {f"NAS_HARNESS_{name}": os.path.join(_NOTHING, name) for name in ("BENCHMARKS", "STORE", "REFERENCE")}
-)
-os.environ["XDG_CACHE_HOME"] = os.path.join(_NOTHING, "cache")
+for _name in ("NAS_HARNESS_BENCHMARKS", "NAS_HARNESS_STORE", "NAS_HARNESS_REFERENCE", "XDG_CACHE_HOME"):
+    os.environ[_name] = os.path.join(os.path.dirname(__file__), "nothing", _name.lower())
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
