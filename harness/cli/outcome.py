@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness.benchmarks.benchmark import load_benchmark
 from harness.cli.tracker import find_tracker
 from harness.config import job_of
-from harness.correlation import Estimate, correlate_many
 from harness.engine.scorer import Job
 from harness.engine.scoring import run
-from harness.engine.store import open_store
 from harness.errors import HarnessError
-from harness.rankings.results import Reader
-from harness.tables.measure import resamples_for
+
+if TYPE_CHECKING:
+    from harness.correlation import Estimate
 
 METRICS = ("kendall", "spearman")
+#: At most; on large populations fewer, as in tables.
 RESAMPLES = 1000
 
 
@@ -43,7 +43,7 @@ def score(config: Any) -> int:
     return 1 if summary.errors else 0
 
 
-def correlations_of(job: Job, resamples: int = 0) -> tuple[int, dict[str, Mapping[str, Estimate]]]:
+def correlations_of(job: Job, most: int = 0) -> tuple[int, dict[str, Mapping[str, Estimate]]]:
     """Number of architectures with an accuracy, and by proxy the estimates of `METRICS` over these.
 
     They are taken over the run's population and the benchmark's default accuracies. A proxy of which the store lacks
@@ -51,7 +51,13 @@ def correlations_of(job: Job, resamples: int = 0) -> tuple[int, dict[str, Mappin
 
     Raises:
         HarnessError: the benchmark stores no accuracies, or none of this population.
+        ImportError: without SciPy, which scoring itself does without.
     """
+    from harness.correlation import correlate_many
+    from harness.engine.store import open_store
+    from harness.rankings.results import Reader
+    from harness.tables.measure import resamples_for
+
     benchmark = load_benchmark(job.benchmark)
     reader = Reader(open_store(job.store, job.stores), benchmark)
     accuracies = benchmark.accuracies(job.dataset).to_numpy(dtype=np.float64)
@@ -65,7 +71,7 @@ def correlations_of(job: Job, resamples: int = 0) -> tuple[int, dict[str, Mappin
         scores = reader.scores(proxy.label, job.dataset, members, job.inputs, job.seed)
         if not scores.missing and n > 1:
             found[proxy.label] = scores.values[trained]
-    measured = correlate_many(found, accuracies[trained], METRICS, resamples) if found else {}
+    measured = correlate_many(found, accuracies[trained], METRICS, resamples_for(n, most)) if found else {}
     return n, {label: correlation.estimates for label, correlation in measured.items()}
 
 
@@ -81,12 +87,10 @@ def told(job: Job) -> list[str]:
     """Lines for a reader: tau and rho of each proxy with their 95% intervals and n, and the next command."""
     if job.part_of[1] > 1:
         return ["tau and rho: when the other shards are stored too, by the same command without shard="]
-    benchmark = load_benchmark(job.benchmark)
     try:
-        size = len(benchmark.population(job.population)[: job.limit])
-        n, found = correlations_of(job, resamples_for(size, RESAMPLES))
-        target = benchmark.target(job.dataset).name
-    except HarnessError as error:
+        n, found = correlations_of(job, RESAMPLES)
+        target = load_benchmark(job.benchmark).target(job.dataset).name
+    except (HarnessError, ImportError) as error:
         return [f"no correlation: {error}"]
     lines = [
         f"  {label}: tau {_shown(one['kendall'])}, rho {_shown(one['spearman'])}, n {n:,}"
