@@ -33,7 +33,12 @@ from harness.spaces.nasbench201 import CONV1, CONV3, NONE, POOL, SKIP, NasBench2
 #: Settings that make a pass cheap, given to the proxies that have them.
 SMALL = {"batch_size": 6, "resolution": 8}
 #: Those of proxies that need others to tell networks apart.
-OWN = {"nregions": {"samples": 1000, "resolution": 3}, "swap": {"batch_size": 12}}
+OWN = {
+    "meco_opt": {"channels": 4},
+    "nregions": {"samples": 1000, "resolution": 3},
+    "swap": {"batch_size": 12},
+    "swap_reg": {"batch_size": 12, "mu": 1.0, "sigma": 100.0},
+}
 #: Settings that take another way through a proxy than its defaults.
 VARIANTS = (
     "dss:variant=repo",
@@ -42,7 +47,9 @@ VARIANTS = (
     "gradsign:form=mean",
     "grasp:keep=large",
     "meco:modules=all",
+    "near:variant=repo",
     "nregions:network=thin",
+    "ntk_min:variant=repo",
     "ssnr:saliency=grad",
     "ssnr:saliency=synflow",
     "t_cet:codes=relu",
@@ -245,7 +252,6 @@ def test_declaration(name):
 
 def other_values(proxy: Proxy) -> list[Proxy]:
     """The proxy with one setting changed, for each setting whose other values are known."""
-    known = {"init": "default", "dtype": "float64"}
     changed = []
     for field in dataclasses.fields(proxy):
         value = getattr(proxy, field.name)
@@ -254,9 +260,11 @@ def other_values(proxy: Proxy) -> list[Proxy]:
         elif isinstance(value, int):
             changed.append({field.name: value + 1})
         elif isinstance(value, float):
-            changed.append({field.name: value / 3})
-        elif field.name in known:
-            changed.append({field.name: known[field.name]})
+            changed.append({field.name: value / 3 or 0.5})
+        elif field.name == "init":
+            changed.append({"init": "gaussian" if value == "default" else "default"})
+        elif field.name == "dtype":
+            changed.append({"dtype": "float64"})
     return [dataclasses.replace(proxy, **change) for change in changed]
 
 
@@ -791,7 +799,7 @@ CASES = {
 
 def test_relus_that_are_never_called_are_missing_to_those_that_read_them_alone():
     """What shares the pass keeps its score."""
-    readers = ["entropic_score", "layerwise_naswot", "naswot", "nregions", "t_cet:codes=relu"]
+    readers = ["acor", "entropic_score", "gcor", "layerwise_naswot", "naswot", "nregions", "t_cet:codes=relu"]
     others = ["fisher", "grad_norm", "jacov", "snip", "t_cet"]
     proxies = {spec: cheap(spec) for spec in [*readers, *others]}
     found = score_subject(subject_of(Idle(), thin=None), proxies.values())

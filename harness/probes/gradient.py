@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from harness.probes.base import (
@@ -205,8 +206,19 @@ def _grasp(weights: Grouped, grads: list) -> Any:
     )
 
 
-def layer_gradients(subject: Subject, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """By layer the gradient of its weights, 0 where none arrives, of the mean cross-entropy of a mini-batch."""
+def layer_gradients(
+    subject: Subject,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    objective: Callable | None = None,
+    also: Mapping[str, torch.Tensor] = MappingProxyType({}),
+) -> dict[str, torch.Tensor]:
+    """By layer the gradient of its weights, 0 where none arrives, of the mean cross-entropy of a mini-batch.
+
+    Args:
+        objective: of logits and labels, what is differentiated instead.
+        also: other parameters by name, whose gradients follow.
+    """
     import torch
     import torch.nn.functional as F
 
@@ -215,9 +227,9 @@ def layer_gradients(subject: Subject, images: torch.Tensor, labels: torch.Tensor
     seen = Seen(subject, frozenset(), len(images))
     with seen.watch:
         logits = outputs(subject.network, images)
-    groups = seen.weights.tensors()
+    groups = seen.weights.tensors() | {name: [tensor] for name, tensor in also.items()}
     weights = Grouped(groups)
-    grads = weights.sums(gradients(F.cross_entropy(logits, labels), weights.tensors))
+    grads = weights.sums(gradients((objective or F.cross_entropy)(logits, labels), weights.tensors))
     grads = [torch.zeros_like(w) if g is None else g for w, g in zip(weights.firsts, grads, strict=True)]
     return dict(zip(groups, grads, strict=True))
 

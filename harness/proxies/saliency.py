@@ -165,6 +165,32 @@ class Zico(_Gradient):
 
 
 @dataclass(frozen=True)
+class ZicoBc(Zico):
+    """ZiCo-BC: ZiCo minus `beta` times the sum over its layers of ln(H W / sqrt(C)), of the layer's output map.
+
+    beta is 1 for classification and detection, 2 for segmentation, where the authors look at the depth and width of
+    what a search finds, not at accuracies. They claim it for spaces of depths and widths, not for topologies. A linear
+    layer's map has as many positions as it reads rows of an image, mostly one; layers that ZiCo leaves out, as their
+    gradient does not vary, are left out here too, and one that is called several times has several maps. From the
+    paper: there is no code.
+    """
+
+    name: ClassVar[str] = "zico_bc"
+    summary: ClassVar[str] = "ZiCo less the log of the maps' sizes over the root of their channels"
+    citation: ClassVar[str] = "Bhardwaj et al., ZiCo-BC, ICCV Workshops 2023 (arXiv 2309.14666)"
+    version: ClassVar[int] = 1
+
+    beta: float = 1.0
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        (probe,) = super().needs()
+        return {probe: ("zico", "map_sizes")}
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        return super().score(seen) - self.beta * seen["map_sizes"][seen["zico"] != 0].sum()
+
+
+@dataclass(frozen=True)
 class Synflow(Proxy):
     """Synflow: |weights|, BatchNorm off, an image of ones; sum over weights of |w dR/dw|, R the sum of the logits.
 
