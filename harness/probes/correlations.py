@@ -72,7 +72,16 @@ class ReluCorrelations:
         self._stages.append(self.finished)
 
     def follow(self, operation: Operation, result: torch.Tensor) -> None:
-        """The gradient that will come back through the ReLU whose result this is, the last that was read."""
+        """The gradient that will come back through the ReLU whose result this is, the last that was read.
+
+        Raises Unscorable where none is recorded, though the network may have one.
+        """
+        import torch
+
+        if not torch.is_grad_enabled():
+            raise Unscorable(
+                "no gradient is recorded at a ReLU (torch.no_grad or an autograd.Function in the network's forward)"
+            )
         if result.grad_fn is None:
             return
         number, place = len(self._inputs) - 1, self._layout.place(operation.index)

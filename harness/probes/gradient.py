@@ -292,7 +292,7 @@ class Seen:
         if self._rows is not None:
             self._participations.append(self._participation_of(operation))
         result = self._noted(operation)
-        if self.correlations is not None:
+        if "gradient_correlations" in self._wanted:
             self.correlations.follow(operation, result)
         self._written[result.data_ptr()] = len(self._relu_kernels) - 1
         return result

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.probes.base import Probe, Subject, Unscorable, finite_logits, to_host
-from harness.probes.rows import Rows
+from harness.probes.rows import Rows, refuse_weights
 
 if TYPE_CHECKING:
     import torch
@@ -28,9 +28,10 @@ def effective_rank(matrix: torch.Tensor) -> torch.Tensor:
 class EffectiveRanks(Probe):
     """Forwards of labelled mini-batches, BatchNorm on batch statistics; observable `effective_ranks` (repeats, M).
 
-    Of each of the M operations that count the output's samples, one a position of an image (column by column), are
-    rows, and its C channels columns. Mini-batches are read until each has C rows; the matrix is C of them, one after
-    the other, from a multiple of the number of rows of a map on, drawn at random. Where those run over the end, the
+    Of each of the M operations that count the output's samples, one a position of an image (of maps column by column),
+    are rows, and its C channels columns. Mini-batches are read until each has C rows; the matrix is C of them, one
+    after the other, from a multiple of the width of a map (of the number of tokens, of C for vectors) on, drawn at
+    random. Where those run over the end, the
     matrix has fewer rows, unless `whole`. Where there are too few images it has all rows that there are.
 
     `variant=paper`: outputs of layers and of activations; `repo`: those of normalisations too. A new initialisation a
@@ -84,7 +85,7 @@ class _Blocks:
     def watch(self, network: Any, count: int, variant: str) -> Any:
         import torch
 
-        from harness.probes.operations import ACTIVATION, LAYERS, NORMALISATION, Watch
+        from harness.probes.operations import ACTIVATION, LAYERS, NORMALISATION, PRODUCT, Watch
 
         samples = Rows(self._layout, count)
         self._next = 0
@@ -96,21 +97,21 @@ class _Blocks:
             if operation.kind == NORMALISATION and variant == "paper":
                 samples.note(operation, result)
             else:
-                self._take(samples.of(operation, result))
+                self._take(samples.of(operation, result), samples.is_map(operation, result))
             return result
 
-        return Watch(network, dict.fromkeys((*LAYERS, ACTIVATION, NORMALISATION), see))
+        return Watch(network, {**dict.fromkeys((*LAYERS, ACTIVATION, NORMALISATION), see), PRODUCT: refuse_weights})
 
-    def _take(self, values: torch.Tensor) -> None:
+    def _take(self, values: torch.Tensor, is_map: bool) -> None:
         """Values (images, positions …, channels) of the next operation."""
         number, self._next = self._next, self._next + 1
         if number == len(self._rows):
             self._rows.append([])
         if number in self._ranks:
             return
-        if values.ndim > 3:  # column by column
+        step = values.shape[-1] if values.ndim == 2 else values.shape[-2]
+        if is_map:  # column by column
             values = values.transpose(1, 2)
-        step = values.shape[-1] if values.ndim == 2 else values.shape[1]
         self._rows[number].append(values.flatten(0, -2).clone())
         self._close(number, step)
 

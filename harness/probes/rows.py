@@ -59,6 +59,13 @@ def images_first(values: torch.Tensor, channels: int, place: Place, count: int) 
     return place.split(moved, count)
 
 
+def refuse_weights(operation: Operation) -> Any:
+    """The result of a product that applies no layer's weights. Raises Unscorable: such an output is no layer's."""
+    if operation.owner:
+        raise Unscorable(f"layer {operation.owner} is used by {operation.name}, whose output is no layer's")
+    return operation.run()
+
+
 class Rows:
     """Results of operations as (images, positions …, channels), in one forward of `count` images."""
 
@@ -78,6 +85,10 @@ class Rows:
         else:
             raise Unscorable("the values of a normalisation cannot be told apart by image")
         return images_first(result, channels, place, self._count)
+
+    def is_map(self, operation: Operation, result: torch.Tensor) -> bool:
+        """Whether a result is maps (images, channels, height, width), and no tokens."""
+        return result.ndim == 4 and self._channels.of(operation, result) == 1
 
     def note(self, operation: Operation, result: torch.Tensor) -> None:
         """Remember where the channels of a result are that is not read itself."""

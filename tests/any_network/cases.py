@@ -411,7 +411,10 @@ class Fixed(nn.Module):
         return F.linear(x, self.w, self.b)
 
 
-@entry("a layer's weight in einsum", without=dict.fromkeys(("fisher", "t_cet", "flops"), "layer fc is used by einsum"))
+OF_OUTPUTS = ("fisher", "t_cet", "flops", "near", "zico_bc")
+
+
+@entry("a layer's weight in einsum", without=dict.fromkeys(OF_OUTPUTS, "layer fc is used by einsum"))
 class Einsum(Convs):
     def forward(self, x):
         x = self.act(0, self.n1(self.c1(x)), F.relu)
@@ -434,7 +437,10 @@ class Swish(torch.autograd.Function):
         return grad * (x > 0)
 
 
-@entry("an activation as an autograd.Function")
+@entry(
+    "an activation as an autograd.Function",
+    without=dict.fromkeys(("gcor", "rcor", "wrcor"), "no gradient is recorded at a ReLU"),
+)
 class OwnFunction(Convs):
     def act(self, place, x, function):
         return super().act(place, x, Swish.apply)
