@@ -88,6 +88,7 @@ class ACor(_Correlations):
 
     name: ClassVar[str] = "acor"
     summary: ClassVar[str] = "log-determinant of the images' correlations in ReLU inputs"
+    reads_head: ClassVar[bool] = False
     observables: ClassVar[tuple[str, ...]] = ("activation_correlations",)
 
 
