@@ -439,7 +439,7 @@ def inputs_of(network: nn.Module) -> Iterator[list[np.ndarray]]:
     seen: list[np.ndarray] = []
 
     def keep(module, args) -> None:
-        seen.append(args[0].double().numpy().copy())
+        seen.append(args[0].detach().double().numpy().copy())
 
     handle = network.register_forward_pre_hook(keep)
     try:

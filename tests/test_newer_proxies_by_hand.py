@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from harness.engine.scorer import score_subject
+from harness.errors import HarnessError
 from harness.probes.base import Unscorable
 from harness.probes.topology import Sizes
 from harness.proxies import get_proxy
@@ -316,3 +317,225 @@ def test_skips_of_a_cell():
         assert score(*chosen) == near(sum(j - 1 - i for i, j in chosen) / 2)
     with pytest.raises(Unscorable, match="no skip connections to choose"):
         NatsSss().skip_spans([])
+
+
+# Mini-batches and noise -----------------------------------------------------------------------------------
+
+
+def inverse_deviations(case: Case) -> list[float]:
+    drawn, sums = [case.gradients(number) for number in range(2)], []
+    for layer in case.layers:
+        sizes = np.abs(np.stack([gradients[f"{layer}.weight"] for gradients in drawn]))
+        deviation = sizes.std(axis=0)
+        sums.append((1 / deviation[deviation > 0]).sum())
+    return sums
+
+
+def patterns(case: Case, images: np.ndarray, depth: float) -> int:
+    """Distinct patterns of the units of the first ReLUs, weights N(0, 1)."""
+    values = [
+        y.value for kind, _, _, y in forward(case.name, case.weights(0, "gaussian"), images).calls if kind == "relu"
+    ]
+    read = values[: math.ceil(depth * len(values))]
+    return len({tuple(unit) for y in read for unit in (y > 0).reshape(len(images), -1).T})
+
+
+@by_hand("lswag")
+@pytest.mark.parametrize(
+    ("name", "first", "last"),
+    [("chain", 0.0, 1.0), ("staged", 0.3, 0.7), ("residual", 0.3, 0.5), ("loose", 0.0, 1.0)],
+)
+def test_lswag(make_subject, name, first, last):
+    case = Case(make_subject, name, "kaiming_fan_in")
+    sums = inverse_deviations(case)
+    chosen = [total for total in sums[round(first * len(sums)) : round(last * len(sums))] if total > 0]
+    count = patterns(case, case.batch(0, 10)[0], last)
+    found = case.score("lswag", patterns=10, repeats=1, first=first, last=last)
+    assert found == near(sum(map(math.log, chosen)) * count)
+
+
+def test_lswag_of_gradients_that_deviate_by_one():
+    from harness.probes.gradient import _variation
+
+    _, inverse = _variation((torch.zeros(7), torch.full((7,), 2.0)))
+    assert float(inverse) == 7  # ln 7 for the layer
+    ratio, inverse = _variation((torch.tensor([1.0, -3.0]), torch.tensor([-1.0, 3.0])))
+    assert float(ratio) == 2
+    assert float(inverse) == 0  # |g| does not vary
+
+
+@pytest.mark.parametrize("wrong", ["first=0.5:last=0.5", "first=-0.1", "last=1.5"])
+def test_a_window_of_lswag_that_holds_nothing_is_refused(wrong):
+    with pytest.raises(HarnessError, match="must be 0 <= first < last <= 1"):
+        get_proxy(f"lswag:{wrong}")
+
+
+@by_hand("intrain")
+def test_intrain(case):
+    tape, parts = case.forward(), []
+    for kind, _, _, y in tape.calls:
+        if kind == "relu":
+            samples = np.moveaxis(y.value, 1, -1).reshape(-1, y.value.shape[1])
+            covariance = np.cov(samples.T, ddof=0).reshape(samples.shape[1], -1) + 1e-10 * np.eye(samples.shape[1])
+            parts.append(math.log(np.trace(covariance) ** 2 / (covariance**2).sum()))
+    _, seed = cross_entropy(tape.logits.value, case.batch()[1])
+    found = tape.back(seed).values()
+    spread = sum(min(1.0, g.std() / (np.abs(g).max() + 1e-8)) for g in found)
+    assert case.score("intrain") == near(sum(parts) * (1 + spread) / math.log(len(parts) + 1))
+
+
+def test_participation():
+    """ln C of channels that vary alike and apart, 0 of one that varies alone."""
+    from harness.probes.rows import participation
+
+    signs = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=3)))
+    assert float(participation(signs)) == pytest.approx(math.log(3), rel=1e-6)
+    assert float(participation(signs * torch.tensor([1.0, 0.0, 0.0]))) == pytest.approx(0, abs=1e-6)
+
+
+@by_hand("dextr")
+@pytest.mark.parametrize("name", ["chain", "staged", "residual"])
+def test_dextr(make_subject, name):
+    case = Case(make_subject, name, "default")
+    subject = case.make()
+    weights, image = case.weights(), case.batch(0, 1)[0]
+    with inputs_of(case.subject.network) as read:
+        score = case.score("dextr", batch_size=None, resolution=9)
+    assert [x.shape for x in read] == [(1, 3, 8, 8), (1, 3, 9, 9)]
+    ratios = module_ratios(subject, weights, image)
+    draws = subject.generator("curve")
+    plane, _, _ = np.linalg.svd(torch.randn(243, 2, generator=draws).double().numpy(), full_matrices=False)
+    chosen = torch.randint(3, (10,), generator=draws).numpy()
+    first, second = np.sign((plane[:, 0] * read[1].ravel()).sum()) * plane.T.reshape(2, 1, 3, 9, 9)
+    assert read[1] == pytest.approx(first, rel=1e-6)
+
+    def velocity(t: float) -> np.ndarray:
+        t = t + 1e-30j
+        return forward(name, weights, first * np.cos(t) + second * np.sin(t)).logits.value[0].imag[chosen] / 1e-30
+
+    v, a = velocity(0), (velocity(1e-5) - velocity(-1e-5)) / 2e-5
+    bend = math.sqrt((v @ v) * (a @ a) - (v @ a) ** 2) / np.linalg.norm(v) ** 3
+    s, k = math.log1p(sum(ratios)), math.log1p(bend)
+    assert score == pytest.approx(s * k / (s + k), rel=1e-6)
+
+
+def module_ratios(subject, weights: dict[str, np.ndarray], image: np.ndarray) -> list[float]:
+    """Least over greatest singular value of what each module of the network gives for one image."""
+    subject.initialise("default", dtype="float64")
+    found: list[float] = []
+
+    def keep(module, args, output) -> None:
+        matrix = output[0].reshape(len(output[0]), -1).detach().numpy()
+        values = np.linalg.svd(matrix, compute_uv=False)
+        found.append(0.0 if values[0] == 0 else values[-1] / values[0])
+
+    for module in subject.network.modules():
+        module.register_forward_hook(keep)
+    subject.network(torch.from_numpy(image))
+    return found
+
+
+def test_dextr_of_a_network_that_ignores_its_input():
+    from harness.proxies.features import Dextr, harmonic
+
+    ratios = np.array([1.0, 0.5, np.nan])
+    assert Dextr().score({"condition_ratios": ratios, "curvature": float("nan")}) == near(math.log(2.5))
+    assert harmonic(2.0, math.e - 1) == near(2 / 3)
+
+
+@by_hand("epsinas")
+@pytest.mark.parametrize("name", ["chain", "staged", "residual"])
+def test_epsinas(make_subject, name):
+    case = Case(make_subject, name, "kaiming_fan_in")
+    features = []
+    for value in (1e-3, 2.0):
+        weights = {key: np.full_like(w, 0.0 if key.endswith("bias") else value) for key, w in case.weights().items()}
+        features.append(forward(name, weights, case.batch()[0]).pooled.value.mean(axis=(2, 3)).ravel())
+    score = case.score("epsinas", init=None, dtype=None, first=1e-3, second=2.0)
+    assert score == pytest.approx(epsinas(features), rel=1e-3, abs=1e-5)  # of float32
+
+
+def epsinas(features: list[np.ndarray]) -> float:
+    p1, p2 = ((x - x.min()) / (x.max() - x.min()) for x in features)
+    both = (p1 != 0) & (p2 != 0)
+    return np.abs(p1 - p2)[both].mean() / np.concatenate([p1[p1 != 0], p2[p2 != 0]]).mean()
+
+
+def test_epsinas_of_given_features():
+    draw = np.random.RandomState(1).randn(2, 12)
+    assert get_proxy("epsinas").score({"constant_features": draw}) == near(epsinas(list(draw)))
+    assert get_proxy("epsinas").score({"constant_features": np.stack([draw[0], 3 * draw[0]])}) == near(0)
+    with pytest.raises(Unscorable, match="all the same number"):
+        get_proxy("epsinas").score({"constant_features": np.ones((2, 5))})
+
+
+def test_epsinas_reads_no_weights_that_it_is_given(make_subject):
+    case = Case(make_subject, "chain", "kept")
+    assert case.result("epsinas", init=None, dtype=None).status.endswith("leave out keep_weights")
+
+
+@by_hand("epads")
+@pytest.mark.parametrize("pairs", ["drawn", "all"])
+@pytest.mark.parametrize("normalised", [False, True])
+def test_epads(case, pairs, normalised):
+    images, subject = case.batch()[0], case.make()
+    noise = torch.randn(images.shape, generator=subject.generator("noise")).double().numpy()
+    draws, expected = subject.generator("permutations"), 0.0
+    tape = forward(case.name, case.weights(), np.concatenate([images, images + 0.3 * noise]), "running")
+    for kind, _, x, _ in tape.calls:
+        if kind == "relu":
+            own, noisy = np.split(x.value.reshape(2 * case.size, -1) > 0, 2)
+            orders = [torch.randperm(case.size, generator=draws).numpy()]
+            if pairs == "all":
+                orders = [np.roll(np.arange(case.size), shift) for shift in range(case.size)]
+            permuted = np.mean([(own != own[order]).sum() for order in orders])
+            expected += permuted * (own != noisy).sum() / (own.size**2 if normalised else 1)
+    assert case.score("epads", sigma=0.3, pairs=pairs, normalised=normalised) == near(expected)
+    assert case.score("epads", sigma=0.0) == 0
+
+
+@by_hand("rbflex")
+def test_rbflex(case):
+    images, weights = case.batch(0, 3)[0], case.weights()
+    tapes = [forward(case.name, weights, image[None]) for image in images]
+    relus = np.stack([np.concatenate([y.value.ravel() for k, _, _, y in t.calls if k == "relu"]) for t in tapes])
+    heads = np.stack([next(x for k, name, x, _ in t.calls if name == "head").value.ravel() for t in tapes])
+
+    def kernel(rows: np.ndarray, gamma: float) -> np.ndarray:
+        spread = rows.max(axis=0) - rows.min(axis=0)
+        rows = (rows - rows.min(axis=0)) / np.where(spread == 0, 1, spread)
+        return np.exp(-gamma * ((rows[:, None] - rows[None]) ** 2).sum(axis=2))
+
+    expected = 3 * sum(np.linalg.slogdet(kernel(*pair))[1] for pair in ((relus, 0.01), (heads, 0.2)))
+    assert case.score("rbflex", batch_size=3, gamma_k=0.01, gamma_q=0.2) == pytest.approx(expected, rel=1e-6)
+
+
+def test_kernels_that_are_nearly_all_ones_lose_no_digit():
+    """det of three rows at distances d of each other, for small gamma: 3 gamma^2 d^4 in leading order."""
+    from harness.proxies.features import log_determinant_of_kernel
+
+    distances = 1 - np.eye(3)
+    assert log_determinant_of_kernel(distances, 1e-12) == pytest.approx(math.log(3e-24), rel=1e-9)
+    assert log_determinant_of_kernel(np.zeros((3, 3)), 1e-12) == -math.inf
+
+
+@by_hand("knas")
+def test_knas(case):
+    drawn = [case.gradients(number) for number in range(4)]
+    keys = [key for key, g in drawn[0].items() if g.size >= 8 and not key.startswith(("spare", "dropped"))]
+    expected = 0.0
+    for key in keys[:3]:
+        series = np.stack([gradients[key].ravel()[:8] for gradients in drawn])
+        first, second = (part - part.mean(axis=0) for part in (series[:2], series[2:]))
+        expected += (first * second).sum() / 16
+    assert case.score("knas", minibatches=4, tensors=3, entries=8) == near(expected)
+    same = Case(lambda *a, **o: _same_batch(case), case.name, case.scheme, case.size)
+    assert same.score("knas", minibatches=4, tensors=3, entries=8) == 0
+
+
+def _same_batch(case: Case):
+    """The subject of a case, whose mini-batches are all the same."""
+    subject = case.make()
+    batch = subject.batch
+    subject.batch = lambda number, size: batch(0, size)
+    return subject
