@@ -539,3 +539,197 @@ def _same_batch(case: Case):
     batch = subject.batch
     subject.batch = lambda number, size: batch(0, size)
     return subject
+
+
+# Signs, copies and patches --------------------------------------------------------------------------------
+
+#: The convolutions that read a ReLU and are read by a BatchNorm.
+UNITS = {
+    "chain": ("second.0",),
+    "staged": ("cell.1", "down.1"),
+    "strided": ("grouped",),
+    "loose": ("conv2",),
+    "residual": ("conv2",),
+    "shared": ("conv2", "conv2"),
+}
+
+
+def sign_norm(x: np.ndarray) -> float:
+    found = []
+    for matrix in np.sign(x).reshape(-1, *x.shape[2:]):
+        determinant = round(float(np.linalg.det(matrix)))
+        logarithm = -math.inf if determinant == 0 else 0.0 if determinant < 0 else math.log(determinant)
+        found.append(1 / (1 + math.exp(-logarithm)) if logarithm > -math.inf else 0.0)
+    return float(np.linalg.norm(found))
+
+
+@by_hand("eznas_a")
+@pytest.mark.parametrize("variant", ["paper", "repo"])
+def test_eznas_a(case, variant):
+    result = case.result("eznas_a", variant=variant)
+    if case.name not in UNITS:
+        assert result.status == "no convolution reads a ReLU and is read by a BatchNorm"
+        return
+    if (case.name, variant) == ("strided", "repo"):
+        assert result.status.endswith("has square matrices")
+        return
+    images, subject = case.batch()[0], case.make()
+    if variant == "paper":
+        images = torch.randn(images.shape, generator=subject.generator("noise")).double().numpy()
+    tape = forward(case.name, case.weights(), images)
+    head = next(x for kind, name, x, _ in tape.calls if name == "head")
+    found = tape.back(np.ones_like(head.value), head)
+    values = []
+    for name in UNITS[case.name]:
+        if variant == "paper":
+            values.append(found[f"{name}.weight"])
+        else:
+            reading = [x for kind, layer, x, _ in tape.calls if layer == name][
+                len(values) if case.name == "shared" else 0
+            ]
+            before = next(x for kind, _, x, y in tape.calls if kind == "relu" and y is reading)
+            values.append(reading.grad * (before.value > 0))
+    assert result.score == near(np.mean([sign_norm(x) for x in values]))
+
+
+def test_eznas_of_a_convolution_of_one_by_one_kernels():
+    """Half the root of the number of weights, whatever their gradients' signs."""
+    from harness.probes.units import sign_norm
+
+    gradient = torch.randn(6, 4, 1, 1, generator=torch.Generator().manual_seed(1))
+    assert float(sign_norm(gradient)) == near(0.5 * math.sqrt(24))
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    lengths = np.maximum(np.linalg.norm(a, axis=0), 1e-8) * np.maximum(np.linalg.norm(b, axis=0), 1e-8)
+    return (a * b).sum(axis=0) / lengths
+
+
+@by_hand("croze")
+def test_croze(make_subject):
+    case = Case(make_subject, "staged", "kaiming_fan_in")
+    weights = {key: np.abs(w) for key, w in case.weights().items()}
+    images, labels = case.batch()
+
+    def gradients(at: dict[str, np.ndarray], x: np.ndarray) -> tuple[Tape, dict[str, np.ndarray]]:
+        tape = forward("staged", at, x, "off")
+        return tape, tape.back(cross_entropy(tape.logits.value, labels)[1])
+
+    keys = {layer: f"{layer}.weight" for layer in case.layers}
+    clean, first = gradients(weights, images)
+    moved = dict(weights)
+    for key in keys.values():
+        moved[key] = weights[key] + 2 * np.linalg.norm(weights[key]) * first[key] / np.linalg.norm(first[key])
+    attacked, _ = gradients(moved, images)
+    worse, second = gradients(moved, np.clip(images - 0.01 * np.sign(attacked.input.grad), 0, 1))
+
+    def feature(tape: Tape, layer: str) -> np.ndarray:
+        """Off the norms a stage gives what its convolution gives; the classifier is behind all stages."""
+        place = 2 if layer == "head" else 3
+        return next(call for call in tape.calls if call[1] == layer)[place].value
+
+    expected = 0.0
+    for layer, key in keys.items():
+        alike = [(1 + cosines(moved[key], weights[key])).sum(), np.abs(cosines(second[key], first[key])).sum()]
+        expected += abs(math.prod(alike) * (1 + cosines(feature(clean, layer), feature(worse, layer))).sum())
+    assert case.score("croze", dtype=None) == near(expected)
+    assert case.result("croze", dtype=None, variant="repo").status.endswith("NAS-Bench-201's network")
+
+
+def patch_sum(features: np.ndarray) -> float:
+    """Of a map (C, H, W): entropies of 3 x 3 patches on a grid of at most four by four, in bits."""
+
+    def starts(size: int) -> list[int]:
+        inside = list(range(1, size - 3)) or list(range(size - 2))
+        return [inside[int(k * (len(inside) - 1) / 3)] for k in range(4)] if len(inside) > 1 else inside
+
+    total = 0.0
+    for i, j in itertools.product(starts(features.shape[1]), starts(features.shape[2])):
+        values = features[:, i : i + 3, j : j + 3].ravel()
+        if np.ptp(values) < 1e-10:
+            continue
+        bins = ((values - values.min()) / np.ptp(values) * (len(values) - 1)).astype(int)
+        share = np.bincount(bins) / len(values)
+        softmax = np.exp(np.abs(values)) / np.exp(np.abs(values)).sum()
+        entropies = [-(p[p > 0] * np.log2(p[p > 0])).sum() for p in (share, softmax)]
+        total += math.prod(entropies)
+    return total
+
+
+@by_hand("mlfe")
+@pytest.mark.parametrize("variant", ["paper", "repo"])
+def test_mlfe(make_subject, variant):
+    case = Case(make_subject, "staged", "default")
+    tape = forward("staged", case.weights(), np.ones((1, 3, 8, 8)))
+    gave = {name: y.value[0] for _, name, _, y in tape.calls}
+    modules = [
+        "stem.0",
+        "stem.1",
+        "stem.1",
+        "cell.0",
+        "cell.1",
+        "cell.2",
+        "cell.2",
+        "down.0",
+        "down.1",
+        "down.2",
+        "down.2",
+    ]
+    sums = [patch_sum(gave[name]) for name in modules]  # what a stage gives is what its last module gives
+    present = [total for total in sums if total]
+    gap = max(present) - min(present)
+    expected = (gap if variant == "repo" else math.log(gap)) * sum(sums)
+    assert case.score("mlfe", batch_size=None, variant=variant) == near(expected)
+
+
+# Transformers ---------------------------------------------------------------------------------------------
+
+
+def module_outputs(case: Case, *names: str) -> dict[str, np.ndarray]:
+    """What modules of the network give for the case's mini-batch."""
+    subject, found = case.make(), {}
+    subject.initialise(case.init, 0, "float64")
+    modules = dict(subject.network.named_modules())
+    for name in names:
+        modules[name].register_forward_hook(lambda m, a, y, name=name: found.update({name: y.detach().numpy()}))
+    subject.network(torch.from_numpy(case.batch()[0]))
+    return found
+
+
+@by_hand("w_pca")
+@pytest.mark.parametrize("energy", [0.5, 0.99])
+def test_w_pca(make_subject, energy):
+    case = Case(make_subject, "transformer", "default")
+    tokens = module_outputs(case, "up")["up"].reshape(-1, 6)
+    values = np.linalg.svd(tokens - tokens.mean(axis=0), compute_uv=False) ** 2
+    count = int(np.argmax(np.cumsum(values) / values.sum() >= energy)) + 1
+    params = case.score("params", init=None, batch_size=None, dtype=None)
+    assert case.score("w_pca", energy=energy) == near(count * params)
+
+
+@by_hand("token_entropy")
+@pytest.mark.parametrize("distribution", ["softmax", "absolute"])
+@pytest.mark.parametrize("lowest", [1, 2])
+def test_token_entropy(make_subject, distribution, lowest):
+    case = Case(make_subject, "transformer", "default", size=1)
+    expected = 0.0
+    for tokens in module_outputs(case, "up", "down").values():
+        share = np.exp(tokens[0]) if distribution == "softmax" else np.abs(tokens[0])
+        share /= share.sum(axis=1, keepdims=True)
+        entropies = np.sort(-(share * np.log(share)).sum(axis=1))
+        expected += len(entropies) / lowest * entropies[:lowest].sum()
+    assert case.score("token_entropy", distribution=distribution, lowest=lowest) == near(expected)
+
+
+@by_hand("head_confidence")
+def test_head_confidence(make_subject):
+    case = Case(make_subject, "transformer", "default")
+    tokens = module_outputs(case, "attention.qkv")["attention.qkv"]
+    assert case.score("head_confidence") == near(3 * tokens.max(axis=1).mean())
+
+
+@pytest.mark.parametrize("proxy", ["w_pca", "token_entropy", "head_confidence"])
+def test_a_network_without_attention_has_no_tokens(make_subject, proxy):
+    status = Case(make_subject, "chain", "default").result(proxy).status
+    expected = "no attention module with linear projections"
+    assert status == (expected if proxy == "head_confidence" else "no feed-forward layers on tokens")

@@ -34,7 +34,7 @@ def _sets() -> dict[str, list[str]]:
     from harness.proxies import available
 
     # These read no network of this space.
-    names = [name for name in available() if name not in ("sed", "dss", "skip")]
+    names = [name for name in available() if name not in ("sed", "skip") and available()[name].requires != "attention"]
     return {
         LIGHT: [name for name in names if name not in HEAVY],
         "vkdnw": ["vkdnw"],

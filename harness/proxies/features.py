@@ -13,7 +13,7 @@ from harness.probes.constant import ConstantWeights
 from harness.probes.curvature import Conditioning, Curvature
 from harness.probes.gradient import GradientPass
 from harness.probes.noise import FeatureDistances, NoisyCodes
-from harness.proxies.base import Proxy, at_least
+from harness.proxies.base import Proxy
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,10 @@ def harmonic(conditioning: float, curvature: float) -> float:
     return float(value) if np.isfinite(value) else conditioning
 
 
+#: Below this a difference of float32 features that lie in [0, 1] is rounding.
+ROUNDING = 1e-6
+
+
 @dataclass(frozen=True)
 class Epsinas(Proxy):
     """epsinas: mean |p1 - p2| over the mean of both, p_i the features of a network whose weights are all w_i.
@@ -90,8 +94,9 @@ class Epsinas(Proxy):
     What the classifier reads, all images and channels together, brought to [0, 1]; zeros count as missing. w1 and w2
     are 1e-7 and 1, the authors' for NAS-Bench-201; theirs for NAS-Bench-101 are `first=1e-4:second=10`. They were
     chosen without accuracies. Channels are all alike, and without BatchNorm's epsilon both features would be equal: a
-    score is of what that and float32 leave of them. By design many networks have none: their features are all the same
-    number (egracheva/epsinas @ 7e4a9bc0, `epsinas_utils.py`, whose figures are of the rest alone).
+    score is of what that and float32 leave of them, and 0 where it is float32's rounding alone. By design many networks
+    have none: their features are all the same number (egracheva/epsinas @ 7e4a9bc0, `epsinas_utils.py`, whose figures
+    are of the rest alone).
     """
 
     name: ClassVar[str] = "epsinas"
@@ -122,7 +127,8 @@ class Epsinas(Proxy):
         share[share == 0] = np.nan
         if np.isnan(share).any(axis=0).all():
             raise Unscorable("no feature of constant weights differs from the least of both")
-        return np.nanmean(np.abs(share[0] - share[1])) / np.nanmean(share)
+        value = np.nanmean(np.abs(share[0] - share[1])) / np.nanmean(share)
+        return value if value > ROUNDING else 0.0
 
 
 @dataclass(frozen=True)
@@ -184,7 +190,6 @@ class RBFleX(Proxy):
     citation: ClassVar[str] = "Yamasaki et al., RBFleX-NAS, TNNLS 2025"
     reads_head: ClassVar[bool] = False
     inputs: ClassVar[str] = "images"
-    choices: ClassVar[Mapping[str, Collection]] = {"batch_size": at_least(2)}
 
     init: str = "default"
     batch_size: int = 3
@@ -197,5 +202,7 @@ class RBFleX(Proxy):
         return {probe: ("relu_distances", "head_distances")}
 
     def score(self, seen: Mapping[str, Any]) -> float:
+        if len(seen["relu_distances"]) < 2:
+            raise Unscorable("one image has no other to be compared with")
         total = log_determinant_of_kernel(seen["relu_distances"], self.gamma_k)
         return len(seen["relu_distances"]) * (total + log_determinant_of_kernel(seen["head_distances"], self.gamma_q))

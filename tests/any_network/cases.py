@@ -212,6 +212,7 @@ class Pruned(Convs):
 
 #: Their parameters are not the weights: those that read parameters are checked against autograd alone.
 OTHER_PARAMETERS = (
+    "intrain",
     "grad_norm:norm=all",
     "ntk",
     "params",
@@ -222,7 +223,7 @@ OTHER_PARAMETERS = (
 )
 
 
-@entry("weight_norm", apart=OTHER_PARAMETERS)
+@entry("weight_norm", apart=OTHER_PARAMETERS, without={"epsinas": "parametrised layer c1"})
 class WeightNorm(Convs):
     def __init__(self, plain):
         super().__init__(plain)
@@ -411,7 +412,7 @@ class Fixed(nn.Module):
         return F.linear(x, self.w, self.b)
 
 
-OF_OUTPUTS = ("fisher", "t_cet", "flops", "near", "zico_bc")
+OF_OUTPUTS = ("fisher", "t_cet", "flops", "near", "zico_bc", "epsinas", "rbflex", "eznas_a")
 
 
 @entry("a layer's weight in einsum", without=dict.fromkeys(OF_OUTPUTS, "layer fc is used by einsum"))
