@@ -62,9 +62,9 @@ class PatchEntropies(Probe):
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch
 
+        subject.initialise(self.init, dtype=self.dtype)
         if not subject.stages:
             raise Unscorable("the network names no stages")
-        subject.initialise(self.init, dtype=self.dtype)
         inside = {id(m): m for stage in subject.stages[-self.stages :] for m in stage.modules()}
         sums: list = []
 

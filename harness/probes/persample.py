@@ -229,13 +229,18 @@ def _at_once(
             parameter.requires_grad_(True)
     others = trained - missing  # a weight that is read by another way than by its layer's operation has no closed form
     missing |= {name for name in others if watch.uses[id(layers[name].weight)] > applied[name]}
+    return _joined(calls, missing), missing
+
+
+def _joined(calls: dict[str, list], missing: set[str]) -> dict[str, list]:
+    """By layer the sum over its calls of what each gave; to `missing` is added what is used in two ways."""
     found = {}
     for name, collected in calls.items():
         shapes = {tuple(part.shape for part in parts) for parts in collected}
-        if len(shapes) > 1:  # used in two ways
+        if len(shapes) > 1:
             missing.add(name)
         found[name] = [sum(parts[1:], parts[0]) for parts in zip(*collected, strict=True)] if len(shapes) == 1 else []
-    return found, missing
+    return found
 
 
 class _NoClosedForm(Exception):

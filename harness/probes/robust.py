@@ -35,11 +35,11 @@ class Consistency(Probe):
         import torch
         import torch.nn.functional as F
 
+        _make_positive(subject, self.init, 0)
         if not subject.stages:
             raise Unscorable("the network names no stages")
         if self.variant == "repo" and len(subject.stages) != 18:
             raise Unscorable("variant=repo reads the 18 stages of NAS-Bench-201's network")
-        _make_positive(subject, self.init, 0)
         layers = weight_layers(subject.network)
         if any(layer.parametrised for layer in layers.values()):
             raise Unscorable("a parametrised layer's weights cannot be moved")

@@ -412,7 +412,19 @@ class Fixed(nn.Module):
         return F.linear(x, self.w, self.b)
 
 
-OF_OUTPUTS = ("fisher", "t_cet", "flops", "near", "zico_bc", "epsinas", "rbflex", "eznas_a")
+OF_OUTPUTS = (
+    "fisher",
+    "t_cet",
+    "flops",
+    "near",
+    "zico_bc",
+    "epsinas",
+    "rbflex",
+    "eznas_a",
+    "croze",
+    "w_pca",
+    "token_entropy",
+)
 
 
 @entry("a layer's weight in einsum", without=dict.fromkeys(OF_OUTPUTS, "layer fc is used by einsum"))
