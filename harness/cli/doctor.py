@@ -14,10 +14,11 @@ from harness.benchmarks.benchmark import broken_benchmarks, list_benchmarks, loa
 from harness.config import choices
 from harness.engine.inputs import load_inputs
 from harness.engine.scorer import resolve_device
-from harness.engine.store import ScoreKey, ScoreStore, is_sealed
+from harness.engine.store import ScoreKey, ScoreStore, is_sealed, open_store
 from harness.errors import HarnessError
+from harness.paths import reference_scores
 from harness.progress import progress_bar
-from harness.proxies import available, get_proxy
+from harness.proxies import available, broken, get_proxy
 from harness.tables.cells import load_table, read_published
 from harness.verify.findings import Finding, show
 
@@ -38,13 +39,15 @@ def examine(config: Any) -> int:
 
 def findings(config: Any) -> Iterator[Finding]:
     """All findings, in the order in which one thing needs another."""
-    store = ScoreStore(config.store)
+    store = open_store(config.store, config.stores)
     yield from _versions()
     yield from _machine()
     yield from _names()
     yield from _benchmarks()
     yield _images(config.inputs)
-    yield from _store(store, config.seal)
+    yield _reference()
+    for layer in store.layers:
+        yield from _store(ScoreStore(layer), config.seal and layer == store.root)
 
 
 def _versions() -> Iterator[Finding]:
@@ -99,6 +102,7 @@ def _names() -> Iterator[Finding]:
     """Proxies, tables and published figures."""
     try:
         yield Finding("proxies", "ok", f"{len(available())} known")
+        yield from (Finding("proxies", "FAILS", reason) for reason in broken().values())
     except HarnessError as error:
         yield Finding("proxies", "FAILS", str(error))
     try:
@@ -140,6 +144,15 @@ def _images(inputs: Any) -> Finding:
         return Finding(subject, "FAILS", str(error))
 
 
+def _reference() -> Finding:
+    """Whether the scores of the package are there; what they hold is looked at on request."""
+    folder = reference_scores()
+    count = len(list(ScoreStore(folder).keys()))
+    if not count:
+        return Finding("scores of the package", "note", f"{folder} holds none: reports show your scores alone")
+    return Finding("scores of the package", "ok", f"{count:,} partitions in {folder} (stores=[reference] reads them)")
+
+
 def _store(store: ScoreStore, seal: bool = False) -> Iterator[Finding]:
     """Every part readable, every proxy and version known, every index in range; counts by status.
 
@@ -179,6 +192,8 @@ def _store(store: ScoreStore, seal: bool = False) -> Iterator[Finding]:
     if bare:
         what = f"{bare:,} parts bear no digest, so that a changed bit may go unseen: `harness doctor seal=true` renames"
         yield Finding(subject, "note", f"{what} them")
+    for stray in store.strays():
+        yield Finding(subject, "note", f"{stray} is no partition and not read, as its seed is no number: remove it")
     left = list(store.root.rglob(".*.writing"))
     if left:
         what = f"{len(left)} unfinished files, such as {left[0]}: a later run of the same shard removes them"

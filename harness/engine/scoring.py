@@ -20,7 +20,7 @@ from harness.benchmarks.benchmark import Benchmark, load_benchmark
 from harness.engine.alike import alike, reason
 from harness.engine.inputs import Inputs, load_inputs
 from harness.engine.scorer import Job, checked, resolve_device
-from harness.engine.store import Row, ScoreKey, ScoreStore
+from harness.engine.store import Row, ScoreKey, ScoreStore, open_store
 from harness.engine.workers import score_networks
 from harness.errors import HarnessError
 from harness.probes.base import EncodingProbe, Unscorable
@@ -98,7 +98,7 @@ def plan(job: Job, read: Callable[[ScoreKey, int], pd.DataFrame] | None = None) 
     if job.limit is not None:
         members = members[: job.limit]
     representatives = np.unique(benchmark.representatives[members])[part::parts]
-    read = read or ScoreStore(job.store).read
+    read = read or open_store(job.store, job.stores).read
     found = []
     for proxy in proxies:
         counted = all(isinstance(probe, EncodingProbe) for probe in proxy.needs())
@@ -146,10 +146,15 @@ def run(job: Job, progress: bool = True) -> Summary:
     """
     started = time.perf_counter()
     wanted = plan(job)
+    store = open_store(job.store, job.stores)
+    if store.root.resolve() not in [layer.resolve() for layer in store.layers]:
+        raise HarnessError(
+            f"stores={','.join(map(str, store.layers))} leaves out store={store.root}: what is computed would not be "
+            "found again, name it among the stores"
+        )
     inputs = check_host(job)
     benchmark = load_benchmark(job.benchmark)
     dataset = benchmark.dataset(job.dataset)
-    store = ScoreStore(job.store)
     writer = "{}of{}".format(*job.part_of)
     targets: dict[str, tuple[ScoreKey, str | None]] = {}
     for proxy in (one.proxy for one in wanted if one.missing):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from functools import cache, cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +15,7 @@ from harness.config import choices
 from harness.engine.alike import alike, reason
 from harness.engine.inputs import STAND_INS
 from harness.engine.store import ScoreKey, ScoreStore, check_range
+from harness.paths import user_scores
 from harness.probes.base import Probe
 from harness.proxies import get_proxy
 from harness.proxies.base import Proxy
@@ -174,11 +177,12 @@ class Reader:
                 columns.append(self.benchmark.space.graph_features(architectures))
             accuracies = self.benchmark.accuracies(dataset).to_numpy()[population]
             features = np.concatenate(columns, axis=1)
-            name = f"{self.benchmark.name}-{dataset}-{spec}-{len(population)}-seed{seed}.parquet"
+            name = Path(LEARNED_FOLDER, f"{self.benchmark.name}-{dataset}-{spec}-{len(population)}-seed{seed}.parquet")
             values = remembered(
-                self.store.root / LEARNED_FOLDER / name,
+                self.store.root / name,
                 (Forest.VERSION, features, accuracies, train, seed),
                 lambda: Forest().rank(features, accuracies, train, seed),
+                [layer / name for layer in self.store.layers],
             )
         return Scores(values, missing, _seconds_of(parts), ~train, _alike_of(parts))
 
@@ -224,7 +228,7 @@ class Reader:
             values, seconds = np.full(size, np.nan), np.full(size, np.nan)
             stored = np.zeros(size, dtype=bool)
             index = frame["index"].to_numpy()
-            check_range(index, size, self.store.root / key.folder)
+            check_range(index, size, self.store.place(key))
             values[index], seconds[index] = (
                 frame["score"].to_numpy(dtype=np.float64),
                 frame["seconds"].to_numpy(),
@@ -234,12 +238,15 @@ class Reader:
         return self._columns[key]
 
 
-def scoring_commands(missing: Iterable[tuple[str, ScoreKey]]) -> dict[tuple[str, ScoreKey], str]:
-    """For each missing pair of population and partition the command that computes it.
+def scoring_commands(
+    missing: Iterable[tuple[str, ScoreKey]], store: ScoreStore | None = None
+) -> dict[tuple[str, ScoreKey], str]:
+    """For each missing pair of population and partition the command that computes it, to be pasted into a shell.
 
     Proxies of equal population, inputs and seed share one. A proxy that reads no mini-batch joins those that read
-    noise. The store of the command is the default one.
+    noise. A `store` that is not the user's own by default is named.
     """
+    place = "" if store is None or store.root == user_scores() else " " + shlex.quote(f"store={store.root}")
     groups: dict[tuple, list[tuple[str, ScoreKey]]] = {}
     for population, key in sorted(set(missing)):
         inputs = "random" if key.inputs == "none" else key.inputs
@@ -250,7 +257,7 @@ def scoring_commands(missing: Iterable[tuple[str, ScoreKey]]) -> dict[tuple[str,
         names = ",".join(key.proxy for _, key in pairs)
         command = (
             f'harness score benchmark={space} dataset={dataset}{source} "proxies=[{names}]" '
-            f'seed={seed} "population={population}"'
+            f'seed={seed} "population={population}"{place}'
         )
         commands.update(dict.fromkeys(pairs, command))
     return commands

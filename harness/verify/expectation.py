@@ -119,6 +119,7 @@ def check_expectations(proxy: Proxy, expectations: Sequence[Expectation], config
             device=config.device,
             workers=config.workers,
             store=folder,
+            stores=(folder,),
         )
         run(job)
         rows = ScoreStore(folder).read(job.key(proxy)).set_index("index")
