@@ -292,8 +292,9 @@ def load_torch(path: Path) -> Any:
                 if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size:
                     raise ValueError("its content is compressed, which torch.save does not do")
                 with archive.open(entry) as content:
-                    found = _load(_OfTorch(io.BufferedReader(content, 2**20), entry.file_size), path)
-                    while content.read(2**20):  # to the end, where its checksum is looked at
+                    buffer = io.BufferedReader(content, 2**20)
+                    found = _load(_OfTorch(buffer, entry.file_size), path)
+                    while buffer.read(2**20):  # to the end, where its checksum is looked at
                         pass
                     return found
         except HarnessError:
