@@ -659,8 +659,9 @@ def attempt(read: Callable[[Any, Path], None], case: Any, folder: Path) -> tuple
     """What came of a try, `refused`, `taken` or a kind of fault, and its words."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    signal.alarm(SECONDS)
-    faulthandler.dump_traceback_later(3 * SECONDS, exit=True)  # where no signal is looked at
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)  # of the processor, which others may hold
+    signal.setitimer(signal.ITIMER_REAL, 6 * SECONDS)
+    faulthandler.dump_traceback_later(12 * SECONDS, exit=True)  # where no signal is looked at
     try:
         read(case, folder)
         return "taken", ""
@@ -680,7 +681,8 @@ def attempt(read: Callable[[Any, Path], None], case: Any, folder: Path) -> tuple
     except Exception as error:
         return "traceback", f"{type(error).__name__}: {error}"[:300]
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.cancel_dump_traceback_later()
 
 
@@ -690,6 +692,7 @@ def fuzz(name: str, seconds: float, seed: int, tries: int | None = None) -> dict
     counts: dict[str, int] = {}
     faults: list[str] = []
     signal.signal(signal.SIGALRM, _late)
+    signal.signal(signal.SIGPROF, _late)
     load_benchmark("nasbench201")
     load_benchmark("macro")
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

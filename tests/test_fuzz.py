@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,11 @@ def raises(error: BaseException) -> Any:
     return read
 
 
+def busy(case: Any, folder: Path) -> None:
+    while True:
+        pass
+
+
 def damaged(case: Any, folder: Path) -> None:
     try:
         raise MemoryError("20 GB")
@@ -49,7 +53,7 @@ FAULTS = {
     "traceback": raises(KeyError("a")),
     "words": raises(HarnessError("two\nlines")),
     "memory": damaged,
-    "hang": lambda case, folder: time.sleep(3),
+    "hang": busy,
 }
 
 
@@ -59,12 +63,14 @@ def test_faults_are_told_apart(kind, tmp_path, monkeypatch):
 
     import fuzzing
 
-    monkeypatch.setattr(fuzzing, "SECONDS", 1)
-    before = signal.signal(signal.SIGALRM, fuzzing._late)
+    monkeypatch.setattr(fuzzing, "SECONDS", 0.2)
+    names = (signal.SIGALRM, signal.SIGPROF)
+    before = [signal.signal(name, fuzzing._late) for name in names]
     try:
         assert fuzzing.attempt(FAULTS[kind], None, tmp_path / "try")[0] == kind
     finally:
-        signal.signal(signal.SIGALRM, before)
+        for name, handler in zip(names, before, strict=True):
+            signal.signal(name, handler)
 
 
 def test_a_difference_is_found(tmp_path, monkeypatch):

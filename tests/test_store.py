@@ -368,6 +368,12 @@ def test_a_forged_part_is_refused(store, name, monkeypatch):
             read(KEY)
 
 
+def test_one_long_status_among_many_rows_is_read(store, monkeypatch):
+    monkeypatch.setattr(store_module, "_MOST_TEXT", 1000)
+    store.append(KEY, [*(ok(index) for index in range(200)), failed(200, "error: " + "x" * 500)])
+    assert len(store.read(KEY)) == 201
+
+
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "loop"])
 def test_a_part_that_is_no_file_is_named(store, kind):
     path = store.root / KEY.folder / "part-0-foreign.parquet"
