@@ -68,7 +68,7 @@ def read(words: list[str], monkeypatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(cli, "_app", composed)
         patched.setattr("harness.cli.launch.sweep", lambda arguments: 0 if runs_of(arguments) else 1)
-        patched.setattr("harness.verify.find_proxy", lambda spec: None)
+        patched.setattr("harness.verify.get_proxy", lambda spec: None)
         patched.setattr("harness.benchmarks.importers.import_archive", lambda *_: [])
         patched.setattr("harness.benchmarks.importers.check_archive", lambda *_: ([], False))
         assert cli.main(words[1:]) == 0, words

@@ -31,7 +31,7 @@ from harness.proxies import available
 from harness.rankings.results import Reader
 from harness.verify import CHECKS, GUARD
 from harness.verify.baseline import LARGEST_MOVE, correlations, digest, guarded_benchmarks, read_baseline
-from harness.verify.expectation import Expectation, find_proxy, parse_expectation
+from harness.verify.expectation import Expectation, parse_expectation
 from harness.verify.findings import Finding
 
 ROOT = Path(harness.__file__).resolve().parents[1]
@@ -548,7 +548,6 @@ def test_expectations_are_read():
     assert parse_expectation("tau>=0.6") == Expectation("kendall", ">=", 0.6)
     assert parse_expectation(" top_1% < .5") == Expectation("top_1%", "<", 0.5)
     assert not Expectation("kendall", ">=", -1.0).holds(float("nan"))
-    assert find_proxy("vkdnw:variant=repo").label == "vkdnw:variant=repo"
 
 
 # The whole ------------------------------------------------------------------------------------------------------

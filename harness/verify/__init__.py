@@ -17,9 +17,10 @@ from itertools import chain
 from typing import Any
 
 from harness.benchmarks.enumeration import verify_nasbench101
+from harness.proxies import get_proxy
 from harness.verify.accuracies import check_accuracies
 from harness.verify.baseline import check_correlations, write_baseline
-from harness.verify.expectation import check_expectations, find_proxy, parse_expectation
+from harness.verify.expectation import check_expectations, parse_expectation
 from harness.verify.findings import Finding, show
 from harness.verify.references import verify_references
 from harness.verify.scores import check_scores
@@ -52,7 +53,7 @@ def concluded(checks: Callable[[Any], Iterator[Finding]]) -> Callable[[Any], int
 def expectations(proxy: str, texts: Sequence[str]) -> Callable[[Any], int]:
     """The command `harness verify --proxy … --expect …`. Raises HarnessError for either that cannot be read."""
     bounds = [parse_expectation(text) for text in texts]
-    return concluded(partial(check_expectations, find_proxy(proxy), bounds))
+    return concluded(partial(check_expectations, get_proxy(proxy), bounds))
 
 
 def _guard(config: Any) -> Iterator[Finding]:

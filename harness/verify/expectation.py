@@ -66,35 +66,6 @@ def parse_expectation(text: str) -> Expectation:
         raise HarnessError(f"{text!r}: {error}") from error
 
 
-def find_proxy(spec: str) -> Proxy:
-    """A registered proxy, or one named `module:Class`, either followed by `:setting=value`.
-
-    Modules of the working directory are found, as a test runner would.
-
-    Raises:
-        HarnessError: no such module or class, an import that fails, or a class that is no `Proxy`.
-    """
-    module, colon, rest = spec.partition(":")
-    if not colon or "=" in rest.split(":")[0] or module in available():
-        return get_proxy(spec)
-    name, settings = split_spec(rest, "proxy")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        cls = getattr(importlib.import_module(module), name)
-    except Exception as error:
-        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise HarnessError(
-            f"proxy {spec!r} cannot be imported ({cause}): write --proxy MODULE:CLASS, importable from here"
-        ) from error
-    if not (isinstance(cls, type) and issubclass(cls, Proxy)):
-        raise HarnessError(
-            f"{module}:{name} is no subclass of harness.Proxy: write --proxy MODULE:CLASS with a class derived from it"
-        )
-    return configure(cls, settings)
-
-
 def check_expectations(proxy: Proxy, expectations: Sequence[Expectation], config: Any) -> Iterator[Finding]:
     """Score a population of `config` with `proxy` and hold each metric against its bound.
 
