@@ -14,7 +14,7 @@ from harness.benchmarks.benchmark import Benchmark, load_benchmark
 from harness.engine.definitions import check_definitions
 from harness.engine.scorer import Job
 from harness.engine.scoring import Summary, run
-from harness.engine.store import ScoreKey, ScoreStore
+from harness.engine.store import ScoreStore
 from harness.errors import HarnessError
 from harness.proxies import available, check_own_name, get_proxy, spec_of
 from harness.proxies.base import Proxy
@@ -129,6 +129,16 @@ class Place:
     def lacking(self, wanted: Iterable[Contestant], population: str, inputs: str | None = None) -> list[Contestant]:
         """Those of the contestants of which a score is missing."""
         return [one for one in wanted if self.read(one, population, inputs)[1].missing]
+
+    def afresh(self) -> Place:
+        """The same place, which reads what is stored by now."""
+        return place(self.benchmark.name, self.block.dataset, self.store, self.seed, self.block.target)
+
+    def errors(self, missing: Iterable[Contestant], population: str, inputs: str | None = None) -> str:
+        """The most frequent exception among the rows of contestants that have no score."""
+        keys = [key for one in missing for key in self.read(one, population, inputs)[1].missing]
+        said = [status for key in keys for status in self.store.read(key)["status"] if status.startswith("error")]
+        return max(set(said), key=said.count) if said else "nothing was stored"
 
     def commands(self, missing: Iterable[Contestant], population: str, inputs: str | None = None) -> list[str]:
         """Commands that compute what contestants lack."""
@@ -286,12 +296,12 @@ def score_benchmark(
     wanted = contestants(proxies, where.benchmark)
     score_missing(where, wanted, population, how)
     source = None if how.source == PAPER_INPUTS else how.source
-    where = place(benchmark, dataset, where.store, seed)  # reads what is stored now
+    where = where.afresh()
     missing = where.lacking(wanted, population, source)
     if missing:
         raise HarnessError(
             f"an exception kept {', '.join(one.label for one in missing)} from a score; the same call tries again: "
-            f"{_errors(where, missing, population, source)}"
+            f"{where.errors(missing, population, source)}"
         )
     return _frame(where, wanted, population, source)
 
@@ -306,13 +316,6 @@ def _missing(where: Place, missing: Sequence[Contestant], population: str, input
         f"scores of {where.name}, population {population}, are not stored for {', '.join(counts)}: run {commands}, "
         "call harness.score_benchmark, or give partial=True, which leaves them empty"
     )
-
-
-def _errors(where: Place, missing: Sequence[Contestant], population: str, inputs: str | None) -> str:
-    """The most frequent exception among the rows of contestants that have no score."""
-    keys: list[ScoreKey] = [key for one in missing for key in where.read(one, population, inputs)[1].missing]
-    said = [status for key in keys for status in where.store.read(key)["status"] if status.startswith("error")]
-    return max(set(said), key=said.count) if said else "nothing was stored"
 
 
 def _frame(where: Place, wanted: Sequence[Contestant], population: str, inputs: str | None) -> pd.DataFrame:

@@ -71,7 +71,7 @@ def definition(proxy: Proxy) -> str | None:
             tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
         except (OSError, TypeError, SyntaxError):
             return None
-        found.update(ast.dump(_bare(tree)).encode())
+        found.update(ast.unparse(_bare(tree)).encode())
     return found.hexdigest()
 
 
