@@ -134,25 +134,30 @@ def populations(where: Place) -> list[str]:
     return [name for i, name in enumerate(order) if found[name] > 1 and found[name] not in map(found.get, order[:i])]
 
 
-def choose(where: Place, named: Sequence[Contestant], others: Sequence[Contestant]) -> tuple[str, list[str]]:
+def choose(
+    where: Place, named: Sequence[Contestant], others: Sequence[Contestant], modest: bool = False
+) -> tuple[str, list[str]]:
     """The population to compare on, and the larger ones that at least half of the others share too.
 
     It is the largest that at least half of the others share, of those over which the named ones are complete if there
     is one.
+
+    Args:
+        modest: where the named ones have yet to be scored, take the smallest instead.
 
     Raises:
         HarnessError: the others share none.
     """
     names = populations(where)
     complete = {name: {one.label for one in others if where.is_complete(one, name)} for name in names}
-    first = choose_population(complete)
-    if not first:
+    if not choose_population(complete):
         commands = where.commands(others, names[-1]) if names and others else []
         remedy = f": run {' and '.join(f'`{command}`' for command in commands)}" if commands else ""
         raise HarnessError(f"no scores of other proxies on {where.name} are stored{remedy}")
-    shared = names[names.index(first) :]
+    scored = set().union(*complete.values())
+    shared = [name for name in names if 2 * len(complete[name]) >= len(scored)]
     ready = [name for name in shared if all(where.is_complete(one, name) for one in named)]
-    chosen = ready[0] if ready else first
+    chosen = ready[0] if ready else shared[-1 if modest else 0]
     return chosen, shared[: shared.index(chosen)]
 
 
@@ -164,6 +169,7 @@ def compare_at(
     metric_name: str = "kendall",
     resamples: int = 1000,
     how: Scoring | None = None,
+    modest: bool = False,
 ) -> Comparison:
     """Compare on one dataset.
 
@@ -172,6 +178,7 @@ def compare_at(
         population: None for the largest that the others share (`choose`).
         metric_name: by which all are ranked, as `harness.correlation.metric` takes it.
         how: compute what the named ones lack in this way; None to read alone.
+        modest: as `choose` takes it.
 
     Raises:
         HarnessError: scores are missing, with the command that computes them; a metric that means nothing for what is
@@ -185,7 +192,7 @@ def compare_at(
             raise HarnessError(f"{one.label} does not apply to {where.name}: no {required} in this space")
     larger: list[str] = []
     if population is None:
-        population, larger = choose(where, named, others)
+        population, larger = choose(where, named, others, modest)
     where.block.population(population)
     where = _completed(where, named, population, how)
     found: dict[str, tuple[Contestant, str, Scores]] = {}
@@ -395,4 +402,3 @@ def _notes(where: Place, one: Contestant, source: str, scores: Scores, sample: S
         notes.append(f"over the {sample.n:,} architectures that it was not trained on, on which it is not ranked")
     notes.append(where.block.stand_in(one.spec, source))
     return tuple(filter(None, notes))
-

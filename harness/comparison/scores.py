@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -175,6 +176,13 @@ class Scoring:
         return PAPER_INPUTS if self.path and self.inputs not in (None, "random") else "random"
 
 
+def processes(workers: int) -> int:
+    """The number asked for; for 0, one a core, but one alone below a script, which other processes would run again."""
+    main = sys.modules["__main__"]
+    is_script = hasattr(main, "__file__") and main.__spec__ is None
+    return 1 if workers == 0 and is_script else workers
+
+
 def score_missing(where: Place, wanted: Sequence[Contestant], population: str, how: Scoring) -> list[Summary]:
     """Compute and store the scores that contestants lack over a population.
 
@@ -275,13 +283,12 @@ def score_benchmark(
 ) -> pd.DataFrame:
     """Score the networks of a benchmark at initialisation; what is stored already is not computed again.
 
-    In a script that runs on several processes, call it below `if __name__ == "__main__":`, as Python asks for.
-
     Args:
         proxies: one or several names with settings, also `mymodule:MyProxy`, `Proxy` objects or classes, aggregates.
         benchmark, dataset, population, seed, store: as in `harness.load_scores`.
         inputs, inputs_path: a dataset and the folder or `.npz` of its images; noise when None.
-        workers: processes; 0 for one a core.
+        workers: processes. 0 for one a core in a notebook or at Python's prompt, for one alone in a script: more
+            need the call to be below `if __name__ == "__main__":`.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         progress: show rate and time left.
 
@@ -291,7 +298,7 @@ def score_benchmark(
     Raises:
         HarnessError: bad input, found before anything is computed.
     """
-    how = Scoring(inputs, inputs_path, workers, device, progress)
+    how = Scoring(inputs, inputs_path, processes(workers), device, progress)
     where = place(benchmark, dataset, open_store(store), seed)
     wanted = contestants(proxies, where.benchmark)
     score_missing(where, wanted, population, how)
