@@ -21,6 +21,7 @@ _EXPORTS = {
     "Subject": "harness.probes.base",
     "Unscorable": "harness.probes.base",
     "ScoreStore": "harness.engine.store",
+    "open_store": "harness.engine.store",
     "score": "harness.engine.api",
 }
 __all__ = sorted(_EXPORTS)

@@ -14,7 +14,7 @@ from harness.benchmarks.benchmark import list_benchmarks, load_benchmark
 from harness.config import choices
 from harness.engine.inputs import load_inputs
 from harness.engine.scorer import resolve_device
-from harness.engine.store import ScoreKey, ScoreStore
+from harness.engine.store import ScoreKey, ScoreStore, open_store
 from harness.errors import HarnessError
 from harness.progress import progress_bar
 from harness.proxies import available, get_proxy
@@ -43,7 +43,8 @@ def findings(config: Any) -> Iterator[Finding]:
     yield from _names()
     yield from _benchmarks()
     yield _images(config.inputs)
-    yield from _store(ScoreStore(config.store))
+    for layer in open_store(config.store, config.stores).layers:
+        yield from _store(ScoreStore(layer))
 
 
 def _versions() -> Iterator[Finding]:
@@ -164,6 +165,8 @@ def _store(store: ScoreStore) -> Iterator[Finding]:
         again = ", which the same scoring commands try again" if status == "error" else ""
         yield Finding(f"{subject}, status {status}", "note" if again else "ok", f"{count:,}{again}")
     yield from found
+    for stray in store.strays():
+        yield Finding(subject, "note", f"{stray} is no partition and not read, as its seed is no number: remove it")
     left = list(store.root.rglob(".*.writing"))
     if left:
         what = f"{len(left)} unfinished files, such as {left[0]}: remove them when no run is going"

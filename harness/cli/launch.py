@@ -23,16 +23,16 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.config import check_overrides, compose_config, job_of, register
+from harness.config import check_overrides, compose_config, job_of, quoted, register
 from harness.engine.scorer import Job
 from harness.engine.scoring import Wanted, check_host, plan
-from harness.engine.store import ScoreKey, ScoreStore
+from harness.engine.store import ScoreKey, open_store
 from harness.errors import HarnessError
-from harness.paths import data_dir
+from harness.paths import data_dir, user_scores
 
 # Our files of the launchers' defaults bear the names of the plugins' own, which validate them. Hydra 1.3 warns of
 # that in every process that composes them.
@@ -201,10 +201,10 @@ def plans(runs: Sequence[Run]) -> list[list[Wanted]]:
     """`plan` of each run; each column of scores is read once for all of them. Raises HarnessError on bad input."""
 
     @cache
-    def stored(root: str, key: ScoreKey, version: int) -> Any:
-        return ScoreStore(root).read(key, version)
+    def stored(store: str, stores: tuple[str, ...], key: ScoreKey, version: int) -> Any:
+        return open_store(store, stores).read(key, version)
 
-    return [plan(run.job, lambda key, version, root=run.job.store: stored(root, key, version)) for run in runs]
+    return [plan(run.job, partial(stored, run.job.store, run.job.stores)) for run in runs]
 
 
 def sweep(arguments: Sequence[str]) -> int:
@@ -213,6 +213,8 @@ def sweep(arguments: Sequence[str]) -> int:
     Raises:
         HarnessError: bad input, found before anything is started; an extra that is not installed.
     """
+    if not any(argument.startswith("store=") for argument in arguments):
+        arguments = [*arguments, quoted(f"store={user_scores()}")]  # whatever the environment of other machines names
     runs = runs_of(arguments)
     launcher, executor = _target(arguments)
     before = plans(runs)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.benchmarks.benchmark import load_benchmark
-from harness.engine.store import ScoreStore
+from harness.engine.store import open_store
 from harness.errors import HarnessError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def correlations_of(job: Job) -> tuple[dict[str, Any], dict[str, float]]:
     from harness.rankings.results import Reader
 
     benchmark = load_benchmark(job.benchmark)
-    reader = Reader(ScoreStore(job.store), benchmark)
+    reader = Reader(open_store(job.store, job.stores), benchmark)
     accuracies = benchmark.accuracies(job.dataset).to_numpy(dtype=np.float64)
     benchmark.with_figures(job.population, accuracies)  # raises where they are of a selection that it exceeds
     members = benchmark.population(job.population)[: job.limit]

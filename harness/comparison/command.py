@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from harness.comparison import table
 from harness.comparison.field import Comparison, compare_at
 from harness.comparison.matrix import Matrix, compare_over, places_of
-from harness.comparison.scores import Scoring, contestants, open_store, place, processes
-from harness.engine.store import write_text
+from harness.comparison.scores import Scoring, contestants, place, processes
+from harness.engine.store import open_store, write_text
 from harness.errors import HarnessError
 from harness.proxies.base import Proxy
 from harness.tables.sheet import to_latex, to_markdown
@@ -38,6 +38,7 @@ def compare(
     resamples: int = 1000,
     score: bool = True,
     store: str | Path | None = None,
+    stores: Sequence[str | Path] | None = None,
     workers: int = 0,
     device: str = "auto",
     progress: bool = True,
@@ -57,7 +58,7 @@ def compare(
         inputs, inputs_path: a dataset and its images, for scores that are missing; noise when None.
         resamples: of the bootstrap; 0 for no intervals.
         score: compute what the named ones lack; False reads alone.
-        store: folder of the scores.
+        store, stores: as in `harness.load_scores`.
         workers, device, progress: as in `harness.score_benchmark`.
 
     Returns:
@@ -72,9 +73,8 @@ def compare(
         HarnessError: bad input; scores that are missing, with the command that computes them.
     """
     how = Scoring(inputs, inputs_path, processes(workers), device, progress) if score else None
-    found = _compare(
-        proxies, benchmark, dataset, population, against, metric, seed, target, resamples, how, open_store(store)
-    )
+    folders = open_store(store, stores)
+    found = _compare(proxies, benchmark, dataset, population, against, metric, seed, target, resamples, how, folders)
     return table.matrix_frame(found) if isinstance(found, Matrix) else table.to_frame(found)
 
 
@@ -131,7 +131,7 @@ def compare_command(config: Any) -> int:
         config.target,
         config.resamples,
         how if config.score else None,
-        open_store(config.store),
+        open_store(config.store, config.stores),
     )
     several = isinstance(found, Matrix)
     first = found.comparisons[0] if several else found

@@ -32,11 +32,6 @@ if TYPE_CHECKING:
 EVERY = "all"
 
 
-def open_store(folder: str | Path | None = None) -> ScoreStore:
-    """The store that scores are read from and written to, by default the one of the project."""
-    return ScoreStore(folder or "results/scores")
-
-
 class Contestant(NamedTuple):
     """A proxy with its settings, an aggregate or a learned ranking, by the label under which its figures stand."""
 
@@ -145,7 +140,7 @@ class Place:
         """Commands that compute what contestants lack."""
         named = {proxy.label: spec_of(proxy) for one in missing for proxy in proxies_of(one.spec)}
         pairs = [(population, key) for one in missing for key in self.read(one, population, inputs)[1].missing]
-        return list(dict.fromkeys(scoring_commands(pairs, named).values()))
+        return list(dict.fromkeys(scoring_commands(pairs, self.store, named).values()))
 
 
 def place(benchmark: str, dataset: str | None, store: ScoreStore, seed: int = 0, target: str | None = None) -> Place:
@@ -210,6 +205,7 @@ def score_missing(where: Place, wanted: Sequence[Contestant], population: str, h
             workers=how.workers if apart else 1,
             device=how.device,
             store=str(where.store.root),
+            stores=tuple(map(str, where.store.layers)),
         )
         done.append(run(job, progress=how.progress))
     return done
@@ -224,6 +220,7 @@ def load_scores(
     seed: int = 0,
     target: str | None = None,
     store: str | Path | None = None,
+    stores: Sequence[str | Path] | None = None,
     partial: bool = False,
 ) -> pd.DataFrame:
     """Stored scores of a population as a table, the very ones that tables and plots rank.
@@ -243,7 +240,8 @@ def load_scores(
         seed: of the scores.
         target: what proxies are to predict, the benchmark's default accuracy when None; aggregates and learned
             rankings are computed over the architectures that have this figure.
-        store: folder of the scores.
+        store: folder of your own scores; by default $NAS_HARNESS_STORE, or one below ~/.local/share.
+        stores: folders that are read, the uppermost first; `store` over `reference`, the package's, when None.
         partial: leave what is not computed empty instead of raising.
 
     Returns:
@@ -255,7 +253,7 @@ def load_scores(
     Raises:
         HarnessError: scores are missing, with the command that computes them; an unknown name.
     """
-    where = place(benchmark, dataset, open_store(store), seed, target)
+    where = place(benchmark, dataset, open_store(store, stores), seed, target)
     wanted = contestants(proxies, where.benchmark)
     check_definitions(where.store.root, (proxy for one in wanted for proxy in proxies_of(one.spec)))
     where.block.population(population)
@@ -277,6 +275,7 @@ def score_benchmark(
     inputs_path: str | None = None,
     seed: int = 0,
     store: str | Path | None = None,
+    stores: Sequence[str | Path] | None = None,
     workers: int = 0,
     device: str = "auto",
     progress: bool = True,
@@ -285,7 +284,7 @@ def score_benchmark(
 
     Args:
         proxies: one or several names with settings, also `mymodule:MyProxy`, `Proxy` objects or classes, aggregates.
-        benchmark, dataset, population, seed, store: as in `harness.load_scores`.
+        benchmark, dataset, population, seed, store, stores: as in `harness.load_scores`.
         inputs, inputs_path: a dataset and the folder or `.npz` of its images; noise when None.
         workers: processes. 0 for one a core in a notebook or at Python's prompt, for one alone in a script: more
             need the call to be below `if __name__ == "__main__":`.
@@ -299,7 +298,7 @@ def score_benchmark(
         HarnessError: bad input, found before anything is computed.
     """
     how = Scoring(inputs, inputs_path, processes(workers), device, progress)
-    where = place(benchmark, dataset, open_store(store), seed)
+    where = place(benchmark, dataset, open_store(store, stores), seed)
     wanted = contestants(proxies, where.benchmark)
     score_missing(where, wanted, population, how)
     source = None if how.source == PAPER_INPUTS else how.source

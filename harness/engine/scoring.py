@@ -21,7 +21,7 @@ from harness.engine.alike import alike, reason
 from harness.engine.definitions import check_definitions
 from harness.engine.inputs import Inputs, load_inputs
 from harness.engine.scorer import Job, checked, resolve_device
-from harness.engine.store import Row, ScoreKey, ScoreStore
+from harness.engine.store import Row, ScoreKey, ScoreStore, open_store
 from harness.engine.workers import score_networks
 from harness.errors import HarnessError
 from harness.probes.base import EncodingProbe, Unscorable
@@ -99,7 +99,7 @@ def plan(job: Job, read: Callable[[ScoreKey, int], pd.DataFrame] | None = None) 
     if job.limit is not None:
         members = members[: job.limit]
     representatives = np.unique(benchmark.representatives[members])[part::parts]
-    read = read or ScoreStore(job.store).read
+    read = read or open_store(job.store, job.stores).read
     found = []
     for proxy in proxies:
         counted = all(isinstance(probe, EncodingProbe) for probe in proxy.needs())
@@ -150,7 +150,7 @@ def run(job: Job, progress: bool = True) -> Summary:
     inputs = check_host(job)
     benchmark = load_benchmark(job.benchmark)
     dataset = benchmark.dataset(job.dataset)
-    store = ScoreStore(job.store)
+    store = open_store(job.store, job.stores)
     check_definitions(store.root, (one.proxy for one in wanted), keep=True)
     targets: dict[str, tuple[ScoreKey, str | None]] = {}
     for proxy in (one.proxy for one in wanted if one.missing):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from functools import cache, cached_property
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from harness.config import choices
 from harness.engine.alike import alike, reason
 from harness.engine.inputs import STAND_INS
 from harness.engine.store import ScoreKey, ScoreStore, check_range
+from harness.paths import user_scores
 from harness.probes.base import Probe
 from harness.proxies import get_proxy
 from harness.proxies.base import Proxy
@@ -239,7 +241,7 @@ class Reader:
             values, seconds = np.full(size, np.nan), np.full(size, np.nan)
             stored = np.zeros(size, dtype=bool)
             index = frame["index"].to_numpy()
-            check_range(index, size, self.store.root / key.folder)
+            check_range(index, size, self.store.place(key))
             values[index], seconds[index] = (
                 frame["score"].to_numpy(dtype=np.float64),
                 frame["seconds"].to_numpy(),
@@ -250,17 +252,20 @@ class Reader:
 
 
 def scoring_commands(
-    missing: Iterable[tuple[str, ScoreKey]], named: Mapping[str, str] | None = None
+    missing: Iterable[tuple[str, ScoreKey]],
+    store: ScoreStore | None = None,
+    named: Mapping[str, str] | None = None,
 ) -> dict[tuple[str, ScoreKey], str]:
-    """For each missing pair of population and partition the command that computes it.
+    """For each missing pair of population and partition the command that computes it, to be pasted into a shell.
 
     Proxies of equal population, inputs and seed share one. A proxy that reads no mini-batch joins those that read
-    noise. The store of the command is the default one.
+    noise. A `store` that is not the user's own by default is named.
 
     Args:
-        named: how the command names the proxy of a label, where that is not the label itself.
+        named: how a command names the proxy of a label, where that is not the label itself.
     """
     named = named or {}
+    place = "" if store is None or store.root == user_scores() else " " + shlex.quote(f"store={store.root}")
     groups: dict[tuple, list[tuple[str, ScoreKey]]] = {}
     for population, key in sorted(set(missing)):
         inputs = "random" if key.inputs == "none" else key.inputs
@@ -271,7 +276,7 @@ def scoring_commands(
         names = ",".join(named.get(key.proxy, key.proxy) for _, key in pairs)
         command = (
             f'harness score benchmark={space} dataset={dataset}{source} "proxies=[{names}]" '
-            f'seed={seed} "population={population}"'
+            f'seed={seed} "population={population}"{place}'
         )
         commands.update(dict.fromkeys(pairs, command))
     return commands

@@ -20,8 +20,9 @@ from harness.benchmarks.benchmark import Benchmark, list_benchmarks, load_benchm
 from harness.charts.definitions import AXES, chart
 from harness.charts.vega import bundle, library
 from harness.correlation import metric as get_metric
-from harness.engine.store import ScoreStore
+from harness.engine.store import ScoreStore, open_store
 from harness.errors import HarnessError
+from harness.paths import cache_file
 from harness.progress import progress_bar
 from harness.proxies import available, get_proxy
 from harness.proxies.base import Proxy
@@ -426,9 +427,9 @@ def build_page(config: Any) -> int:
     metrics = list(dict.fromkeys(get_metric(name).name for name in config.metrics))
     if config.points < 1 or config.resamples < 0 or not config.metrics:
         raise HarnessError("points have to be 1 or more, resamples 0 or more, and metrics at least one")
-    estimates = Estimates(Path(config.cache) / "estimates.json" if config.cache else None, config.resamples)
+    estimates = Estimates(cache_file(config.cache, "estimates.json"), config.resamples)
     try:
-        files = site_files(ScoreStore(config.store), metrics, config.points, estimates)
+        files = site_files(open_store(config.store, config.stores), metrics, config.points, estimates)
     finally:
         estimates.save()
     folder = Path(config.output)

@@ -75,7 +75,13 @@ class TabularSearches:
     """Searches on one population of a benchmark, which share its coding and the columns of its scores."""
 
     def __init__(
-        self, benchmark: str, dataset: str, population: str, scores: str, target: str | None = None, seed: int = 0
+        self,
+        benchmark: str,
+        dataset: str,
+        population: str,
+        scores: ScoreStore,
+        target: str | None = None,
+        seed: int = 0,
     ):
         self.benchmark = load_benchmark(benchmark)
         self.population, self.score_seed = population, seed
@@ -83,7 +89,7 @@ class TabularSearches:
             self.benchmark, self.benchmark.dataset(dataset), self.benchmark.population(population)
         )
         self.accuracies = self.benchmark.accuracies(dataset, target).to_numpy()[self.space.population]
-        self._reader = Reader(ScoreStore(scores), self.benchmark)
+        self._reader = Reader(scores, self.benchmark)
 
     def objective(self, proxies: Sequence[str]) -> StoredScores:
         """Raises HarnessError where scores are missing."""

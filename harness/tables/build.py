@@ -10,8 +10,9 @@ from typing import Any
 
 from harness.benchmarks.benchmark import list_targets
 from harness.config import choices
-from harness.engine.store import ScoreStore, write_text
+from harness.engine.store import ScoreStore, open_store, write_text
 from harness.errors import HarnessError, UnknownNameError
+from harness.paths import OUTPUT
 from harness.rankings.results import scoring_commands
 from harness.tables import leaderboard, overview, papers
 from harness.tables.cells import COLUMNS, Cell, find_block, load_table, retarget, to_csv
@@ -39,11 +40,11 @@ def build_tables(config: Any) -> int:
 
     Returns the exit code: 1 with `strict` where a figure could not be computed, or not from all seeds asked for.
     """
-    measurements = Measurements(ScoreStore(config.store))
+    measurements = Measurements(open_store(config.store, config.stores))
     tables = [config.table] if config.table is not None else [load_table(name) for name in choices("table")]
     if config.target is not None:
         tables = _retargeted(tables, config.target, measurements)
-    output = Path(config.output or ("results/tables" if config.target is None else "results/targets"))
+    output = Path(config.output or Path(OUTPUT, "tables" if config.target is None else "targets"))
     lacking = 0
     for table in tables:
         cells, sheet, columns = build_table(table, measurements)
@@ -68,9 +69,9 @@ def _summarise(path: Path, cells: Sequence[Cell], store: ScoreStore) -> int:
     compared = [cell.agrees for cell in cells if cell.agrees is not None]
     agreement = f", {sum(compared)} of {len(compared)} published ones agree" if compared else ""
     print(f"{path}: {computed} of {len(cells)} figures computed{agreement}")
-    commands = scoring_commands(pair for cell in cells for pair in cell.missing)
+    commands = scoring_commands((pair for cell in cells for pair in cell.missing), store)
     for command in dict.fromkeys(commands.values()):
-        print(f"  missing: {command} store={store.root}", file=sys.stderr)
+        print(f"  missing: {command}", file=sys.stderr)
     without = dict.fromkeys(
         (f"{cell.benchmark}/{cell.dataset}", cell.note.split("; ")[0])
         for cell in cells

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import operator
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -20,9 +17,7 @@ from harness.engine.scorer import Job
 from harness.engine.scoring import run
 from harness.engine.store import ScoreStore
 from harness.errors import HarnessError
-from harness.proxies import available, get_proxy
 from harness.proxies.base import Proxy
-from harness.specs import configure, split_spec
 from harness.verify.findings import Finding
 
 #: Small enough for every push, of every kind of cell, and known to every space.
@@ -89,6 +84,7 @@ def check_expectations(proxy: Proxy, expectations: Sequence[Expectation], config
             device=config.device,
             workers=config.workers,
             store=folder,
+            stores=(folder,),
         )
         run(job)
         rows = ScoreStore(folder).read(job.key(proxy)).set_index("index")
