@@ -15,7 +15,7 @@ from harness.benchmarks.benchmark import Benchmark, load_benchmark
 from harness.engine.definitions import check_definitions
 from harness.engine.scorer import Job
 from harness.engine.scoring import Summary, run
-from harness.engine.store import ScoreStore
+from harness.engine.store import ScoreStore, open_store
 from harness.errors import HarnessError
 from harness.proxies import available, check_own_name, get_proxy, spec_of
 from harness.proxies.base import Proxy
