@@ -271,7 +271,7 @@ def plots(root, tmp_path, monkeypatch):
 
 def test_every_plot_is_drawn_the_same_twice(plots, capsys, tmp_path):
     for output in ("one", "two"):
-        assert plots(f"output={output}", "proxies=[flops,synflow]") == 0
+        assert plots(f"output={output}", "proxies=[flops,synflow]", f"plots=[{','.join(PLOTS)}]") == 0
     folders = [tmp_path / output / "nasbench301_cifar10" for output in ("one", "two")]
     names = [sorted(path.name for path in folder.iterdir()) for folder in folders]
     shown = [f"scatter_{proxy}" for proxy in ("flops", "synflow")]

@@ -255,7 +255,7 @@ def test_lost_scores_fail(written, store):
 
 def test_a_missing_baseline_fails_and_a_damaged_one_is_named(store, tmp_path):
     settings = [f"store={store}", f"baseline={tmp_path / 'none.json'}"]
-    assert "write it with `harness verify baseline`" in failing(guard("correlations", *settings))[0].detail
+    assert "write it with `harness verify baseline baseline=" in failing(guard("correlations", *settings))[0].detail
     (tmp_path / "none.json").write_text("[]")
     with pytest.raises(HarnessError, match="cannot be read"):
         guard("correlations", *settings)
@@ -532,8 +532,11 @@ def test_an_expectation_takes_population_benchmark_and_inputs(capsys):
         (["--proxy", "synflo", "--expect", "tau>=0.5"], "did you mean 'synflow'?"),
         (["acuracies"], "did you mean 'accuracies'?"),
         (["references"], "which file?"),
+        (["baseline"], "name the file that is written: harness verify baseline baseline=FILE"),
+        (["scores", "store="], "store= names no folder"),
+        (["scores", "stores=[]"], "stores= names no folder"),
         (["scores", "cells=0"], "cells=0"),
-        (["scores", "store=nowhere"], "no scores below nowhere"),
+        (["scores", "store=nowhere"], "no scores in nowhere over "),
     ],
 )
 def test_mistakes_are_answered_in_one_line(mine, capsys, arguments, words):

@@ -147,10 +147,15 @@ def run(job: Job, progress: bool = True) -> Summary:
     """
     started = time.perf_counter()
     wanted = plan(job)
+    store = open_store(job.store, job.stores)
+    if store.root.resolve() not in [layer.resolve() for layer in store.layers]:
+        raise HarnessError(
+            f"stores={','.join(map(str, store.layers))} leaves out store={store.root}: what is computed would not be "
+            "found again, name it among the stores"
+        )
     inputs = check_host(job)
     benchmark = load_benchmark(job.benchmark)
     dataset = benchmark.dataset(job.dataset)
-    store = open_store(job.store, job.stores)
     check_definitions(store.root, (one.proxy for one in wanted), keep=True)
     targets: dict[str, tuple[ScoreKey, str | None]] = {}
     for proxy in (one.proxy for one in wanted if one.missing):

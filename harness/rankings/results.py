@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping
 from functools import cache, cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -191,11 +192,12 @@ class Reader:
                 columns.append(self.benchmark.space.graph_features(architectures))
             accuracies = self.benchmark.accuracies(dataset).to_numpy()[population]
             features = np.concatenate(columns, axis=1)
-            name = f"{self.benchmark.name}-{dataset}-{spec}-{len(population)}-seed{seed}.parquet"
+            name = Path(LEARNED_FOLDER, f"{self.benchmark.name}-{dataset}-{spec}-{len(population)}-seed{seed}.parquet")
             values = remembered(
-                self.store.root / LEARNED_FOLDER / name,
+                self.store.root / name,
                 (Forest.VERSION, features, accuracies, train, seed),
                 lambda: Forest().rank(features, accuracies, train, seed),
+                [layer / name for layer in self.store.layers],
             )
         return Scores(values, missing, _seconds_of(parts), ~train, _alike_of(parts))
 
