@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ import click
 
 from harness import __version__
 from harness.cli import completion
+from harness.cli.names import lists
 from harness.errors import HarnessError, UnknownNameError
 
 USAGE = """\
@@ -21,6 +23,7 @@ Training-free NAS proxies on NAS benchmarks, beside what the papers printed.
 \b
   harness score benchmark=nasbench201 dataset=cifar10 "proxies=[synflow,vkdnw]" population=no_dead_ops limit=20
   harness score inputs=cifar10 inputs.path=DATA "proxies=[snip,naswot]" population="sample(100, seed=0)"
+  harness compare mymodule:MyProxy      # your proxy against all others: ranks, differences, intervals
   harness report table=vkdnw_table1
   harness report                        # every table, and what is missing from the store
   harness search benchmark=nasbench201 algorithm=freerea "proxies=[flops]" budget=1000 repeats=30
@@ -38,7 +41,7 @@ harness score -m "proxies=[vkdnw]" seed=0,1,2, or shards=8 hydra/launcher=submit
 """
 
 #: Commands that compute no score: there is nothing to go on from when they are stopped.
-_READING = {"report", "verify", "list", "doctor", "completion"}
+_READING = {"report", "verify", "list", "describe", "doctor", "completion"}
 
 #: Hydra's own flags, for which the run is handed to Hydra as a whole.
 _HYDRA_FLAGS = {"-m", "--multirun", "--cfg", "-c", "--info", "-i", "--resolve", "--experimental-rerun"}
@@ -86,9 +89,16 @@ def _items(words: Iterable[str], incomplete: str) -> list:
 class _Configured(click.Command):
     """A command whose settings are those of a file in `conf/`, which its help shows."""
 
-    def __init__(self, name: str, run: Callable[..., int], config: str | None = None, options: Sequence[Any] = ()):
+    def __init__(
+        self,
+        name: str,
+        run: Callable[..., int],
+        config: str | None = None,
+        options: Sequence[Any] = (),
+        metavar: str = "[KEY=VALUE]...",
+    ):
         self.config = config or name
-        settings = click.Argument(["settings"], nargs=-1, type=_Settings(self.config), metavar="[KEY=VALUE]...")
+        settings = click.Argument(["settings"], nargs=-1, type=_Settings(self.config), metavar=metavar)
         super().__init__(
             name,
             callback=lambda settings, **options: run(list(settings), **options),
@@ -258,42 +268,6 @@ def _app(command: str, task: Callable[[Any], int], arguments: list[str]) -> int:
     return max(codes, default=0)
 
 
-def lists() -> dict[str, Callable[[], dict[str, str]]]:
-    """What `harness list` lists: by kind the names with their summaries."""
-
-    def proxies() -> dict[str, str]:
-        from harness.proxies import available
-
-        return {name: cls.summary for name, cls in available().items()}
-
-    def benchmarks() -> dict[str, str]:
-        from harness.benchmarks.benchmark import list_benchmarks
-
-        return list_benchmarks()
-
-    def targets() -> dict[str, str]:
-        from harness.benchmarks.benchmark import list_targets
-
-        return list_targets()
-
-    def tables() -> dict[str, str]:
-        from harness.tables.cells import list_tables
-
-        return list_tables()
-
-    def algorithms() -> dict[str, str]:
-        from harness.search.algorithms import ALGORITHMS
-
-        return {name: cls.summary for name, cls in ALGORITHMS.items()}
-
-    def spaces() -> dict[str, str]:
-        from harness.search.spaces import available
-
-        return {name: cls.summary for name, cls in available().items()}
-
-    return {kind.__name__: kind for kind in (proxies, benchmarks, targets, tables, algorithms, spaces)}
-
-
 @cli.command(
     "list",
     help="Names and what they stand for, one a line.\n\n\b\nExamples:\n"
@@ -318,8 +292,8 @@ def _score_or_sweep(arguments: list[str]) -> int:
 
 
 def _score(config: Any) -> int:
+    from harness.cli.jobs import job_of
     from harness.cli.tracker import find_tracker
-    from harness.config import job_of
     from harness.engine.scoring import run
 
     track = find_tracker(config.tracker)
@@ -339,6 +313,24 @@ def _score(config: Any) -> int:
 
 
 cli.add_command(_Configured("score", _score_or_sweep))
+
+
+def _compare(words: list[str]) -> int:
+    """Names first or between settings; a name may hold settings of its own, behind a colon."""
+    settings = [word for word in words if re.match(r"[~+-]|[\w./@]+=", word)]
+    names = [word for word in words if word not in settings]
+    if names:
+        settings.append(f"proxies=[{','.join(names)}]")
+
+    def task(config: Any) -> int:
+        from harness.comparison.command import compare_command
+
+        return compare_command(config)
+
+    return _app("compare", task, settings)
+
+
+cli.add_command(_Configured("compare", _compare, metavar="NAME... [KEY=VALUE]..."))
 
 
 def _task(name: str, module: str, function: str, config: str | None = None) -> _Configured:

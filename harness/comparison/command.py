@@ -144,7 +144,7 @@ def compare_command(config: Any) -> int:
     return 0
 
 
-def write_files(found: Comparison | Matrix, folder: Path, then: str) -> list[Path]:
+def write_files(found: Comparison | Matrix, folder: Path, then: table.Next) -> list[Path]:
     """Write a comparison as Markdown, CSV, LaTeX, JSON and one page of HTML; returns their paths."""
     from harness.comparison.page import to_page
 

@@ -55,6 +55,11 @@ class Difference:
         """Whether it lies apart from 0 after the correction for all comparisons."""
         return abs(self.value) > self.margin
 
+    @property
+    def side(self) -> int:
+        """1 where the named one is better for sure, -1 where it is worse, 0 where it is open."""
+        return int(math.copysign(1, self.value)) if self.significant else 0
+
 
 @dataclass(frozen=True)
 class Row:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.comparison.field import Comparison, Difference, Row
 from harness.comparison.matrix import Matrix
@@ -61,16 +61,33 @@ def correction_text(found: Comparison) -> str:
     )
 
 
-def next_step(found: Comparison, output: str | None = None) -> str:
-    """What to do next, with the command."""
-    names = " ".join(_quoted(text) for text in found.named.values())
-    base = f"harness compare {names}"
-    place = f"benchmark={found.place.benchmark.name} dataset={found.place.block.dataset}"
+class Next(NamedTuple):
+    """What to do next: what for, and the command."""
+
+    why: str
+    command: str
+
+    def __str__(self) -> str:
+        return f"{self.why}: {self.command}"
+
+
+def next_step(found: Comparison, output: str | None = None) -> Next:
+    """What to do after a comparison: more architectures, the table as files, or every benchmark."""
+    command = f"harness compare {' '.join(map(_quoted, found.named.values()))}"
+    where = f"{command} benchmark={found.place.benchmark.name} dataset={found.place.block.dataset}"
     if found.larger:
-        return f'more architectures: {base} {place} "population={found.larger[-1]}"'
+        return Next("more architectures", f'{where} "population={found.larger[-1]}"')
     if output is None:
-        return f"the table as files, with charts: {base} {place} output=comparison"
-    return f"on every benchmark: {base} benchmark=all"
+        return Next("as files, with charts", f'{where} "population={found.population}" output=comparison')
+    return Next("other datasets", f"{command} benchmark=all")
+
+
+def absent_text(found: Comparison) -> str:
+    """Who has no row, by the reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, why in found.absent.items():
+        reasons.setdefault(why, []).append(name)
+    return "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
 
 
 def _quoted(text: str) -> str:
@@ -95,7 +112,7 @@ def difference(one: Difference | None) -> str:
 
 def heading(found: Comparison, own: str) -> str:
     """Head of the column of differences of a named one."""
-    return f"{own} minus it" if len(found.named) > 1 or found.metric == "kendall" else f"{own} minus it, {found.metric}"
+    return f"{own} minus it"
 
 
 def seconds(value: float) -> str:
@@ -117,7 +134,7 @@ def to_frame(found: Comparison) -> pd.DataFrame:
         "named": list(found.named),
         "absent": dict(found.absent),
         "notes": {row.label: list(row.notes) for row in found.rows if row.notes},
-        "next": next_step(found),
+        "next": next_step(found).command,
     }
     return frame
 
@@ -168,7 +185,7 @@ def matrix_frame(found: Matrix) -> pd.DataFrame:
     return frame
 
 
-def to_json(found: Comparison | Matrix, then: str) -> str:
+def to_json(found: Comparison | Matrix, then: Next) -> str:
     """All figures with the protocol; null where one is undefined."""
     if isinstance(found, Matrix):
         content = {
@@ -180,7 +197,7 @@ def to_json(found: Comparison | Matrix, then: str) -> str:
         }
     else:
         content = _content(found)
-    return json.dumps(_finite(content | {"next": then}), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(_finite(content | {"next": then.command}), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _content(found: Comparison) -> dict[str, Any]:
@@ -230,19 +247,29 @@ def _finite(content: Any) -> Any:
 
 def header_of(found: Comparison) -> list[str]:
     """Heads of the columns of `cells_of`."""
-    names = [metric_name(name) for name in found.metrics]
-    return ["proxy", "rank", "group", "n", *names, *(heading(found, own) for own in found.named), "seconds, at most"]
+    first, *others = (metric_name(name) for name in _ordered(found))
+    return ["proxy", "rank", first, *(heading(found, own) for own in found.named), "group", *others, "n",
+            "seconds, at most"]  # fmt: skip
+
+
+def _ordered(found: Comparison) -> list[str]:
+    """The metrics, that by which all are ranked first."""
+    return sorted(found.metrics, key=lambda name: name != found.metric)
 
 
 def cells_of(found: Comparison, row: Row, interval: bool = True) -> list[str]:
     """A row's cells; of the metrics but the first without intervals where these are not asked for."""
-    values = [
-        figure(row.estimates[name], 2 if name.startswith("regret") else 3, interval or name == found.metric)
-        for name in found.metrics
-    ]
+    first, *others = (
+        figure(row.estimates[name], digits_of(name), interval or name == found.metric) for name in _ordered(found)
+    )
     differences = [difference(row.differences.get(own, {}).get(found.metric)) for own in found.named]
     rank = "–" if row.rank is None else f"{row.rank:g}"
-    return [row.label, rank, row.group or "–", f"{row.n:,}", *values, *differences, seconds(row.seconds)]
+    return [row.label, rank, first, *differences, row.group or "–", *others, f"{row.n:,}", seconds(row.seconds)]
+
+
+def digits_of(name: str) -> int:
+    """Decimals that a metric is shown with."""
+    return 2 if name.startswith("regret") else 3
 
 
 def to_text(found: Comparison, width: int = 200) -> str:
@@ -253,7 +280,7 @@ def to_text(found: Comparison, width: int = 200) -> str:
         if max(map(len, aligned)) <= width:
             break
     notes = [f"{row.label}: {'; '.join(row.notes)}" for row in found.rows if row.notes]
-    absent = [f"{name} ({why})" for name, why in found.absent.items()]
+    absent = absent_text(found)
     return "\n".join(
         [
             protocol_text(found),
@@ -262,7 +289,7 @@ def to_text(found: Comparison, width: int = 200) -> str:
             "",
             correction_text(found),
             *notes,
-            *([f"without a row: {', '.join(absent)}"] if absent else []),
+            *([f"without a row: {absent}"] if absent else []),
         ]
     )
 
@@ -288,21 +315,22 @@ def matrix_text(found: Matrix) -> str:
     return "\n".join([found.text, "", *_aligned([["", *found.header], *lines]), "", *left_out])
 
 
-def to_sheet(found: Comparison | Matrix, then: str) -> Sheet:
+def to_sheet(found: Comparison | Matrix, then: Next) -> Sheet:
     """The comparison, or the matrix and each of its comparisons, as a sheet: rows of the named ones are bold."""
     names = ", ".join(found.named)
+    last = f"Next, {then.why}: `{then.command}`"
     if isinstance(found, Matrix):
-        sheet = Sheet(f"{names} and the others on {len(found.comparisons)} datasets", [found.text, f"Next: {then}"])
+        sheet = Sheet(f"{names} and the others on {len(found.comparisons)} datasets", [found.text, last])
         section = Section("All datasets", found.header)
         section.rows = [_bold(found.cells(label), label in found.named) for label in found.order]
         section.text = " ".join(f"{name}: {why}." for name, why in found.left_out.items())
         sheet.sections.append(section)
         parts = found.comparisons
     else:
-        sheet, parts = Sheet(f"{names} and the others", [f"Next: `{then}`"]), [found]
+        sheet, parts = Sheet(f"{names} and the others", [last]), [found]
     for one in parts:
         section = Section(one.name, [*header_of(one), "inputs", "notes"])
-        absent = ", ".join(f"{name} ({why})" for name, why in one.absent.items())
+        absent = absent_text(one)
         section.text = f"{protocol_text(one)}. {correction_text(one)}."
         section.text += f" Without a row: {absent}." if absent else ""
         for row in one.rows:
