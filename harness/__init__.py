@@ -6,7 +6,19 @@ Names are imported on first use, so that `import harness` loads neither torch no
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.benchmarks.benchmark import Benchmark, load_benchmark
+    from harness.comparison.command import compare
+    from harness.comparison.describe import describe, list_benchmarks, list_proxies
+    from harness.comparison.scores import load_scores, score_benchmark
+    from harness.correlation import Correlation, correlate
+    from harness.engine.api import score
+    from harness.engine.store import ScoreStore, open_store
+    from harness.errors import HarnessError
+    from harness.probes.base import Probe, Subject, Unscorable
+    from harness.proxies.base import Proxy
 
 __version__ = "0.1.0"
 
@@ -23,11 +35,40 @@ _EXPORTS = {
     "ScoreStore": "harness.engine.store",
     "open_store": "harness.engine.store",
     "score": "harness.engine.api",
+    "load_scores": "harness.comparison.scores",
+    "score_benchmark": "harness.comparison.scores",
+    "compare": "harness.comparison.command",
+    "list_proxies": "harness.comparison.describe",
+    "list_benchmarks": "harness.comparison.describe",
+    "describe": "harness.comparison.describe",
 }
-__all__ = sorted(_EXPORTS)
+__all__ = [
+    "Benchmark",
+    "Correlation",
+    "HarnessError",
+    "Probe",
+    "Proxy",
+    "ScoreStore",
+    "Subject",
+    "Unscorable",
+    "compare",
+    "correlate",
+    "describe",
+    "list_benchmarks",
+    "list_proxies",
+    "load_benchmark",
+    "load_scores",
+    "open_store",
+    "score",
+    "score_benchmark",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'harness' has no attribute {name!r}")
     return getattr(import_module(_EXPORTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})

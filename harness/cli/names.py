@@ -11,12 +11,9 @@ def lists() -> dict[str, Callable[[], dict[str, str]]]:
     def proxies() -> dict[str, str]:
         from harness.comparison.describe import list_proxies
 
-        frame = list_proxies()
-        kinds = frame["kind"].where(frame["kind"] != "proxy", "")
-        return {
-            name: f"{kind}: {text}" if kind else text
-            for name, kind, text in zip(frame.index, kinds, frame["summary"], strict=True)
-        }
+        found = list_proxies()
+        kinds = found["kind"].map({"proxy": "", "aggregate": "aggregate: ", "learned": "learned ranking: "})
+        return dict(zip(found.index, kinds + found["summary"], strict=True))
 
     def benchmarks() -> dict[str, str]:
         from harness.benchmarks.benchmark import list_benchmarks

@@ -154,6 +154,8 @@ def choose(
         HarnessError: the others share none.
     """
     names = populations(where)
+    # Learned rankings would be fitted on each.
+    others = [one for one in others if one.kind != "learned"]
     complete = {name: {one.label for one in others if where.is_complete(one, name)} for name in names}
     if not choose_population(complete):
         commands = where.commands(others, names[-1]) if names and others else []
