@@ -6,19 +6,7 @@ Names are imported on first use, so that `import harness` loads neither torch no
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from harness.benchmarks.benchmark import Benchmark, load_benchmark
-    from harness.comparison.command import compare
-    from harness.comparison.describe import describe, list_benchmarks, list_proxies
-    from harness.comparison.scores import load_scores, score_benchmark
-    from harness.correlation import Correlation, correlate
-    from harness.engine.api import score
-    from harness.engine.store import ScoreStore, open_store
-    from harness.errors import HarnessError
-    from harness.probes.base import Probe, Subject, Unscorable
-    from harness.proxies.base import Proxy
+from typing import Any
 
 __version__ = "0.1.0"
 

@@ -57,7 +57,7 @@ def list_benchmarks() -> pd.DataFrame:
                 "benchmark": name,
                 "title": title,
                 "architectures": len(benchmark),
-                "datasets": ", ".join(datasets),
+                "datasets": ", ".join(benchmark.datasets),
                 "accuracies": known,
                 "licence": benchmark.card.get("licence", ""),
             }
@@ -255,9 +255,7 @@ def _benchmark(benchmark: Benchmark) -> Description:
     named = {**dict.fromkeys(benchmark.space.populations, ""), **benchmark.populations_of_card}
     facts = {
         "architectures": f"{len(benchmark):,}",
-        "datasets": ", ".join(
-            f"{d.name} ({d.classes} classes, {d.resolution} px)" for d in benchmark.datasets.values()
-        ),
+        "datasets": ", ".join(datasets),
         "targets": "; ".join(_targets(benchmark)) or "none: bring them by `harness import`",
         "populations": "; ".join(f"{name}: {text}" if text else name for name, text in named.items()),
         **{name: " ".join(str(card[name]).split()) for name in ("origin", "licence", "citation") if name in card},

@@ -125,12 +125,19 @@ def _scores_type() -> type[pd.Series]:
             table = self.to_frame().to_html()
             return f"{table}<p>without a score:</p><ul>{lines}</ul>" if lines else table
 
-        def __reduce__(self) -> tuple:  # as a plain Series: this class has no address to be found at
-            plain = pd.Series(self)
-            plain.attrs = self.attrs
-            return plain.__reduce_ex__(2)
+        def __reduce__(self) -> tuple:  # this class has no address to be found at
+            return _plain, (self.to_dict(), dict(self.attrs))
 
     return Scores
+
+
+def _plain(scores: dict[str, float], attrs: dict) -> pd.Series:
+    """Scores as a plain Series, which is what becomes of them on the way to another process."""
+    import pandas as pd
+
+    series = pd.Series(scores, dtype="float64", name="score")
+    series.attrs = attrs
+    return series
 
 
 def _check(stages: Sequence, seed: int) -> None:
