@@ -7,14 +7,15 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import click
 
 from harness import __version__
 from harness.cli import completion
-from harness.cli.names import lists
+from harness.cli.names import Described, Names, Settings, items, lists
 from harness.errors import HarnessError, UnknownNameError
 
 USAGE = """\
@@ -50,42 +51,6 @@ _HYDRA_FLAGS = {"-m", "--multirun", "--cfg", "-c", "--info", "-i", "--resolve", 
 _AS_TYPED = {"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
 
 
-class _Names(click.ParamType):
-    """One of some names, which are read when they are needed."""
-
-    name = "name"
-
-    def __init__(self, kind: str, names: Callable[[], Iterable[str]]):
-        self.kind, self.names = kind, names
-
-    def convert(self, value: str, param: Any, ctx: Any) -> str:
-        names = list(self.names())
-        if value not in names:
-            raise UnknownNameError(self.kind, value, names)
-        return value
-
-    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list:
-        return _items(self.names(), incomplete)
-
-
-class _Settings(click.ParamType):
-    """`key=value` settings of a command: read by Hydra, completed here."""
-
-    name = "settings"
-
-    def __init__(self, command: str):
-        self.command = command
-
-    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list:
-        return _items(completion.settings_of(self.command), incomplete)
-
-
-def _items(words: Iterable[str], incomplete: str) -> list:
-    from click.shell_completion import CompletionItem
-
-    return [CompletionItem(word) for word in words if word.startswith(incomplete)]
-
-
 class _Configured(click.Command):
     """A command whose settings are those of a file in `conf/`, which its help shows."""
 
@@ -98,7 +63,7 @@ class _Configured(click.Command):
         metavar: str = "[KEY=VALUE]...",
     ):
         self.config = config or name
-        settings = click.Argument(["settings"], nargs=-1, type=_Settings(self.config), metavar=metavar)
+        settings = click.Argument(["settings"], nargs=-1, type=Settings(self.config), metavar=metavar)
         super().__init__(
             name,
             callback=lambda settings, **options: run(list(settings), **options),
@@ -163,7 +128,7 @@ class _Parts(_Group):
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list:
-        settings = _items(completion.settings_of(self.main.config), incomplete)
+        settings = items(completion.settings_of(self.main.config), incomplete)
         return [*super().shell_complete(ctx, incomplete), *self.main.shell_complete(ctx, incomplete), *settings]
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -273,12 +238,30 @@ def _app(command: str, task: Callable[[Any], int], arguments: list[str]) -> int:
     help="Names and what they stand for, one a line.\n\n\b\nExamples:\n"
     + "\n".join(f"  harness list {kind}" for kind in lists()),
 )
-@click.argument("kind", type=_Names("list", lists), metavar=f"{'|'.join(lists())}")
+@click.argument("kind", type=Names("list", lists), metavar=f"{'|'.join(lists())}")
 def _list(kind: str) -> int:
     entries = lists()[kind]()
     width = max(map(len, entries), default=0)
     for name, summary in entries.items():
         print(f"{name:<{width}}  {summary}")
+    return 0
+
+
+@cli.command("describe")
+@click.argument("name", type=Described(), metavar="NAME")
+@click.option("--short", is_flag=True, help="without where it stands, which reads the stored scores of all others")
+def _describe(name: str, short: bool) -> int:
+    """Definition, settings, passes, cost and citation of a proxy, and where it stands; or the card of a benchmark.
+
+    \b
+    Examples:
+      harness describe vkdnw
+      harness describe mymodule:MyProxy --short
+      harness describe nasbench201
+    """
+    from harness.comparison.describe import describe
+
+    print(describe(name, standing=not short))
     return 0
 
 
@@ -367,16 +350,19 @@ def _checks() -> dict[str, click.Command]:
     return {name: command(name, check) for name, check in CHECKS.items() if name}
 
 
-def _verify(settings: list[str], proxy: tuple[str, ...], expect: tuple[str, ...]) -> int:
+def _verify(
+    settings: list[str], proxy: tuple[str, ...], expect: tuple[str, ...], junit: str | None, as_json: bool
+) -> int:
     from harness.verify import CHECKS, expectations
 
+    options = {"junit": junit, "as_json": as_json}
     if not (proxy or expect):
-        return _app("verify", CHECKS[""], settings)
+        return _app("verify", partial(CHECKS[""], **options), settings)
     if len(proxy) != 1 or not expect:
         raise HarnessError(
             "name one proxy and at least one expectation: harness verify --proxy MODULE:CLASS --expect 'tau>=0.5'"
         )
-    return _app("verify", expectations(proxy[0], expect), settings)
+    return _app("verify", partial(expectations(proxy[0], expect), **options), settings)
 
 
 cli.add_command(
@@ -388,7 +374,14 @@ cli.add_command(
             _verify,
             options=[
                 click.Option(["--proxy"], multiple=True, metavar="MODULE:CLASS", help="proxy to hold to a claim"),
-                click.Option(["--expect"], multiple=True, metavar="CLAIM", help="such as 'tau>=0.5'; may be repeated"),
+                click.Option(
+                    ["--expect"],
+                    multiple=True,
+                    metavar="CLAIM",
+                    help="'tau>=0.5', 'tau.low>=0.3', 'tau>tau(naswot)', '(tau-tau(flops)).low>0'; may be repeated",
+                ),
+                click.Option(["--junit"], metavar="FILE", help="write the findings as JUnit's XML too"),
+                click.Option(["--json", "as_json"], is_flag=True, help="print JSON in place of lines"),
             ],
         ),
         _checks,
@@ -403,7 +396,7 @@ def _archives() -> list[str]:
 
 
 @cli.command("import")
-@click.argument("name", type=_Names("archive", _archives))
+@click.argument("name", type=Names("archive", _archives))
 @click.argument("path")
 @click.option("--check", is_flag=True, help="Compare with the embedded table instead: exit code 1 where they differ.")
 def _import(name: str, path: str, check: bool) -> int:
@@ -462,7 +455,7 @@ cli.add_command(_task("doctor", "harness.cli.doctor", "examine"))
     help="A script that completes commands, settings and names with the Tab key.\n\n\b\nExamples:\n"
     + "\n".join(f"  {install:<40}# {shell}" for shell, install in completion.SHELLS.items()),
 )
-@click.argument("shell", type=_Names("shell", lambda: completion.SHELLS), metavar="|".join(completion.SHELLS))
+@click.argument("shell", type=Names("shell", lambda: completion.SHELLS), metavar="|".join(completion.SHELLS))
 def _completion(shell: str) -> int:
     print(completion.script(cli, shell), end="")
     return 0

@@ -8,8 +8,6 @@ from typing import Any
 from harness.benchmarks.benchmark import Benchmark, load_benchmark
 from harness.engine.scorer import Job
 from harness.proxies import available, spec_of
-from harness.rankings.results import proxies_of
-from harness.tables.leaderboard import inapplicable
 
 
 def job_of(config: Any) -> Job:
@@ -42,7 +40,11 @@ def scored(names: Iterable[str], benchmark: Benchmark) -> tuple[str, ...]:
     found: list[str] = []
     for name in names:
         if name == "all":
-            found += [one for one in available() if not inapplicable(one, benchmark.space)]
-        else:
+            found += [one for one, cls in available().items() if cls.requires in ("", *benchmark.space.parts)]
+        elif name.split(":")[0] in available():
+            found.append(name)
+        else:  # an aggregate, or a proxy of a module
+            from harness.rankings.results import proxies_of
+
             found += map(spec_of, proxies_of(name))
     return tuple(dict.fromkeys(found))
