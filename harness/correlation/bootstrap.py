@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -25,6 +27,9 @@ _KEPT_COUNTS = 5_000_000
 
 # RandomState takes seeds of 32 bits: the user's and the number of the resample.
 _STREAMS = 2**32
+
+# Rows from which chunks are worth a thread each.
+_WORTH_THREADS = 1000
 
 # Resamples of an interval: a million place its ends to 0.3% of a standard error.
 _MOST_RESAMPLES = 1_000_000
@@ -52,15 +57,23 @@ def bootstrap_weights(n: int, resamples: int, seed: int, chunk: int | None = Non
         InputError: an argument is out of range.
     """
     n, resamples, seed = whole(n, "n", 1), whole(resamples, "resamples", most=_STREAMS), check_seed(seed)
-    if chunk is None:
-        chunk = max(1, min(_CHUNK_COLUMNS, _CHUNK_BYTES // (8 * n)))
-    return _draw(n, resamples, seed, whole(chunk, "chunk", 1))
+    chunk = _columns_of(n) if chunk is None else chunk
+    chunk = whole(chunk, "chunk", 1)
+    return (_drawn(n, columns, resamples, seed) for columns in _chunks(resamples, chunk))
 
 
-def _draw(n: int, resamples: int, seed: int, chunk: int) -> Iterator[np.ndarray]:
+def _columns_of(n: int) -> int:
+    return max(1, min(_CHUNK_COLUMNS, _CHUNK_BYTES // (8 * n)))
+
+
+def _chunks(resamples: int, chunk: int) -> list[slice]:
+    return [slice(start, min(start + chunk, resamples)) for start in range(0, resamples, chunk)]
+
+
+def _drawn(n: int, columns: slice, resamples: int, seed: int) -> np.ndarray:
+    """The columns of `bootstrap_weights` over `resamples`."""
     kept = _counts if n * resamples <= _KEPT_COUNTS else _counts.__wrapped__
-    for start in range(0, resamples, chunk):
-        yield kept(n, start, min(chunk, resamples - start), seed).astype(np.float64)
+    return kept(n, columns.start, columns.stop - columns.start, seed).astype(np.float64)
 
 
 @lru_cache(maxsize=128)
@@ -103,14 +116,25 @@ def resampled_values(
     ordered = accuracies[order]
     outcomes = Outcomes(ordered)
     plans = [[chosen.weighted(rank[order], ordered, outcomes) for chosen in metrics] for rank in ranks]
-    done = 0
-    for weights in bootstrap_weights(accuracies.size, resamples, seed):
-        columns = slice(done, done + weights.shape[1])
+    n = accuracies.size
+
+    def fill(columns: slice) -> None:
+        weights = _drawn(n, columns, resamples, seed)
         for i, plans_of_proxy in enumerate(plans):
             for j, plan in enumerate(plans_of_proxy):
                 values[i, j, columns] = plan(weights)
-        done = columns.stop
+
+    # numpy computes outside Python's lock. On few rows the lock is held most of the time, and threads only disturb.
+    threads = _cores() if n >= _WORTH_THREADS else 1
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(fill, _chunks(resamples, _columns_of(n))):
+            pass
     return values
+
+
+def _cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,10 @@ class State:
 
         with torch.no_grad():
             for holder, values in self._places:
-                for name in holder.keys() - values.keys():
+                for name in set(holder.keys()) - values.keys():
                     del holder[name]
                 for name, value in values.items():
-                    now = holder.get(name)
+                    now = holder[name] if name in holder else None  # noqa: SIM401 - a ScriptModule holds no dict
                     if value is LAZY:
                         continue
                     if value is not None and now is not None and now.shape == value.shape:

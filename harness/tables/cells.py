@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from harness.benchmarks.benchmark import list_benchmarks
@@ -118,7 +119,12 @@ def list_tables() -> dict[str, str]:
 
 
 def load_table(name: str) -> TableConfig:
-    """The configuration of a table. Raises UnknownNameError with the nearest name."""
+    """The configuration of a table, the caller's own. Raises UnknownNameError with the nearest name."""
+    return _composed(name).copy()
+
+
+@cache
+def _composed(name: str) -> Any:
     return compose_config("report", [f"table={name}"]).table
 
 

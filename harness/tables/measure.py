@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -152,6 +152,16 @@ class Measurements:
         self.store = store
         self._readers: dict[str, Reader] = {}
         self._blocks: dict[tuple[str, str, str | None], Block] = {}
+        self._built: list[tuple[Any, list]] = []
+
+    def once(self, table: Any, build: Callable[[], list]) -> list:
+        """The figures of a table, built the first time that any asks for them: the overview counts those of all."""
+        for known, cells in self._built:
+            if known == table:
+                return cells
+        cells = build()
+        self._built.append((table.copy(), cells))
+        return cells
 
     def reader(self, benchmark: str) -> Reader:
         """Raises UnknownNameError for a benchmark that there is not."""

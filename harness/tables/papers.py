@@ -37,6 +37,10 @@ def table_cells(table: Any, measurements: Measurements) -> list[Cell]:
     architectures is in `n`. nDCG at a fixed cut-off means another thing on a sample than on the population of
     the paper, which comes first, so it is given for that one only.
     """
+    return measurements.once(table, lambda: _cells(table, measurements))
+
+
+def _cells(table: Any, measurements: Measurements) -> list[Cell]:
     published = read_published()
     metrics = admitted_metrics(table, table.datasets, measurements)
     cells = [cell for entry in table.datasets for cell in _block_cells(table, entry, metrics, measurements, published)]

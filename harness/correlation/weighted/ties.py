@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -107,16 +108,16 @@ class Outcomes:
 
     def __init__(self, accuracies: np.ndarray) -> None:
         self.ties = Ties.of(accuracies)
-        self._weights: np.ndarray | None = None
-        self._values: dict[Any, Any] = {}
+        self._held = threading.local()  # each thread has a chunk of its own
 
     def once(self, weights: np.ndarray, name: Any, compute: Callable[[], Any]) -> Any:
         """`compute()`, or what it gave under `name` for these very counts."""
-        if weights is not self._weights:
-            self._weights, self._values = weights, {}
-        if name not in self._values:
-            self._values[name] = compute()
-        return self._values[name]
+        held = self._held
+        if getattr(held, "weights", None) is not weights:
+            held.weights, held.values = weights, {}
+        if name not in held.values:
+            held.values[name] = compute()
+        return held.values[name]
 
     def tied(self, weights: np.ndarray) -> np.ndarray:
         """(R,) sum over the groups of equal accuracy of their squared total weight."""
