@@ -9,9 +9,7 @@ comparison: the family of all marks errs with a chance of 5%.
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -269,22 +267,6 @@ def metrics_of(where: Place, n: int, metric_name: str) -> tuple[str, ...]:
     return (asked, *usual)
 
 
-def sampled(
-    columns: Mapping[str, np.ndarray], accuracies: np.ndarray, metrics: Iterable[str], resamples: int
-) -> dict[str, Sample]:
-    """As `harness.correlation.sample_many`, on all cores: contestants share resamples, whoever draws them."""
-    metrics = tuple(metrics)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parts = [list(columns)[i::cores] for i in range(min(cores, len(columns)))]
-
-    def measure(names: list[str]) -> dict[str, Sample]:
-        return sample_many({name: columns[name] for name in names}, accuracies, metrics, resamples)
-
-    with ThreadPoolExecutor(max(1, len(parts))) as pool:
-        found = {name: one for part in pool.map(measure, parts) for name, one in part.items()}
-    return {name: found[name] for name in columns}
-
-
 def _measured(
     where: Place,
     population: str,
@@ -309,7 +291,7 @@ def _measured(
     for labels in parts.values():
         members = found[labels[0]][2].members
         columns = {label: found[label][2].values[members] for label in dict.fromkeys((*labels, *mine))}
-        measured = sampled(columns, accuracies[members], metrics, resamples)
+        measured = sample_many(columns, accuracies[members], metrics, resamples)
         samples |= {label: measured[label] for label in labels}
         beside |= {label: {own: measured[own] for own in mine} for label in labels}
     differences = {name: _differences(name, mine, samples, beside) for name in metrics}

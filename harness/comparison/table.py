@@ -279,7 +279,11 @@ def to_text(found: Comparison, width: int = 200) -> str:
         aligned = _aligned([["", *header_of(found), "inputs"], *lines])
         if max(map(len, aligned)) <= width:
             break
-    notes = [f"{row.label}: {'; '.join(row.notes)}" for row in found.rows if row.notes]
+    said: dict[str, list[str]] = {}
+    for row in found.rows:
+        for note in row.notes:
+            said.setdefault(note, []).append(row.label)
+    notes = [f"{', '.join(labels)}: {note}" for note, labels in said.items()]
     absent = absent_text(found)
     return "\n".join(
         [
