@@ -150,7 +150,7 @@ class DoctorConfig:
     """`harness doctor`: the store and, where given, the images to look at."""
 
     store: str = USER_STORE
-    stores: list[str] = field(default_factory=lambda: list(OVERLAY))
+    stores: list[str] = field(default_factory=lambda: ["${store}"])
     inputs: InputsConfig = field(default_factory=InputsConfig)
 
 

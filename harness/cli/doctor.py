@@ -16,6 +16,7 @@ from harness.engine.inputs import load_inputs
 from harness.engine.scorer import resolve_device
 from harness.engine.store import ScoreKey, ScoreStore, open_store
 from harness.errors import HarnessError
+from harness.paths import reference_scores
 from harness.progress import progress_bar
 from harness.proxies import available, get_proxy
 from harness.tables.cells import load_table, read_published
@@ -43,6 +44,7 @@ def findings(config: Any) -> Iterator[Finding]:
     yield from _names()
     yield from _benchmarks()
     yield _images(config.inputs)
+    yield _reference()
     for layer in open_store(config.store, config.stores).layers:
         yield from _store(ScoreStore(layer))
 
@@ -136,6 +138,15 @@ def _images(inputs: Any) -> Finding:
         return Finding(subject, "ok", f"{inputs.path}, a mini-batch of 64 can be drawn")
     except HarnessError as error:
         return Finding(subject, "FAILS", str(error))
+
+
+def _reference() -> Finding:
+    """Whether the scores of the package are there; what they hold is looked at on request."""
+    folder = reference_scores()
+    count = len(list(ScoreStore(folder).keys()))
+    if not count:
+        return Finding("scores of the package", "note", f"{folder} holds none: reports show your scores alone")
+    return Finding("scores of the package", "ok", f"{count:,} partitions in {folder} (stores=[reference] reads them)")
 
 
 def _store(store: ScoreStore) -> Iterator[Finding]:
