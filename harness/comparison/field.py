@@ -17,6 +17,7 @@ from scipy.stats import rankdata
 
 from harness.comparison.scores import EVERY, Contestant, Place, Scoring, contestants, score_missing
 from harness.correlation import Estimate, Sample, estimate, metric, sample_many
+from harness.engine.definitions import check_definitions
 from harness.errors import HarnessError
 from harness.rankings.results import PAPER_INPUTS, Scores, proxies_of
 from harness.tables.groups import group_letters, indistinguishable, margins
@@ -191,6 +192,7 @@ def compare_at(
     """
     wanted = contestants(EVERY, where.benchmark) if against is None else against
     others = [one for one in wanted if one.label not in {one.label for one in named}]
+    check_definitions(where.store.root, (proxy for one in (*named, *others) for proxy in proxies_of(one.spec)))
     for one in named:
         required = inapplicable(one.spec, where.benchmark.space)
         if required:
