@@ -19,6 +19,8 @@ from harness.cli import app as cli
 from harness.cli import main
 from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.proxies import available
+from harness.rankings.aggregates import AGGREGATES
+from harness.rankings.learned import LEARNED
 
 SNIP = "snip:batch_size=4"
 SMALL = "dataset=ImageNet16-120"  # images of 16 x 16: the cheapest networks
@@ -113,7 +115,8 @@ def test_stopping_says_how_to_go_on(capsys, monkeypatch, command, words):
 def test_list_of_proxies(capsys):
     assert main(["list", "proxies"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == sorted(available())
+    assert [line.split()[0] for line in lines] == [*sorted(available()), *AGGREGATES, *LEARNED]
+    assert "aggregate: log-rank sum" in next(line for line in lines if line.startswith("az_nas "))
     assert all(len(line.split(maxsplit=1)[1]) > 10 for line in lines)
 
 
