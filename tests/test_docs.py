@@ -90,7 +90,7 @@ def check(command: str, needs: str, folder: Path, monkeypatch) -> None:
     elif words[0] == "harness" and needs:
         read(words, monkeypatch)
     elif words[0] == "harness":
-        if words[1] in ("score", "verify"):
+        if words[1] in ("score", "verify", "compare"):
             one = [f"{key}={value}" for key, value in (("workers", 1), ("device", "cpu"))]
             words += [setting for setting in one if not any(w.startswith(setting.split("=")[0] + "=") for w in words)]
         assert cli.main(words[1:]) == 0, command

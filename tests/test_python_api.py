@@ -13,6 +13,7 @@ import torch
 
 import harness
 from harness.benchmarks.benchmark import load_benchmark
+from harness.cli import reference
 from harness.comparison.describe import bibtex
 from harness.comparison.scores import processes
 from harness.correlation import correlate
@@ -61,6 +62,12 @@ def test_exports_are_listed_completed_and_known_to_type_checkers():
     assert named == harness._EXPORTS
     assert set(named) == set(harness.__all__)
     assert (PACKAGE / "py.typed").is_file()
+
+
+def test_the_reference_follows_from_the_docstrings():
+    page = (PACKAGE.parent / "docs" / "reference.md").read_text(encoding="utf-8")
+    assert page == reference.text(), "python -m harness.cli.reference > docs/reference.md"
+    assert all(f"### {name}\n" in page for name in harness.__all__)
 
 
 def test_proxies_aggregates_and_learned_rankings_are_listed():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from harness.comparison.field import Comparison, Difference, Row
 from harness.comparison.matrix import Matrix
 from harness.correlation import Estimate
+from harness.paths import OUTPUT
 from harness.tables.cells import metric_name
 from harness.tables.sheet import Section, Sheet
 
@@ -78,7 +79,7 @@ def next_step(found: Comparison, output: str | None = None) -> Next:
     if found.larger:
         return Next("more architectures", f'{where} "population={found.larger[-1]}"')
     if output is None:
-        return Next("as files, with charts", f'{where} "population={found.population}" output=comparison')
+        return Next("as files, with charts", f'{where} "population={found.population}" output={OUTPUT}/comparison')
     return Next("other datasets", f"{command} benchmark=all")
 
 
