@@ -253,10 +253,12 @@ def _list(kind: str) -> int:
 def _describe(name: str, short: bool) -> int:
     """Definition, settings, passes, cost and citation of a proxy, and where it stands; or the card of a benchmark.
 
+    NAME may also be MODULE:CLASS, for a proxy that is not registered.
+
     \b
     Examples:
       harness describe vkdnw
-      harness describe mymodule:MyProxy --short
+      harness describe az_nas --short
       harness describe nasbench201
     """
     from harness.comparison.describe import describe
