@@ -232,6 +232,19 @@ def test_a_proxy_of_a_module_is_scored_and_stands_out(store, capsys):
     assert r"\textbf{mine:power=2.0}" in Path("out/comparison.tex").read_text(encoding="utf-8")
 
 
+def test_images_at_hand_are_not_replaced_by_noise(store, tmp_path):
+    """`zico` is complete on noise; with images it is scored on these, and its row says so."""
+    images = np.random.RandomState(0).randint(0, 256, (8, 32, 32, 3)).astype(np.uint8)
+    np.savez(tmp_path / "images.npz", images=images, labels=np.arange(8) % 10)
+    small = {"population": "sample(3, seed=3)", "against": ["flops"], "resamples": 0, "workers": 1, "progress": False}
+    spec = "snip:batch_size=4"
+    noise = harness.compare(spec, **small)
+    assert noise.loc[spec, "inputs"] == "random"
+    table = harness.compare(spec, inputs="cifar10", inputs_path=tmp_path / "images.npz", **small)
+    assert table.loc[spec, "inputs"] == "cifar10"
+    assert not table.attrs["notes"]
+
+
 def test_the_page_loads_nothing_and_has_the_figures(store, capsys):
     pytest.importorskip("altair")
     assert main(["compare", "naswot", f"population={SAMPLE}", "resamples=20", "score=false", "output=out"]) == 0

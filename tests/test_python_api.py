@@ -149,6 +149,8 @@ def test_why_a_score_is_missing_is_said_for_each_architecture(tmp_path):
     assert frame["zen"].isna().sum() == len(without)
     with pytest.raises(HarnessError, match=r"not stored for snip \(\d+\): run `harness score .*proxies=\[snip\]"):
         harness.load_scores(proxies=["zen", "snip"], **options)
+    with pytest.raises(HarnessError, match=r"inputs=cifar10 inputs\.path=DATA"):
+        harness.load_scores(proxies="snip", inputs="paper", **options)
     partial = harness.load_scores(proxies=["zen", "snip"], partial=True, **options)
     assert partial["snip"].isna().all()
     assert set(partial.attrs["status"]["snip"].values()) == {"not computed"}

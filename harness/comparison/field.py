@@ -139,7 +139,11 @@ def populations(where: Place) -> list[str]:
 
 
 def choose(
-    where: Place, named: Sequence[Contestant], others: Sequence[Contestant], modest: bool = False
+    where: Place,
+    named: Sequence[Contestant],
+    others: Sequence[Contestant],
+    modest: bool = False,
+    inputs: str | None = None,
 ) -> tuple[str, list[str]]:
     """The population to compare on, and the larger ones that at least half of the others share too.
 
@@ -148,6 +152,7 @@ def choose(
 
     Args:
         modest: where the named ones have yet to be scored, take the smallest instead.
+        inputs: of the named ones, as `Place.read` takes them.
 
     Raises:
         HarnessError: the others share none.
@@ -162,7 +167,7 @@ def choose(
         raise HarnessError(f"no scores of other proxies on {where.name} are stored{remedy}")
     scored = set().union(*complete.values())
     shared = [name for name in names if 2 * len(complete[name]) >= len(scored)]
-    ready = [name for name in shared if all(where.is_complete(one, name) for one in named)]
+    ready = [name for name in shared if all(where.is_complete(one, name, inputs) for one in named)]
     chosen = ready[0] if ready else shared[-1 if modest else 0]
     return chosen, shared[: shared.index(chosen)]
 
@@ -198,15 +203,18 @@ def compare_at(
         if required:
             raise HarnessError(f"{one.label} does not apply to {where.name}: no {required} in this space")
     larger: list[str] = []
+    # With images at hand, noise does not stand in for them.
+    inputs = PAPER_INPUTS if how is not None and how.source == PAPER_INPUTS else None
     if population is None:
-        population, larger = choose(where, named, others, modest)
+        population, larger = choose(where, named, others, modest, inputs)
     where.block.population(population)
-    where = _completed(where, named, population, how)
+    where = _completed(where, named, population, how, inputs)
     found: dict[str, tuple[Contestant, str, Scores]] = {}
     absent: dict[str, str] = {}
     for one in (*named, *others):
-        if where.is_complete(one, population):
-            found[one.label] = (one, *where.read(one, population))
+        read = inputs if one in named else None
+        if where.is_complete(one, population, read):
+            found[one.label] = (one, *where.read(one, population, read))
         else:
             absent[one.label] = _reason(where, one, population)
     if against is not None and len(found) <= len(named) and others:
@@ -218,9 +226,11 @@ def compare_at(
     return _measured(where, population, named, found, absent, larger, metric_name, resamples)
 
 
-def _completed(where: Place, named: Sequence[Contestant], population: str, how: Scoring | None) -> Place:
+def _completed(
+    where: Place, named: Sequence[Contestant], population: str, how: Scoring | None, inputs: str | None
+) -> Place:
     """The place with all scores of the named ones; what is missing is computed first."""
-    missing = where.lacking(named, population)
+    missing = where.lacking(named, population, inputs)
     if not missing:
         return where
     if how is None:
@@ -231,11 +241,11 @@ def _completed(where: Place, named: Sequence[Contestant], population: str, how: 
         )
     score_missing(where, missing, population, how)
     again = where.afresh()
-    failed = again.lacking(missing, population)
+    failed = again.lacking(missing, population, inputs)
     if failed:
         raise HarnessError(
             f"an exception kept {', '.join(one.label for one in failed)} from a score on {where.name}: "
-            f"{again.errors(failed, population)}"
+            f"{again.errors(failed, population, inputs)}"
         )
     return again
 

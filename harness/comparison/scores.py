@@ -102,23 +102,24 @@ class Place:
         """Scores of a contestant, and which mini-batches they are of: the paper's, or noise where those are missing.
 
         Args:
-            inputs: these mini-batches and no others.
+            inputs: these mini-batches and no others; `paper` for those of the definition.
         """
         key = (one.label, population, inputs)
-        if key not in self._found:
-            sources = SOURCES if inputs in (None, PAPER_INPUTS) else (inputs,)
-            found = [(source, self.block.scores(one.spec, population, source, self.seed)) for source in sources]
-            best = min(found, key=lambda pair: (bool(pair[1].missing), sources.index(pair[0])))
-            if best[1].missing:  # of several that lack scores the one that lacks the fewest
-                best = min(found, key=lambda pair: sum(pair[1].missing.values()))
-                return best
-            self._found[key] = best
-        return self._found[key]
+        if key in self._found:
+            return self._found[key]
+        lacking = []
+        for source in SOURCES if inputs is None else (inputs,):
+            found = source, self.block.scores(one.spec, population, source, self.seed)
+            if not found[1].missing:
+                self._found[key] = found
+                return found
+            lacking.append(found)
+        return min(lacking, key=lambda found: sum(found[1].missing.values()))
 
-    def is_complete(self, one: Contestant, population: str) -> bool:
+    def is_complete(self, one: Contestant, population: str, inputs: str | None = None) -> bool:
         """Whether every score over a population is stored."""
         with suppress(NotImplementedError):  # a space without the features that a learned ranking reads
-            found = self.read(one, population)[1]
+            found = self.read(one, population, inputs)[1]
             return not found.missing and bool(found.members.any())
         return False
 
@@ -235,8 +236,8 @@ def load_scores(
         proxies: one or several names with settings (`naswot`, `vkdnw:variant=repo`, `mymodule:MyProxy`, `az_nas`), or
             `Proxy` objects; all that are complete on the population when None.
         population: `all`, `unique`, `no_dead_ops`, `sample(300, seed=0)`, ... .
-        inputs: mini-batches, `random` or a dataset; when None those of the proxy's paper, and noise where scores on
-            these are not stored.
+        inputs: mini-batches: `paper` for those of the definition, `random`, or a dataset; when None those of the
+            definition, and noise where scores on these are not stored.
         seed: of the scores.
         target: what proxies are to predict, the benchmark's default accuracy when None; aggregates and learned
             rankings are computed over the architectures that have this figure.
@@ -301,15 +302,14 @@ def score_benchmark(
     where = place(benchmark, dataset, open_store(store, stores), seed)
     wanted = contestants(proxies, where.benchmark)
     score_missing(where, wanted, population, how)
-    source = None if how.source == PAPER_INPUTS else how.source
     where = where.afresh()
-    missing = where.lacking(wanted, population, source)
+    missing = where.lacking(wanted, population, how.source)
     if missing:
         raise HarnessError(
             f"an exception kept {', '.join(one.label for one in missing)} from a score; the same call tries again: "
-            f"{where.errors(missing, population, source)}"
+            f"{where.errors(missing, population, how.source)}"
         )
-    return _frame(where, wanted, population, source)
+    return _frame(where, wanted, population, how.source)
 
 
 def _missing(where: Place, missing: Sequence[Contestant], population: str, inputs: str | None) -> str:
