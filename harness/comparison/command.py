@@ -49,8 +49,8 @@ def compare(
         proxies: one or several names, as in `harness.load_scores`, or `Proxy` objects or classes.
         benchmark: a name; several, or `all`, give a matrix of contestants and datasets with mean ranks.
         dataset: its first when None; of several benchmarks, all datasets when None.
-        population: the largest that at least half of the others share when None; of those, one over which the named
-            ones are complete if there is one.
+        population: when None the largest over which nearly as many others are complete as over any; of those, one over
+            which the named ones are complete if there is one.
         against: the others; when None all that are complete on the population, aggregates and learned rankings too.
         metric: `kendall`, `spearman`, `ndcg`, `top_1%`, `regret_10`, by which all are ranked.
         seed: of the scores.
@@ -133,10 +133,9 @@ def compare_command(config: Any) -> int:
         how if config.score else None,
         open_store(config.store, config.stores),
     )
-    several = isinstance(found, Matrix)
-    first = found.comparisons[0] if several else found
-    then = table.next_step(first, config.output)
-    print(table.matrix_text(found) if several else table.to_text(found, shutil.get_terminal_size((200, 50)).columns))
+    then = table.next_step(found, config.output)
+    width = shutil.get_terminal_size((200, 50)).columns
+    print(table.matrix_text(found, width) if isinstance(found, Matrix) else table.to_text(found, width))
     if config.output is not None:
         for path in write_files(found, Path(config.output), then):
             print(f"written: {path}")

@@ -21,7 +21,7 @@ from harness.engine.definitions import check_definitions
 from harness.errors import HarnessError
 from harness.rankings.results import PAPER_INPUTS, Scores, proxies_of
 from harness.tables.groups import group_letters, indistinguishable, margins
-from harness.tables.leaderboard import choose_population, gain_places, inapplicable
+from harness.tables.leaderboard import gain_places, inapplicable
 
 #: Populations that are looked at where none is asked for, the largest first.
 POPULATIONS = (
@@ -32,6 +32,10 @@ POPULATIONS = (
     "sample(300, seed=0)",
     "sample(100, seed=0)",
 )
+
+
+#: Of the most others that are complete over any population, so many have to be over one that is compared on.
+SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -145,10 +149,10 @@ def choose(
     modest: bool = False,
     inputs: str | None = None,
 ) -> tuple[str, list[str]]:
-    """The population to compare on, and the larger ones that at least half of the others share too.
+    """The population to compare on, and the larger ones that the others share too.
 
-    It is the largest that at least half of the others share, of those over which the named ones are complete if there
-    is one.
+    The others share those over which nearly as many of them are complete (`SHARE`) as over any. It is the largest of
+    these, and of those over which the named ones are complete if there is one.
 
     Args:
         modest: where the named ones have yet to be scored, take the smallest instead.
@@ -161,12 +165,12 @@ def choose(
     # Learned rankings would be fitted on each.
     others = [one for one in others if one.kind != "learned"]
     complete = {name: {one.label for one in others if where.is_complete(one, name)} for name in names}
-    if not choose_population(complete):
+    most = max(map(len, complete.values()), default=0)
+    if not most:
         commands = where.commands(others, names[-1]) if names and others else []
         remedy = f": run {' and '.join(f'`{command}`' for command in commands)}" if commands else ""
         raise HarnessError(f"no scores of other proxies on {where.name} are stored{remedy}")
-    scored = set().union(*complete.values())
-    shared = [name for name in names if 2 * len(complete[name]) >= len(scored)]
+    shared = [name for name in names if len(complete[name]) >= SHARE * most]
     ready = [name for name in shared if all(where.is_complete(one, name, inputs) for one in named)]
     chosen = ready[0] if ready else shared[-1 if modest else 0]
     return chosen, shared[: shared.index(chosen)]

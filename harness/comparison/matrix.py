@@ -78,7 +78,10 @@ class Matrix:
     @property
     def text(self) -> str:
         """What the figures are."""
-        places = "; ".join(f"{one.name}: {one.population}, n = {one.n:,}" for one in self.comparisons)
+        samples: dict[str, list[str]] = {}
+        for one in self.comparisons:
+            samples.setdefault(f"{one.population}, n = {one.n:,}", []).append(one.name)
+        places = "; ".join(f"{', '.join(names)}: {text}" for text, names in samples.items())
         better = metric(self.metric).direction
         return (
             f"{metric_name(self.metric)} ({better} is better) and in brackets the rank among all that are complete on "

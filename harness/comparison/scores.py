@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,6 +21,7 @@ from harness.proxies.base import Proxy
 from harness.rankings.aggregates import AGGREGATES, find_aggregate
 from harness.rankings.learned import LEARNED
 from harness.rankings.results import PAPER_INPUTS, Scores, inputs_of, proxies_of, scoring_commands
+from harness.spaces.base import Space
 from harness.tables.leaderboard import SOURCES, inapplicable
 from harness.tables.measure import Block, Measurements
 
@@ -69,7 +69,9 @@ def contestant(given: str | Proxy | type[Proxy]) -> Contestant:
 def contestants(given: str | Proxy | type[Proxy] | Iterable | None, benchmark: Benchmark) -> list[Contestant]:
     """One or several contestants, each once; all that apply to the benchmark for None or `all`."""
     if given is None or (isinstance(given, str) and given == EVERY):
-        names = [name for name in (*available(), *AGGREGATES, *LEARNED) if not inapplicable(name, benchmark.space)]
+        features = type(benchmark.space).graph_features is not Space.graph_features
+        learned = [name for name, model in LEARNED.items() if features or not model.graf]
+        names = [name for name in (*available(), *AGGREGATES, *learned) if not inapplicable(name, benchmark.space)]
         return [contestant(name) for name in names]
     several = [given] if isinstance(given, (str, Proxy, type)) else list(given)
     return list({one.label: one for one in map(contestant, several)}.values())
@@ -118,10 +120,8 @@ class Place:
 
     def is_complete(self, one: Contestant, population: str, inputs: str | None = None) -> bool:
         """Whether every score over a population is stored."""
-        with suppress(NotImplementedError):  # a space without the features that a learned ranking reads
-            found = self.read(one, population, inputs)[1]
-            return not found.missing and bool(found.members.any())
-        return False
+        found = self.read(one, population, inputs)[1]
+        return not found.missing and bool(found.members.any())
 
     def lacking(self, wanted: Iterable[Contestant], population: str, inputs: str | None = None) -> list[Contestant]:
         """Those of the contestants of which a score is missing."""

@@ -72,15 +72,24 @@ class Next(NamedTuple):
         return f"{self.why}: {self.command}"
 
 
-def next_step(found: Comparison, output: str | None = None) -> Next:
-    """What to do after a comparison: more architectures, the table as files, or every benchmark."""
+def next_step(found: Comparison | Matrix, output: str | None = None) -> Next:
+    """What to do after a comparison: more architectures, the table as files, every dataset, a guard on the claims."""
+    several = isinstance(found, Matrix)
     command = f"harness compare {' '.join(map(_quoted, found.named.values()))}"
-    where = f"{command} benchmark={found.place.benchmark.name} dataset={found.place.block.dataset}"
-    if found.larger:
-        return Next("more architectures", f'{where} "population={found.larger[-1]}"')
+    for one in found.comparisons if several else (found,):
+        if one.larger:
+            return Next("more architectures", f'{_at(command, one)} "population={one.larger[-1]}"')
     if output is None:
-        return Next("as files, with charts", f'{where} "population={found.population}" output={OUTPUT}/comparison')
-    return Next("other datasets", f"{command} benchmark=all")
+        where = f"{command} benchmark=all" if several else f'{_at(command, found)} "population={found.population}"'
+        return Next("as files, with charts", f"{where} output={OUTPUT}/comparison")
+    if not several:
+        return Next("other datasets", f"{command} benchmark=all")
+    first = next(iter(found.named.values()))
+    return Next("a guard on what you claim", f'harness verify --proxy {_quoted(first)} --expect "tau>tau(naswot)"')
+
+
+def _at(command: str, one: Comparison) -> str:
+    return f"{command} benchmark={one.place.benchmark.name} dataset={one.place.block.dataset}"
 
 
 def absent_text(found: Comparison) -> str:
@@ -302,7 +311,7 @@ def to_text(found: Comparison, width: int = 200) -> str:
 def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
     """Columns of equal width, texts to the left and numbers to the right."""
     columns = list(zip(*lines, strict=True))
-    left = {"", "proxy", "group", "inputs"}
+    left = {"", "proxy", "group", "inputs", "dataset", "population", "best of all"}
     wide = [max(map(len, column)) for column in columns]
     return [
         "  ".join(
@@ -313,11 +322,31 @@ def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def matrix_text(found: Matrix) -> str:
-    """The matrix for a terminal."""
+def matrix_text(found: Matrix, width: int = 200) -> str:
+    """The matrix for a terminal of `width` columns; one that is too wide stands on its side, for the named ones."""
     lines = [[NAMED if label in found.named else "", *found.cells(label)] for label in found.order]
+    aligned = _aligned([["", *found.header], *lines])
+    if max(map(len, aligned)) > width:
+        aligned = _aligned(
+            [["dataset", "population", "n", *found.named, "best of all"], *map(_side, found.comparisons)]
+        )
+        means = [f"{label} {rank:.2f}" for label, rank in sorted(found.mean_ranks.items(), key=lambda item: item[1])]
+        aligned += ["", f"mean ranks: {', '.join(means)}"]
     left_out = [f"{name}: {why}" for name, why in found.left_out.items()]
-    return "\n".join([found.text, "", *_aligned([["", *found.header], *lines]), "", *left_out])
+    return "\n".join([found.text, "", *aligned, "", *left_out])
+
+
+def _side(one: Comparison) -> list[str]:
+    """A dataset's line: the named ones and the best of those that are ranked."""
+    ranked = [row for row in one.rows if row.rank is not None]
+
+    def cell(row: Row) -> str:
+        rank = f" ({row.rank:g} of {len(ranked)})" if row.rank is not None else ""
+        return f"{figure(row.estimates[one.metric])}{rank}"
+
+    named = [next(row for row in one.rows if row.label == own) for own in one.named]
+    best = f"{ranked[0].label} {figure(ranked[0].estimates[one.metric], interval=False)}" if ranked else "–"
+    return [one.name, one.population, f"{one.n:,}", *map(cell, named), best]
 
 
 def to_sheet(found: Comparison | Matrix, then: Next) -> Sheet:
