@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,33 @@ def test_the_page_loads_nothing_and_has_the_figures(store, capsys):
     drawn = data["places"]["nasbench201/cifar10"]
     assert len(drawn["points"]["naswot"]["index"]) == 80
     assert {row[0] for row in drawn["differences"]["naswot"]} == {"zico", "flops", "params", "synflow"}
+
+
+def test_the_page_draws_its_charts_in_a_browser(store):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    pytest.importorskip("altair")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("no Chromium")
+    assert main(["compare", "naswot", f"population={SAMPLE}", "resamples=20", "score=false", "output=out"]) == 0
+    said: list[str] = []
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        page = chromium.new_page(viewport={"width": 390, "height": 844})
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
+        page.goto(Path("out/comparison.html").absolute().as_uri())
+        for figure in page.query_selector_all("figure"):
+            figure.scroll_into_view_if_needed()
+            figure.wait_for_selector("svg", timeout=20_000)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert page.locator("figure svg").count() == 2
+        page.locator("figure .chart").first.focus()
+        page.keyboard.press("Home")
+        assert "apart from 0" in page.locator(".tip").first.inner_text()
+        chromium.close()
+    assert said == []
 
 
 def test_scores_of_changed_code_are_refused(store, tmp_path, monkeypatch):
