@@ -100,8 +100,6 @@ def _compare(
         if not named:
             raise HarnessError("name a proxy to compare: harness compare mymodule:MyProxy")
         others = None if against is None else contestants(against, where.benchmark)
-        if how is not None and how.progress:
-            _announce(where.name, [each.label for each in named])
         return compare_at(where, named, others, population, metric, resamples, how, modest)
 
     if isinstance(benchmark, str) and benchmark != "all" and "/" not in benchmark:
@@ -109,11 +107,6 @@ def _compare(
     if isinstance(benchmark, str) and benchmark != "all":
         return at(*benchmark.split("/", 1))
     return compare_over(places_of(benchmark, dataset), lambda name, one: at(name, one, modest=True))
-
-
-def _announce(name: str, labels: Sequence[str]) -> None:
-    if sys.stderr.isatty():
-        print(f"{name}: {', '.join(labels)}", file=sys.stderr)
 
 
 def compare_command(config: Any) -> int:

@@ -9,6 +9,7 @@ comparison: the family of all marks errs with a chance of 5%.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -201,7 +202,7 @@ def compare_at(
     """
     wanted = contestants(EVERY, where.benchmark) if against is None else against
     others = [one for one in wanted if one.label not in {one.label for one in named}]
-    check_definitions(where.store.root, (proxy for one in (*named, *others) for proxy in proxies_of(one.spec)))
+    check_definitions(where.store.root, (proxy for one in named for proxy in proxies_of(one.spec)))
     for one in named:
         required = inapplicable(one.spec, where.benchmark.space)
         if required:
@@ -217,7 +218,9 @@ def compare_at(
     absent: dict[str, str] = {}
     for one in (*named, *others):
         read = inputs if one in named else None
-        if where.is_complete(one, population, read):
+        if one not in named and _has_changed(where, one):
+            absent[one.label] = "its code has changed since it was scored"
+        elif where.is_complete(one, population, read):
             found[one.label] = (one, *where.read(one, population, read))
         else:
             absent[one.label] = _reason(where, one, population)
@@ -243,6 +246,8 @@ def _completed(
             f"{', '.join(one.label for one in missing)} lacks scores on {population} of {where.name}: run {commands}, "
             "or leave score=false out"
         )
+    if how.progress:
+        _announce(where, missing, population, inputs)
     score_missing(where, missing, population, how)
     again = where.afresh()
     failed = again.lacking(missing, population, inputs)
@@ -252,6 +257,23 @@ def _completed(
             f"{again.errors(failed, population, inputs)}"
         )
     return again
+
+
+def _announce(where: Place, missing: Sequence[Contestant], population: str, inputs: str | None) -> None:
+    """Say what is about to be computed, and what would be quicker."""
+    lacked = [count for one in missing for count in where.read(one, population, inputs)[1].missing.values()]
+    quicker = '; "population=sample(300, seed=0)" is quicker' if max(lacked) > 1000 else ""
+    names = ", ".join(one.label for one in missing)
+    print(f"{where.name}, {population}: {max(lacked):,} networks to score with {names}{quicker}", file=sys.stderr)
+
+
+def _has_changed(where: Place, one: Contestant) -> bool:
+    """Whether the stored scores came from other code of a proxy."""
+    try:
+        check_definitions(where.store.root, proxies_of(one.spec))
+    except HarnessError:
+        return True
+    return False
 
 
 def _reason(where: Place, one: Contestant, population: str) -> str:
