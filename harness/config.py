@@ -118,6 +118,7 @@ class ReportConfig:
     store: str = USER_STORE
     stores: list[str] = field(default_factory=lambda: list(OVERLAY))
     output: str | None = None
+    missing: bool = False
     strict: bool = False
 
 

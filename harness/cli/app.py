@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -16,7 +19,7 @@ import click
 from harness import __version__
 from harness.cli import completion
 from harness.cli.names import Described, Names, Settings, items, lists
-from harness.errors import HarnessError, UnknownNameError
+from harness.errors import HarnessError, HarnessWarning, UnknownNameError
 
 USAGE = """\
 Training-free NAS proxies on NAS benchmarks, beside what the papers printed.
@@ -40,6 +43,9 @@ Training-free NAS proxies on NAS benchmarks, beside what the papers printed.
 Settings are key=value (Hydra): `harness COMMAND --help` lists them, with examples. Add -m to sweep, as in:
 harness score -m "proxies=[vkdnw]" seed=0,1,2, or shards=8 hydra/launcher=submitit_slurm for a cluster.
 """
+
+#: How Python prints a warning.
+_FORMAT = warnings.formatwarning
 
 #: Commands that compute no score: there is nothing to go on from when they are stopped.
 _READING = {"report", "verify", "list", "describe", "doctor", "completion"}
@@ -148,6 +154,7 @@ def cli() -> None:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _speak_plainly()
     main_thread = threading.current_thread() is threading.main_thread()
     if main_thread:
         # Schedulers end a job by SIGTERM: finished scores are written then, as after Ctrl-C.
@@ -172,6 +179,21 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         if main_thread:
             signal.signal(signal.SIGTERM, before)
+
+
+def _speak_plainly() -> None:
+    """Let no locale keep a line from being printed, and no warning of ours take more than one."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            ascii_alone = codecs.lookup(stream.encoding).name == "ascii"
+            stream.reconfigure(encoding="utf-8" if ascii_alone else stream.encoding, errors="backslashreplace")
+    warnings.formatwarning = _warning
+
+
+def _warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> str:
+    return (
+        f"harness: {message}\n" if issubclass(category, HarnessWarning) else _FORMAT(message, category, *place, **more)
+    )
 
 
 def _stop(*_: object) -> None:
@@ -272,29 +294,10 @@ def _score_or_sweep(arguments: list[str]) -> int:
     from harness.config import quoted
 
     if not is_sweep(arguments) or (_HYDRA_FLAGS - MULTIRUN) & set(arguments):
-        return _app("score", _score, arguments)
+        from harness.cli.outcome import score
+
+        return _app("score", score, arguments)
     return sweep([quoted(argument) for argument in arguments])
-
-
-def _score(config: Any) -> int:
-    from harness.cli.jobs import job_of
-    from harness.cli.tracker import find_tracker
-    from harness.engine.scoring import run
-
-    track = find_tracker(config.tracker)
-    job = job_of(config)
-    summary = run(job)
-    shard = "" if job.shard == "0/1" else f" shard {job.shard}"
-    print(
-        f"{job.benchmark}/{job.dataset} seed {job.seed}{shard}: {summary.stored_now:,} scores computed, "
-        f"{summary.stored_before:,} were stored already, {summary.seconds:.1f} s; store {job.store}"
-    )
-    for (label, what), count in sorted(summary.alike.items()):
-        print(f"  {label}: {count:,} of those stored are {what}")
-    for status, count in sorted(summary.failed.items()):
-        print(f"  without a score: {count:,} x {status}")
-    track(job)
-    return 1 if summary.errors else 0
 
 
 cli.add_command(_Configured("score", _score_or_sweep))

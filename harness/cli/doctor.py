@@ -18,7 +18,7 @@ from harness.engine.store import ScoreKey, ScoreStore, open_store
 from harness.errors import HarnessError
 from harness.paths import reference_scores
 from harness.progress import progress_bar
-from harness.proxies import available, get_proxy
+from harness.proxies import available, broken, get_proxy
 from harness.tables.cells import load_table, read_published
 from harness.verify.findings import Finding, show
 
@@ -101,6 +101,7 @@ def _names() -> Iterator[Finding]:
     """Proxies, tables and published figures."""
     try:
         yield Finding("proxies", "ok", f"{len(available())} known")
+        yield from (Finding("proxies", "FAILS", reason) for reason in broken().values())
     except HarnessError as error:
         yield Finding("proxies", "FAILS", str(error))
     try:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.cli.jobs import job_of
+from harness.cli.tracker import find_tracker
 from harness.config import check_overrides, compose_config, quoted, register
 from harness.engine.scorer import Job
 from harness.engine.scoring import Wanted, check_host, plan
@@ -218,8 +219,12 @@ def sweep(arguments: Sequence[str]) -> int:
         arguments = [*arguments, quoted(f"store={user_scores()}")]  # whatever the environment of other machines names
     runs = runs_of(arguments)
     launcher, executor = _target(arguments)
+    tracked = {text.partition("=")[2] for run in runs for text in run.overrides if text.startswith("tracker=")}
+    for name in tracked - {"null"}:
+        find_tracker(name)  # names what is wrong with it before anything is run
     before = plans(runs)
-    open_runs = [run for run, wanted in zip(runs, before, strict=True) if any(w.missing for w in wanted)]
+    # A complete run has its correlations yet to be logged where a tracker is asked for.
+    open_runs = [run for run, wanted in zip(runs, before, strict=True) if tracked or any(w.missing for w in wanted)]
     if executor.name == "local" and launcher != "submitit_slurm":
         for job in dict.fromkeys(replace(run.job, shard="0/1", seed=0, population="all") for run in open_runs):
             check_host(job)
@@ -408,10 +413,13 @@ def _report(
     faults = []
     for run, wanted in zip(started, after, strict=True):
         missing = sum(len(w.missing) for w in wanted)
+        end = ended.get(run.number)
         if missing:
             asked = sum(w.asked for w in wanted)
             why = _why(run, wanted, ended, trouble)
             faults.append(f"  {run.label}: {missing:,} of {asked:,} scores missing: {why}")
+        elif end is not None and end.code == 2:  # what came after the scores, such as a tracker
+            faults.append(f"  {run.label}: all scores stored: {end.reason}")
     stores = ", ".join(dict.fromkeys(run.job.store for run in runs))
     before = len(runs) - len(started)
     print(

@@ -7,12 +7,14 @@ registered is named `MODULE:CLASS`.
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import sys
+import warnings
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from harness.errors import HarnessError, cause
+from harness.errors import HarnessError, HarnessWarning, cause
 from harness.proxies.base import Proxy
 from harness.registry import discover
 from harness.specs import configure, configured, split_spec
@@ -22,8 +24,24 @@ ENTRY_POINTS = "harness.proxies"
 
 @cache
 def available() -> dict[str, type[Proxy]]:
-    """All proxies by name. Raises HarnessError when two of them share a name or one cannot be imported."""
+    """All proxies by name. Those of other packages that cannot be used are left out, with a warning."""
+    found, broken = _found()
+    for reason in broken.values() if multiprocessing.parent_process() is None else ():  # once, not by each worker
+        warnings.warn(f"{reason}; it is left out", HarnessWarning, stacklevel=2)
+    return found
+
+
+@cache
+def broken() -> dict[str, str]:
+    """What is wrong with each entry point that cannot be used, by its name."""
+    return _found()[1]
+
+
+@cache
+def _found() -> tuple[dict[str, type[Proxy]], dict[str, str]]:
+    """Proxies by name, and the reasons why others are none. Raises HarnessError when two of ours share a name."""
     found: dict[str, type[Proxy]] = {}
+    broken: dict[str, str] = {}
     for cls in discover("harness.proxies", Proxy):
         if cls.name in found:
             raise HarnessError(f"proxy {cls.name!r} is defined twice: rename one")
@@ -31,21 +49,22 @@ def available() -> dict[str, type[Proxy]]:
     for entry in entry_points(group=ENTRY_POINTS):
         try:
             cls = entry.load()
-        except Exception as error:
-            cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise HarnessError(
-                f"proxy {entry.name!r} of entry point {entry.value} cannot be imported ({cause}): fix or "
+        except (Exception, SystemExit) as error:
+            broken[entry.name] = (
+                f"proxy {entry.name!r} of entry point {entry.value} cannot be imported ({cause(error)}): fix or "
                 "uninstall that package"
-            ) from error
+            )
+            continue
         if not (isinstance(cls, type) and issubclass(cls, Proxy)):
-            raise HarnessError(
+            broken[entry.name] = (
                 f"proxy {entry.name!r} of entry point {entry.value} is no subclass of harness.Proxy: let it name the "
                 "class itself, derived from harness.Proxy, or uninstall that package"
             )
-        if cls.name in found:
-            raise HarnessError(f"proxy {cls.name!r} of entry point {entry.value} is defined already: rename it")
-        found[cls.name] = cls
-    return dict(sorted(found.items()))
+        elif cls.name in found:
+            broken[entry.name] = f"proxy {cls.name!r} of entry point {entry.value} is defined already: rename it"
+        else:
+            found[cls.name] = cls
+    return dict(sorted(found.items())), broken
 
 
 def get_proxy(spec: str | Proxy | type[Proxy]) -> Proxy:
@@ -55,14 +74,16 @@ def get_proxy(spec: str | Proxy | type[Proxy]) -> Proxy:
 
     Raises:
         UnknownNameError: unknown proxy or setting, with the nearest valid name.
-        HarnessError: a malformed setting; a module that cannot be imported; a class that is no `Proxy`, or that bears
-            the name of another proxy.
+        HarnessError: a malformed setting; a module or a proxy of another package that cannot be used; a class that is
+            no `Proxy`, or that bears the name of another proxy.
     """
     if isinstance(spec, Proxy):
         return spec
     if isinstance(spec, type) and issubclass(spec, Proxy):
         return spec()
     module, colon, rest = str(spec).partition(":")
+    if module in broken() and module not in available():
+        raise HarnessError(broken()[module])
     if not colon or "=" in rest.split(":")[0] or module in available():
         return configured(spec, "proxy", available())
     name, settings = split_spec(rest, "proxy")
