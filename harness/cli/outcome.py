@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from harness.cli.tracker import find_tracker
 from harness.engine.scorer import Job
 from harness.engine.scoring import run
 from harness.errors import HarnessError
+from harness.paths import user_scores
 from harness.proxies import spec_of
 
 if TYPE_CHECKING:
@@ -113,7 +116,8 @@ def _next(job: Job) -> str:
     if job.limit is not None and job.limit < whole:
         return f"the same without limit={job.limit} scores all {whole:,} architectures of population {job.population}"
     names = " ".join(map(spec_of, job.resolved))
+    store = "" if Path(job.store) == user_scores() else " " + shlex.quote(f"store={job.store}")
     return (
         f'harness compare {names} benchmark={job.benchmark} dataset={job.dataset} "population={job.population}" '
-        "score=false"
+        f"score=false{store}"
     )
