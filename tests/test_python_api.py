@@ -75,7 +75,7 @@ def test_proxies_aggregates_and_learned_rankings_are_listed():
     assert {*available(), *AGGREGATES, *LEARNED} == set(frame.index)
     assert frame.loc["az_nas", "kind"] == "aggregate"
     assert frame.loc["snip", "inputs"] == "images of the dataset"
-    assert harness.list_proxies("*swap*").index.tolist() == ["swap"]
+    assert harness.list_proxies("*swap*").index.tolist() == ["swap", "swap_reg"]
     benchmarks = harness.list_benchmarks()
     assert benchmarks.loc["nasbench201", "architectures"] == 15_625
     assert benchmarks.loc["nasbench201", "accuracies"] == 3

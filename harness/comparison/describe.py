@@ -85,7 +85,7 @@ def list_proxies(pattern: str = "*") -> pd.DataFrame:
     for name in LEARNED:
         rows.append((name, "learned", _learned_summary(name), "its members'", FORESTS, "harness"))
     frame = pd.DataFrame(rows, columns=["proxy", "kind", "summary", "inputs", "citation", "package"])
-    return frame[[fnmatchcase(name, pattern) for name in frame["proxy"]]].set_index("proxy")
+    return frame[[fnmatchcase(name, pattern) for name in frame["proxy"]]].set_index("proxy").sort_index()
 
 
 def _learned_summary(name: str) -> str:
