@@ -15,11 +15,14 @@ def lists() -> dict[str, Callable[[], dict[str, str]]]:
     """What `harness list` lists: by kind the names with their summaries."""
 
     def proxies() -> dict[str, str]:
-        from harness.comparison.describe import list_proxies
+        from harness.proxies import available
+        from harness.rankings.aggregates import AGGREGATES
+        from harness.rankings.learned import LEARNED
 
-        found = list_proxies()
-        kinds = found["kind"].map({"proxy": "", "aggregate": "aggregate: ", "learned": "learned ranking: "})
-        return dict(zip(found.index, kinds + found["summary"], strict=True))
+        found = {name: cls.summary for name, cls in available().items()}
+        found |= {name: f"aggregate: {cls.summary}" for name, cls in AGGREGATES.items()}
+        found |= {name: f"learned ranking: {model.summary}" for name, model in LEARNED.items()}
+        return dict(sorted(found.items()))
 
     def benchmarks() -> dict[str, str]:
         from harness.benchmarks.benchmark import list_benchmarks

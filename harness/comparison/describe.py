@@ -83,16 +83,9 @@ def list_proxies(pattern: str = "*") -> pd.DataFrame:
     for name, cls in AGGREGATES.items():
         rows.append((name, "aggregate", cls.summary, "its members'", cls.citation, "harness"))
     for name in LEARNED:
-        rows.append((name, "learned", _learned_summary(name), "its members'", FORESTS, "harness"))
+        rows.append((name, "learned", LEARNED[name].summary, "its members'", FORESTS, "harness"))
     frame = pd.DataFrame(rows, columns=["proxy", "kind", "summary", "inputs", "citation", "package"])
     return frame[[fnmatchcase(name, pattern) for name in frame["proxy"]]].set_index("proxy").sort_index()
-
-
-def _learned_summary(name: str) -> str:
-    model = LEARNED[name]
-    read = f"the scores of {len(model.members)} proxies" if model.members else ""
-    graf = "GRAF's features" if model.graf else ""
-    return f"random forest on {' and '.join(filter(None, [read, graf]))}, trained on {model.train:,} architectures"
 
 
 # One name ------------------------------------------------------------------------------------------------------
@@ -238,7 +231,7 @@ def _pass(probe: Probe, names: Iterable[str]) -> str:
 def _combined(one: Contestant, aggregate: Aggregate | None, stand: tuple[Standing, ...]) -> Description:
     members = ", ".join(aggregate.members if aggregate is not None else LEARNED[one.spec].members)
     citation = FORESTS if aggregate is None else getattr(aggregate, "citation", "")
-    summary = _learned_summary(one.spec) if aggregate is None else getattr(aggregate, "summary", "a combination")
+    summary = LEARNED[one.spec].summary if aggregate is None else getattr(aggregate, "summary", "a combination")
     probes = {type(probe).__name__ for proxy in proxies_of(one.spec) for probe in proxy.needs()}
     facts = {"members": members or "none", "passes": ", ".join(sorted(probes)) or "none", "citation": citation}
     text = type(aggregate).__doc__ if aggregate is not None else summary
