@@ -37,7 +37,6 @@ def broken() -> dict[str, str]:
     return _found()[1]
 
 
-@cache
 def _found() -> tuple[dict[str, type[Proxy]], dict[str, str]]:
     """Proxies by name, and the reasons why others are none. Raises HarnessError when two of ours share a name."""
     found: dict[str, type[Proxy]] = {}
