@@ -439,7 +439,10 @@ def compose_config(command: str, overrides: list[str]) -> Any:
 
 
 def resolved(config: Any) -> Any:
-    """A configuration with every reference replaced by what it refers to. Raises HarnessError for one to nothing."""
+    """A configuration with every reference replaced by what it refers to.
+
+    Raises HarnessError for a reference to nothing, and for a list whose entries are no names or numbers.
+    """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -447,6 +450,9 @@ def resolved(config: Any) -> Any:
         OmegaConf.resolve(config)
     except (OmegaConfBaseException, RecursionError) as error:
         raise HarnessError(f"bad setting: {cause(error)[:200]}: a value in ${{…}} refers to another setting") from error
+    for name, value in config.items():
+        if OmegaConf.is_list(value) and any(map(OmegaConf.is_config, value)):
+            raise HarnessError(f"bad setting: {name} holds lists or mappings where it is a list of names")
     return config
 
 
