@@ -27,6 +27,7 @@ from harness.spaces.nasbench201 import CONV1, CONV3, NONE, POOL, SKIP, NasBench2
 def every(resolution: int) -> list[str]:
     """All proxies, those that make images of a side of their own with one that fits the network."""
     own = {"nregions": f":samples=60:resolution={resolution}", "meco": f":resolution={resolution}"}
+    own["meco_opt"] = own["meco"]
     return [name + own.get(name, "") for name in sorted(available())]
 
 

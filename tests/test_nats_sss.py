@@ -57,8 +57,8 @@ def test_the_numbering_is_the_official_one(benchmark):
     assert len(benchmark) == 32_768
     assert benchmark.index(" 8:8:40:32:40\n") == 284
     assert len(benchmark.population("unique")) == 32_768
-    with pytest.raises(HarnessError, match="space nasbench201 does not list its members"):
-        get_space("nasbench201").members()
+    with pytest.raises(HarnessError, match="space nasbench101 does not list its members"):
+        get_space("nasbench101").members()
     assert len(benchmark.population("sample(10, seed=1)")) == 10
 
 

@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 
 
 def every() -> list[str]:
-    own = {"nregions": ":samples=60:resolution=8", "meco": ":resolution=8"}
+    own = {"nregions": ":samples=60:resolution=8", "meco": ":resolution=8", "meco_opt": ":resolution=8"}
     return [name + own.get(name, "") for name in sorted(available())]
 
 

@@ -33,8 +33,8 @@ LIGHT = "all less az_nas, grasp, ntk, vkdnw"
 def _sets() -> dict[str, list[str]]:
     from harness.proxies import available
 
-    # sed and dss read no network of this space.
-    names = [name for name in available() if name not in ("sed", "dss")]
+    # These read no network of this space.
+    names = [name for name in available() if name not in ("sed", "skip") and available()[name].requires != "attention"]
     return {
         LIGHT: [name for name in names if name not in HEAVY],
         "vkdnw": ["vkdnw"],

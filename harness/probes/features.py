@@ -151,12 +151,17 @@ class ChannelCorrelation(Probe):
     are not defined counting as 0. `modules=leaf` reads convolutions, normalisations and ReLUs; `modules=all`
     every module, containers too, and those operations that are no module's. BatchNorm on the statistics of that one
     image.
+
+    `channels`: of so many channels alone, drawn for each map, the eigenvalue times their inverse share; 0: of all. A
+    map that has fewer is left out, or read whole where `narrow` is `all`.
     """
 
     init: str = "kaiming_fan_in"
     resolution: int = 64
     modules: str = "leaf"
     dtype: str = "float32"
+    channels: int = 0
+    narrow: str = "skip"
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch
@@ -169,6 +174,16 @@ class ChannelCorrelation(Probe):
         orientation = ChannelsLast()
         counted: set[int] = set()  # outputs of modules, in `modules=all`
         single: list = []
+        draws = subject.generator("channels")
+
+        def least(maps):
+            total = len(maps)
+            if not self.channels or (total < self.channels and self.narrow == "all"):
+                return [_least_eigenvalue(maps)]
+            if total < self.channels:
+                return []
+            drawn = torch.randperm(total, generator=draws)[: self.channels].to(maps.device)
+            return [_least_eigenvalue(maps[drawn]) * (total / self.channels)]
 
         def operate(operation):
             result = operation.run()
@@ -178,15 +193,15 @@ class ChannelCorrelation(Probe):
             if operation.kind == LINEAR:
                 return result
             if self.modules == "leaf":
-                found.append(_least_eigenvalue(maps[0]))
+                found.extend(least(maps[0]))
             else:
-                single.append((result, _least_eigenvalue(maps[0])))
+                single.append((result, least(maps[0])))
             return result
 
         def leave(module, args, output):
             if isinstance(output, torch.Tensor) and output.ndim == 4:
                 counted.add(id(output))
-                found.append(_least_eigenvalue(output[0]))
+                found.extend(least(output[0]))
 
         size = (1, subject.shape[0], self.resolution, self.resolution)
         image = torch.randn(size, generator=subject.generator("image")).to(subject.device, getattr(torch, self.dtype))
@@ -195,9 +210,11 @@ class ChannelCorrelation(Probe):
         with torch.no_grad(), hooked([(module, leave) for module in modules]), Watch(network, handlers):
             reading(network, image, subject.shape)
         # An operation that is no module's output is one of the network's own, and counts like a module of its kind.
-        found += [value for result, value in single if id(result) not in counted]
+        found += [value for result, values in single if id(result) not in counted for value in values]
         if not found:
-            raise Unscorable("no feature map")
+            raise Unscorable(
+                f"no feature map of {self.channels} channels or more" if self.channels else "no feature map"
+            )
         return {"least_eigenvalues": to_host(found)}
 
 

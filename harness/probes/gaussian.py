@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -157,13 +158,15 @@ class UnitPatterns(Probe):
 
     A unit's pattern is the sign of its ReLU output over the images; counted are the distinct patterns of all
     units of four-dimensional ReLU outputs. A new initialisation a repeat, the same mini-batch. `cell` takes the
-    space's network of one cell. Raises Unscorable where all patterns that so many images allow occur.
+    space's network of one cell. Raises Unscorable where all patterns that so many images allow occur. `depth`: the
+    share of those ReLUs, in the order in which they are computed, that count.
     """
 
     batch_size: int = 16
     repeats: int = 4
     cell: bool = False
     dtype: str = "float32"
+    depth: float = 1.0
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import numpy as np
@@ -190,8 +193,14 @@ class UnitPatterns(Probe):
 
         once = OncePerTensor(mark)
 
+        met_relus, counted = 0, None  # None: all
+
         def rectify(operation):
+            nonlocal met_relus
             if operation.name in RELUS and operation.input.ndim == 4 and not operation.fixed:
+                met_relus += 1
+                if counted is not None and met_relus > counted:
+                    return operation.run()
                 place = layout.place(operation.index)
                 if place == FIRST and len(operation.input) == count:
                     once(operation.input)
@@ -204,6 +213,13 @@ class UnitPatterns(Probe):
             subject.initialise("gaussian", repeat, self.dtype)
             met.zero_()
             layout, count = subject.layout(), len(images)
+            if self.depth < 1 and counted is None:
+                with torch.no_grad(), Watch(network, {ACTIVATION: rectify}):
+                    finite_logits(network, images.clone())
+                counted = math.ceil(self.depth * met_relus)
+                subject.initialise("gaussian", repeat, self.dtype)
+                met.zero_()
+            met_relus = 0
             with torch.no_grad(), Watch(network, {ACTIVATION: rectify}):
                 finite_logits(network, images)
             if not met.any():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from harness.probes.base import (
@@ -16,20 +18,20 @@ from harness.probes.base import (
     by_image,
     finite_logits,
     gradients,
+    hooked,
     outputs,
     to_host,
     weight_layers,
 )
+from harness.probes.correlations import CACHED_UNITS, ReluCorrelations
 from harness.probes.hessian import hessian_gradient, twice_differentiable
+from harness.probes.rows import Rows, participation
 
 if TYPE_CHECKING:
     import torch
 
     from harness.probes.layout import Place
     from harness.probes.operations import Grouped, Operation
-
-#: Units whose codes a processor works on at once: those of 64 images stay in its cache.
-CACHED_UNITS = 2048
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,13 @@ class GradientPass(Probe):
     - `relu_places` (L,): which of those kernels belongs to the ReLU whose output the layer reads; -1 if none
     - `layer_kernels` (L', B, B), `layer_places` (L,): the same for the codes [layer output > 0]
     - `zico` (L,): sum over weights of mean(|g|) / std(g) over `minibatches` mini-batches (population
-      deviation; weights of zero deviation left out)
+      deviation; weights of zero deviation left out); `inverse_deviation` (L,): sum over weights of 1 / std(|g|)
+    - `map_sizes` (L,): sum over a layer's calls of ln(positions of its output / sqrt(its channels)), 0 if there is none
+    - `activation_correlations` (R, B, B): Pearson correlation of the inputs of a ReLU for two images, NaN where one's
+      is constant; `gradient_correlations` (R, B, B): of the gradients with respect to that input, NaN too where none
+      arrives; `relu_stages` (R,): how many of the network's stages had ended before the ReLU
+    - `participations` (R,): ln((tr C)^2 / tr(C^2)), C the covariance of the channels of a ReLU's output
+    - `gradient_spread`: sum over parameter tensors of min(1, std(g) / (max |g| + 1e-8)), population deviation
     - `input_jacobian_correlation` (B, B): Pearson correlation of the gradients of the summed logits with
       respect to each image; `labels` (B,); `classes`, the number of logits
     - `grasp` (L,): sum of -w * (H g), H the Hessian of the loss
@@ -75,7 +83,8 @@ class GradientPass(Probe):
         if "input_jacobian_correlation" in wanted or seen.needs_images:
             read = images.requires_grad_(True).clone()  # the network may write into its input, but no leaf
         found: dict[str, Any] = {}
-        with twice_differentiable(network) if "grasp" in wanted else nullcontext(), seen.watch:
+        stages = [(stage, seen.correlations.finish) for stage in subject.stages] if seen.correlations else []
+        with twice_differentiable(network) if "grasp" in wanted else nullcontext(), seen.watch, hooked(stages):
             logits = finite_logits(network, read)
         found.update(seen.kernels())
         if "input_jacobian_correlation" in wanted:
@@ -85,7 +94,7 @@ class GradientPass(Probe):
         if not wanted & OF_THE_LOSS:
             return found
         weights = Grouped(seen.weights.tensors())
-        parameters = [p for p in network.parameters() if p.requires_grad] if "all_gradient_norm" in wanted else []
+        parameters = [p for p in network.parameters() if p.requires_grad] if wanted & OF_ALL_PARAMETERS else []
         targets = _distinct([*parameters, *weights.tensors, *([images] if seen.needs_images else [])])
         with seen.backward():
             raw = gradients(F.cross_entropy(logits, labels), targets, create_graph="grasp" in wanted)
@@ -98,6 +107,10 @@ class GradientPass(Probe):
         if "all_gradient_norm" in wanted:
             present = [by_id[id(p)].detach().flatten() for p in parameters if by_id[id(p)] is not None]
             found["all_gradient_norm"] = float(torch.cat(present).double().norm()) if present else 0.0
+        if "gradient_spread" in wanted:
+            found["gradient_spread"] = _spread([by_id[id(p)] for p in parameters])
+        if "gradient_correlations" in wanted:
+            found["gradient_correlations"] = seen.correlations.gradients()
         held = [weight.detach() for weight in weights.firsts]
         grads = [torch.zeros_like(w) if g is None else g.detach() for w, g in zip(held, graph_grads, strict=True)]
         del logits, raw, by_id, graph_grads  # the graph holds every activation
@@ -110,16 +123,20 @@ class GradientPass(Probe):
             "saliency_sum_abs": lambda: [s.abs().sum() for s in saliencies],
             "saliency_std": lambda: [s.abs().std(correction=0) for s in saliencies],
             "fisher": seen.fisher_sums,
-            "zico": lambda: self._zico(subject, grads, len(labels)),
         }
         saliencies = [w * g for w, g in zip(held, grads, strict=True)]
         found.update({name: to_host(compute()) for name, compute in per_layer.items() if name in wanted})
+        if wanted & OF_MINIBATCHES:
+            varied = self._variations(subject, grads, len(labels))
+            found.update({name: to_host(varied[name]) for name in OF_MINIBATCHES & wanted})
         return found
 
-    def _zico(self, subject: Subject, first: list, read: int) -> list:
-        """`first`: the gradients of the weights over the pass's own mini-batch of `read` images."""
-        import torch
+    def _variations(self, subject: Subject, first: list, read: int) -> dict[str, list]:
+        """By observable what the layers' gradients over mini-batches give.
 
+        Args:
+            first: the gradients of the weights over the pass's own mini-batch of `read` images.
+        """
         batches = []
         for number in range(self.minibatches):
             images, labels = subject.images(self.batch_size, self.dtype, number, self.minibatches)
@@ -127,25 +144,50 @@ class GradientPass(Probe):
                 batches.append(first)
             else:
                 batches.append(list(layer_gradients(subject, images, labels).values()))
-        sums = []
-        for layer in zip(*batches, strict=True):
-            stacked = torch.stack([grad.flatten() for grad in layer]).double()
-            spread = (stacked - stacked.mean(dim=0)).square_().mean(dim=0)
-            varies = (stacked != stacked[0]).any(dim=0)
-            # Where nothing varies the mean of equal numbers may still be rounded: excluded by `varies` alone.
-            ratio = stacked.abs_().mean(dim=0) / spread.sqrt_()
-            sums.append(torch.where(varies, ratio, torch.zeros_like(ratio)).sum())
-        return sums
+        pairs = [_variation(layer) for layer in zip(*batches, strict=True)]
+        return {"zico": [ratio for ratio, _ in pairs], "inverse_deviation": [inverse for _, inverse in pairs]}
+
+
+def _variation(grads: tuple) -> tuple[Any, Any]:
+    """Of a layer's gradients over mini-batches the sums over weights of mean(|g|) / std(g) and of 1 / std(|g|).
+
+    Weights that do not vary are left out. Where nothing varies the deviation of equal numbers may still be rounded: it
+    is excluded by comparison.
+    """
+    import torch
+
+    stacked = torch.stack([grad.flatten() for grad in grads]).double()
+    spread = (stacked - stacked.mean(dim=0)).square_().mean(dim=0)
+    varies = (stacked != stacked[0]).any(dim=0)
+    sizes = stacked.abs_()
+    mean = sizes.mean(dim=0)
+    ratio = mean / spread.sqrt_()
+    inverse = (sizes - mean).square_().mean(dim=0).rsqrt_()
+    differs = (sizes != sizes[0]).any(dim=0)
+    zero = torch.zeros_like(mean)
+    return torch.where(varies, ratio, zero).sum(), torch.where(differs, inverse, zero).sum()
 
 
 #: Observables that need the gradient of the loss, and those of them that need a trainable weight.
 OF_THE_WEIGHTS = frozenset(
     {
         *("gradient_norm", "gradient_sum_abs", "gradient_std", "saliency_sum", "saliency_sum_abs", "saliency_std"),
-        *("all_gradient_norm", "zico", "grasp"),
+        *("all_gradient_norm", "zico", "inverse_deviation", "gradient_spread", "grasp"),
     }
 )
-OF_THE_LOSS = OF_THE_WEIGHTS | {"fisher"}
+OF_THE_LOSS = OF_THE_WEIGHTS | {"fisher", "gradient_correlations"}
+OF_MINIBATCHES = frozenset({"zico", "inverse_deviation"})
+OF_ALL_PARAMETERS = frozenset({"all_gradient_norm", "gradient_spread"})
+#: Observables of the ReLUs.
+CORRELATIONS = frozenset({"activation_correlations", "gradient_correlations", "relu_stages"})
+OF_RELUS = CORRELATIONS | {"relu_kernels", "participations"}
+
+
+def _spread(grads: list) -> float:
+    """Sum over parameter tensors of min(1, std(g) / (max |g| + 1e-8)); a tensor without gradient adds nothing."""
+    present = [grad.detach().double() for grad in grads if grad is not None]
+    parts = [(grad.std(correction=0) / (grad.abs().max() + 1e-8)).clamp(max=1) for grad in present]
+    return float(to_host(parts).sum()) if parts else 0.0
 
 
 def _distinct(tensors: list) -> list:
@@ -164,8 +206,19 @@ def _grasp(weights: Grouped, grads: list) -> Any:
     )
 
 
-def layer_gradients(subject: Subject, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """By layer the gradient of its weights, 0 where none arrives, of the mean cross-entropy of a mini-batch."""
+def layer_gradients(
+    subject: Subject,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    objective: Callable | None = None,
+    also: Mapping[str, torch.Tensor] = MappingProxyType({}),
+) -> dict[str, torch.Tensor]:
+    """By layer the gradient of its weights, 0 where none arrives, of the mean cross-entropy of a mini-batch.
+
+    Args:
+        objective: of logits and labels, what is differentiated instead.
+        also: other parameters by name, whose gradients follow.
+    """
     import torch
     import torch.nn.functional as F
 
@@ -174,9 +227,9 @@ def layer_gradients(subject: Subject, images: torch.Tensor, labels: torch.Tensor
     seen = Seen(subject, frozenset(), len(images))
     with seen.watch:
         logits = outputs(subject.network, images)
-    groups = seen.weights.tensors()
+    groups = seen.weights.tensors() | {name: [tensor] for name, tensor in also.items()}
     weights = Grouped(groups)
-    grads = weights.sums(gradients(F.cross_entropy(logits, labels), weights.tensors))
+    grads = weights.sums(gradients((objective or F.cross_entropy)(logits, labels), weights.tensors))
     grads = [torch.zeros_like(w) if g is None else g for w, g in zip(weights.firsts, grads, strict=True)]
     return dict(zip(groups, grads, strict=True))
 
@@ -185,12 +238,19 @@ class Seen:
     """What one forward and backward show: weights, codes of ReLUs and layers, Fisher information of the outputs."""
 
     def __init__(self, subject: Subject, wanted: frozenset[str], count: int):
-        from harness.probes.operations import ACTIVATION, LAYERS, PRODUCT, Watch, Weights
+        from harness.probes.operations import ACTIVATION, LAYERS, NORMALISATION, PRODUCT, Watch, Weights
 
         self._layers = weight_layers(subject.network)
         self._wanted, self._count = wanted, count
-        reads_images = wanted & {"fisher", "relu_kernels", "layer_kernels"}
+        reads_images = wanted & (OF_RELUS | {"fisher", "layer_kernels"})
         self._layout = subject.layout() if reads_images else None
+        self.correlations = None
+        if wanted & CORRELATIONS:
+            self.correlations = ReluCorrelations(self._layout, count, lambda: self._watching)
+        self._rows = Rows(self._layout, count) if "participations" in wanted else None
+        self._participations: list[torch.Tensor] = []
+        self._participation: dict[str, OncePerTensor] = {}
+        self._map_sizes: dict[str, float] = {}
         self._kernel = OncePerTensor(agreement)
         self._relu_kernels: list[torch.Tensor] = []
         self._layer_kernels: dict[str, torch.Tensor] = {}
@@ -200,12 +260,15 @@ class Seen:
         self._watching = False
         self.weights = Weights(subject.network, self._layers)
         # A gradient has to come by each layer's output, whoever else asks for gradients.
-        self.needs_images = "fisher" in wanted and not all(
-            source.requires_grad for layer in self._layers.values() for source in layer.sources
+        self.needs_images = "gradient_correlations" in wanted or (
+            "fisher" in wanted
+            and not all(source.requires_grad for layer in self._layers.values() for source in layer.sources)
         )
         handlers = {**dict.fromkeys(LAYERS, self._layer), PRODUCT: self._product}
-        if "relu_kernels" in wanted:
+        if wanted & OF_RELUS:
             handlers[ACTIVATION] = self._activation
+        if self._rows is not None:
+            handlers[NORMALISATION] = self._norm
         self.watch = Watch(subject.network, handlers)
 
     @contextmanager
@@ -221,11 +284,37 @@ class Seen:
         from harness.probes.operations import RELUS
 
         if operation.name not in RELUS:
-            return operation.run()
-        self._relu_kernels.append(self._agreement(operation.input, operation.index))
-        result = operation.run()
+            return self._noted(operation)
+        if "relu_kernels" in self._wanted:
+            self._relu_kernels.append(self._agreement(operation.input, operation.index))
+        if self.correlations is not None:
+            self.correlations.read(operation)
+        if self._rows is not None:
+            self._participations.append(self._participation_of(operation))
+        result = self._noted(operation)
+        if "gradient_correlations" in self._wanted:
+            self.correlations.follow(operation, result)
         self._written[result.data_ptr()] = len(self._relu_kernels) - 1
         return result
+
+    def _norm(self, operation: Operation) -> Any:
+        return self._noted(operation)
+
+    def _noted(self, operation: Operation) -> Any:
+        """The operation's result, the place of whose channels is remembered where it counts."""
+        result = operation.run()
+        if self._rows is not None:
+            self._rows.note(operation, result)
+        return result
+
+    def _participation_of(self, operation: Operation) -> torch.Tensor:
+        """Of the output of a ReLU, computed once for all that read the same tensor."""
+
+        def compute(values: torch.Tensor) -> torch.Tensor:
+            samples = self._rows.of(operation, values.detach().clamp(0, 6 if operation.name == "relu6" else None))
+            return participation(samples.flatten(0, -2))
+
+        return self._participation.setdefault(operation.name, OncePerTensor(compute))(operation.input)
 
     def _agreement(self, values: torch.Tensor, index: int) -> torch.Tensor:
         from harness.probes.layout import FIRST
@@ -250,11 +339,17 @@ class Seen:
             self._layer_kernels[operation.owner] = kernel if held is None else held + kernel
         if "fisher" in self._wanted and not operation.fixed:
             self._information(operation, result)
+        if "map_sizes" in self._wanted and operation.owner is not None and not operation.fixed:
+            channels = result.shape[operation.channels]
+            size = math.log(result.numel() / self._count / channels**1.5)
+            self._map_sizes[operation.owner] = self._map_sizes.get(operation.owner, 0.0) + size
+        if self._rows is not None:
+            self._rows.note(operation, result)
         return result
 
     def _product(self, operation: Operation) -> Any:
         self.weights.see(operation)
-        if operation.owner and self._wanted & {"fisher", "layer_kernels", "relu_places"}:
+        if operation.owner and self._wanted & {"fisher", "layer_kernels", "map_sizes", "relu_places"}:
             raise Unscorable(f"layer {operation.owner} is used by {operation.name}, whose output is no layer's")
         return operation.run()
 
@@ -283,7 +378,7 @@ class Seen:
         return [(sum(found) * share).sum() if found else torch.zeros(()) for share, found in calls.values()]
 
     def kernels(self) -> dict[str, Any]:
-        """`relu_kernels`, `layer_kernels` and the places of the layers among them, where they were asked for.
+        """What the forward alone has shown of ReLUs and layers, where it was asked for.
 
         Raises Unscorable when nothing that was to give them was computed.
         """
@@ -296,6 +391,15 @@ class Seen:
             if not self._relu_kernels:
                 raise Unscorable("the network computes no ReLU")
             found["relu_kernels"] = torch.stack(self._relu_kernels).cpu().numpy()
+        if self.correlations is not None:
+            found["activation_correlations"] = self.correlations.inputs()
+            found["relu_stages"] = self.correlations.stages()
+        if "participations" in self._wanted:
+            if not self._participations:
+                raise Unscorable("the network computes no ReLU")
+            found["participations"] = to_host(self._participations)
+        if "map_sizes" in self._wanted:
+            found["map_sizes"] = np.array([self._map_sizes.get(name, 0.0) for name in names])
         if "relu_places" in self._wanted:
             if any(len(sources) > 1 for sources in self._sources.values()):
                 raise Unscorable("a layer that is used several times reads several ReLUs")

@@ -159,6 +159,8 @@ def _draw(shape: torch.Size, scheme: str, generator: torch.Generator) -> torch.T
 def _draw_bias(bias: torch.Tensor, inputs: int, scheme: str, generator: torch.Generator, drawn: Drawn) -> None:
     import torch
 
+    if id(bias) in drawn:  # shared with an earlier layer, as its weight may be
+        return
     if scheme == "default":
         bound = 1 / math.sqrt(max(1, inputs))
         drawn[id(bias)] = bias, torch.empty(bias.shape).uniform_(-bound, bound, generator=generator)

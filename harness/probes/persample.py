@@ -50,11 +50,68 @@ class GradientSigns(Probe):
         found: dict[str, list] = {}
         missing: set[str] | None = None  # layers whose gradients have no closed form; None: all
         if subject.layout().apart:
-            found, missing = _at_once(subject, layers, images, labels)
+            found, missing = _at_once(subject, layers, images, labels, _loss)
         if missing is None or missing:
-            alone = _one_by_one(subject, images, labels)
+            alone = _one_by_one(subject, images, labels, _loss)
             found.update({name: parts for name, parts in alone.items() if missing is None or name in missing})
         return {"sign_agreement": _agreements(list(found.values()))}
+
+
+@dataclass(frozen=True)
+class SampleKernel(Probe):
+    """Gram matrix of the gradients of each image's logit of its own class; observable `sample_kernel` (B, B) float64.
+
+    Gradients of the weights and biases of convolutions and linear layers; normalisations stay out. `variant=paper`:
+    every image is a mini-batch of its own (`GradientSigns`). `repo`: BatchNorm is on the statistics of the mini-batch,
+    and an image's gradient of a layer is what its own input and its own part of the gradient at the layer's output
+    give, as tools for single gradients have it, which know nothing of images that meet.
+    """
+
+    init: str = "default"
+    batch_size: int = 64
+    variant: str = "paper"
+    dtype: str = "float32"
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        import torch
+
+        subject.initialise(self.init, dtype=self.dtype)
+        images, labels = subject.images(self.batch_size, self.dtype)
+        layers = weight_layers(subject.network)
+        if not any(source.requires_grad for layer in layers.values() for source in layer.sources):
+            raise Unscorable("no trainable weight")
+        alone = self.variant == "paper"
+        found: dict[str, list] = {}
+        missing: set[str] | None = None
+        if subject.layout().apart:
+            found, missing = _at_once(subject, layers, images, labels, _own_logits, alone, biases=True)
+        if missing is None or missing:
+            if not alone:
+                raise Unscorable("single gradients do not follow from a layer's input and output alone here")
+            single = _one_by_one(subject, images, labels, _own_logits, biases=True)
+            chosen = {name for name in single if missing is None or name.removesuffix(BIAS) in missing}
+            found.update({name: parts for name, parts in single.items() if name in chosen})
+        kernel = torch.zeros(len(images), len(images), dtype=torch.float64, device=subject.device)
+        for part in (part for parts in found.values() for part in parts):
+            rows = part.flatten(1).double()
+            kernel.addmm_(rows, rows.T)
+        return {"sample_kernel": kernel.cpu().numpy()}
+
+
+#: What follows the name of a layer in that of its biases.
+BIAS = " bias"
+
+
+def _loss(logits: Any, labels: Any) -> Any:
+    """Sum over images of the cross-entropy."""
+    import torch.nn.functional as F
+
+    return F.cross_entropy(logits, labels, reduction="sum")
+
+
+def _own_logits(logits: Any, labels: Any) -> Any:
+    """Sum over images of the logit of the image's class."""
+    return logits.gather(1, labels[:, None]).sum()
 
 
 def _agreements(layers: list[list]) -> Any:
@@ -85,13 +142,25 @@ def _is_identity(weight: Any, bias: Any) -> Any:
     return same if bias is None else same & ~bias.any()
 
 
-def _at_once(subject: Subject, layers: dict, images: Any, labels: Any) -> tuple[dict[str, list], set[str] | None]:
+def _at_once(
+    subject: Subject,
+    layers: dict,
+    images: Any,
+    labels: Any,
+    objective: Callable,
+    alone: bool = True,
+    biases: bool = False,
+) -> tuple[dict[str, list], set[str] | None]:
     """Single gradients by layer from one pass of all images, and the layers for which that gives none.
 
     None in place of the latter: for all of them, as a BatchNorm meets rows that are no images.
+
+    Args:
+        objective: of logits and labels, a sum over images of what is differentiated.
+        alone: every image is a mini-batch of its own to BatchNorm.
+        biases: gradients of the layers' biases too, under their names followed by `BIAS`.
     """
     import torch
-    import torch.nn.functional as F
 
     from harness.probes.operations import LAYERS, NORMALISATION, Watch
 
@@ -101,6 +170,7 @@ def _at_once(subject: Subject, layers: dict, images: Any, labels: Any) -> tuple[
     missing = {name for name in trained if layers[name].parametrised}
     calls: dict[str, list] = {name: [] for name in layers}
     applied: Counter[str] = Counter()
+    with_bias = _biases(layers) if biases else {}
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     images = images.requires_grad_(True)
@@ -123,7 +193,13 @@ def _at_once(subject: Subject, layers: dict, images: Any, labels: Any) -> tuple[
         if result.requires_grad:
             seen = watch.keep(operation.input.detach())
             result.register_hook(lambda grad: calls[name].append(form(seen.value, grad)))
-        elif operation.input.any():  # the images do not reach it, but its weights have a gradient
+            if name + BIAS in with_bias:
+                place = layout.place(operation.index)
+                of_bias = partial(_of_bias, channels=operation.channels, place=place, count=count)
+                result.register_hook(lambda grad: calls.setdefault(name + BIAS, []).append([of_bias(grad)]))
+        elif (
+            name + BIAS in with_bias or operation.input.any()
+        ):  # the images do not reach it, but its weights have a gradient
             missing.add(name)
         return result
 
@@ -139,11 +215,11 @@ def _at_once(subject: Subject, layers: dict, images: Any, labels: Any) -> tuple[
         same = plain[id(weight)] if id(weight) in plain else bool(_is_identity(weight, bias))
         return _image_norm().apply(x, weight, bias, operation.get("eps", 1e-5), same)
 
-    watch = Watch(network, {**dict.fromkeys(LAYERS, layer), NORMALISATION: norm})
+    watch = Watch(network, {**dict.fromkeys(LAYERS, layer), **({NORMALISATION: norm} if alone else {})})
     try:
         with watch:
             logits = finite_logits(network, images.clone())
-        loss = F.cross_entropy(logits, labels, reduction="sum")
+        loss = objective(logits, labels)
         if loss.requires_grad:  # else nothing leads from the images to the logits
             torch.autograd.grad(loss, images, allow_unused=True)
     except _NoClosedForm:
@@ -153,30 +229,57 @@ def _at_once(subject: Subject, layers: dict, images: Any, labels: Any) -> tuple[
             parameter.requires_grad_(True)
     others = trained - missing  # a weight that is read by another way than by its layer's operation has no closed form
     missing |= {name for name in others if watch.uses[id(layers[name].weight)] > applied[name]}
+    return _joined(calls, missing), missing
+
+
+def _joined(calls: dict[str, list], missing: set[str]) -> dict[str, list]:
+    """By layer the sum over its calls of what each gave; to `missing` is added what is used in two ways."""
     found = {}
     for name, collected in calls.items():
         shapes = {tuple(part.shape for part in parts) for parts in collected}
-        if len(shapes) > 1:  # used in two ways
+        if len(shapes) > 1:
             missing.add(name)
         found[name] = [sum(parts[1:], parts[0]) for parts in zip(*collected, strict=True)] if len(shapes) == 1 else []
-    return found, missing
+    return found
 
 
 class _NoClosedForm(Exception):
     """The network computes something that gives single gradients one image at a time alone."""
 
 
-def _one_by_one(subject: Subject, images: Any, labels: Any) -> dict[str, list]:
-    """Single gradients by layer as they are defined: every image is a mini-batch of its own."""
+def _of_bias(grad: Any, channels: int, place: Place, count: int) -> Any:
+    """Gradients (B, channels) of a layer's bias from that at its output, whose channels are in `channels`, negative."""
+    from harness.probes.rows import images_first
+
+    return images_first(grad, channels % grad.ndim, place, count).reshape(count, -1, grad.shape[channels]).sum(dim=1)
+
+
+def _one_by_one(
+    subject: Subject, images: Any, labels: Any, objective: Callable, biases: bool = False
+) -> dict[str, list]:
+    """Single gradients by layer as they are defined: every image is a mini-batch of its own. See `_at_once`."""
     import torch
 
     from harness.probes.gradient import layer_gradients
 
+    also = _biases(weight_layers(subject.network)) if biases else {}
     rows: dict[str, list] = {}
     for image, label in zip(images.detach(), labels, strict=True):
-        for name, grad in layer_gradients(subject, image[None].clone(), label[None]).items():
+        for name, grad in layer_gradients(subject, image[None].clone(), label[None], objective, also).items():
             rows.setdefault(name, []).append(grad)
     return {name: [torch.stack(grads)] for name, grads in rows.items()}
+
+
+def _biases(layers: dict) -> dict[str, Any]:
+    """The trainable biases of layers whose weights are, too, by their names."""
+    found = {}
+    for name, layer in layers.items():
+        if not all(source.requires_grad for source in layer.sources):
+            continue
+        bias = getattr(layer.module, "bias" if layer.attribute == "weight" else "in_proj_bias", None)
+        if bias is not None and bias.requires_grad and not any(bias is other for other in found.values()):
+            found[name + BIAS] = bias
+    return found
 
 
 @cache

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from harness.errors import HarnessError
 from harness.probes.base import EncodingProbe, Subject, Unscorable, outputs, weight_layers
 
 if TYPE_CHECKING:
@@ -108,3 +110,39 @@ class Operations(EncodingProbe):
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         raise Unscorable("operations are read from a space's encoding, which this network has none of")
+
+
+@dataclass(frozen=True)
+class Skips(EncodingProbe):
+    """Observable `skip_span` (n,): mean over a cell's skip connections of the nodes that one jumps (`Space`)."""
+
+    def read(self, space: Space, architectures: Sequence[str], num_classes: int, resolution: int) -> dict[str, Any]:
+        return {"skip_span": space.skip_spans(architectures)}
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        raise Unscorable("skips are read from a space's encoding, which this network has none of")
+
+
+@dataclass(frozen=True)
+class Sizes(EncodingProbe):
+    """Observables `size_median` and `size_variance` of a space: of the parameters, in thousands, of all its members."""
+
+    def read(self, space: Space, architectures: Sequence[str], num_classes: int, resolution: int) -> dict[str, Any]:
+        median, variance = _sizes(space, num_classes, resolution)
+        return {"size_median": median, "size_variance": variance}
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        raise Unscorable("a network of no space has no other sizes to compare with: set mu and sigma")
+
+
+@cache
+def _sizes(space: Space, num_classes: int, resolution: int) -> tuple[float, float]:
+    """Median and variance of the parameters of a space's members, in thousands."""
+    import numpy as np
+
+    try:
+        members = space.members()
+    except HarnessError as error:
+        raise Unscorable(f"space {space.name} is not listed in full: set mu and sigma") from error
+    thousands = space.topology(members, num_classes, resolution)["params"] / 1000
+    return float(np.median(thousands)), float(thousands.var())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from harness.probes.base import Probe
-from harness.probes.topology import Topology
+from harness.probes.topology import Skips, Topology
 from harness.proxies.base import Proxy
 
 
@@ -70,3 +70,24 @@ class TrainableLayers(_Count):
     citation: ClassVar[str] = "Tybl & Neumann, VKDNW, CVPR 2025 (arXiv 2502.04975)"
     reads_head: ClassVar[bool] = False
     observable: ClassVar[str] = "trainable_layers"
+
+
+@dataclass(frozen=True)
+class Skip(_Count):
+    """Mean over a cell's skip connections of the nodes that one jumps; 0 without any. A term of FreeREA's score.
+
+    A skip from node i to node j jumps j - i - 1. Read from the encoding of cells with skips to choose, on the edges of
+    NAS-Bench-201's cell; FreeREA's version for NAS-Bench-101 (NiccoloCavagnero/FreeREA @ 9c2a726c) reads a variable
+    that it has not set, and has no definition to follow.
+    """
+
+    name: ClassVar[str] = "skip"
+    summary: ClassVar[str] = "nodes that a cell's skip connections jump"
+    citation: ClassVar[str] = "Cavagnero et al., FreeREA, WACV 2023"
+    reads_head: ClassVar[bool] = False
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        return {Skips(): ("skip_span",)}
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        return seen["skip_span"]

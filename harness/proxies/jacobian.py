@@ -192,10 +192,11 @@ class EpeNas(_InputJacobian):
 
 @dataclass(frozen=True)
 class Ntk(Proxy):
-    """Condition number of the neural tangent kernel of a mini-batch; the score is its negative.
+    """Condition number of the neural tangent kernel of the summed logits of a mini-batch; the score is its negative.
 
-    TE-NAS: batch of 16, BatchNorm on batch statistics, kaiming fan_out; its code averages three draws where
-    this takes one (set seeds for more). A kernel that is singular to the precision of its dtype is a status.
+    That of each image's own logit is `ntk_cond`. TE-NAS: batch of 16, BatchNorm on batch statistics, kaiming fan_out;
+    its code averages three draws where this takes one (set seeds for more). A kernel that is singular to the precision
+    of its dtype is a status.
     """
 
     name: ClassVar[str] = "ntk"

@@ -8,9 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from harness.errors import HarnessError
 from harness.probes.base import Probe, Unscorable
+from harness.probes.gaussian import UnitPatterns
 from harness.probes.gradient import GradientPass
 from harness.probes.positive import AttentionPass, LinearisedPass
+from harness.probes.series import GradientSeries
 from harness.probes.weights import WeightCounts, WeightNorms
 from harness.proxies.base import Proxy, at_least
 
@@ -162,6 +165,111 @@ class Zico(_Gradient):
         if not sums.any():
             raise Unscorable("no gradient varies over the mini-batches")
         return np.log(sums[sums != 0]).sum()
+
+
+@dataclass(frozen=True)
+class ZicoBc(Zico):
+    """ZiCo-BC: ZiCo minus `beta` times the sum over its layers of ln(H W / sqrt(C)), of the layer's output map.
+
+    beta is 1 for classification and detection, 2 for segmentation, where the authors look at the depth and width of
+    what a search finds, not at accuracies. They claim it for spaces of depths and widths, not for topologies. A linear
+    layer's map has as many positions as it reads rows of an image, mostly one; layers that ZiCo leaves out, as their
+    gradient does not vary, are left out here too, and one that is called several times has several maps. From the
+    paper: there is no code.
+    """
+
+    name: ClassVar[str] = "zico_bc"
+    summary: ClassVar[str] = "ZiCo less the log of the maps' sizes over the root of their channels"
+    citation: ClassVar[str] = "Bhardwaj et al., ZiCo-BC, ICCV Workshops 2023 (arXiv 2309.14666)"
+    version: ClassVar[int] = 1
+
+    beta: float = 1.0
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        (probe,) = super().needs()
+        return {probe: ("zico", "map_sizes")}
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        return super().score(seen) - self.beta * seen["map_sizes"][seen["zico"] != 0].sum()
+
+
+@dataclass(frozen=True)
+class LSwag(_Gradient):
+    """L-SWAG: sum over layers of ln sum over weights of 1 / std(|g|) over mini-batches, times SWAP's patterns.
+
+    ZiCo with numerator 1, the population deviation of |g|; weights that do not vary are left out, as there. The number
+    of patterns is that of `swap`, whose pass serves it (16 images and 4 repeats, where the paper has 64 images).
+    `first` and `last` are the shares of the depth between which layers count, up to the latter those whose patterns do
+    (layers in the order of the modules, ReLUs in that of the computation). The paper chooses them by benchmark around
+    the spikes of the gradients' deviation, which a plot there tunes by the correlation: here all layers count unless
+    they are set. From the paper: there is no code.
+    """
+
+    name: ClassVar[str] = "lswag"
+    summary: ClassVar[str] = "log of the gradients' inverse deviations x distinct activation patterns"
+    citation: ClassVar[str] = "Casarin et al., L-SWAG, CVPR 2025 (arXiv 2505.07300)"
+    choices: ClassVar[Mapping[str, Collection]] = {"minibatches": at_least(2), "patterns": at_least(2)}
+
+    minibatches: int = 2
+    patterns: int = 16
+    repeats: int = 4
+    first: float = 0.0
+    last: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.first < self.last <= 1:
+            raise HarnessError(f"proxy 'lswag': first={self.first} and last={self.last} must be 0 <= first < last <= 1")
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        return {
+            GradientPass(self.init, self.batch_size, self.minibatches, self.dtype): ("inverse_deviation",),
+            UnitPatterns(self.patterns, self.repeats, False, self.dtype, self.last): ("distinct_patterns",),
+        }
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        sums = seen["inverse_deviation"]
+        sums = sums[round(self.first * len(sums)) : round(self.last * len(sums))]
+        if not sums.any():
+            raise Unscorable("no gradient varies over the mini-batches")
+        return np.log(sums[sums != 0]).sum() * seen["distinct_patterns"].mean()
+
+
+@dataclass(frozen=True)
+class Knas(Proxy):
+    """KNAS: how the gradients of some first weights covary between two halves of the mini-batches.
+
+    Of the first 11 parameter tensors with 50 entries or more, and the first 50 entries of each: the gradients over the
+    first half of 50 mini-batches, less their mean, times those over the second half, less theirs, over 2,500; the sum.
+    A forward and backward a mini-batch, and mostly noise (Jingjing-NLP/KNAS @ 5fbb0fe0, `functions.py`).
+    """
+
+    name: ClassVar[str] = "knas"
+    summary: ClassVar[str] = "covariance of gradients between two halves of fifty mini-batches"
+    citation: ClassVar[str] = "Xu et al., KNAS, ICML 2021"
+    inputs: ClassVar[str] = "images"
+    tolerance: ClassVar[float] = 0.5
+    cancels: ClassVar[bool] = True
+    choices: ClassVar[Mapping[str, Collection]] = {"minibatches": at_least(2), "entries": at_least(1)}
+
+    init: str = "default"
+    batch_size: int = 64
+    minibatches: int = 50
+    tensors: int = 11
+    entries: int = 50
+    dtype: str = "float32"
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        settings = (self.init, self.batch_size, self.minibatches, self.tensors, self.entries, self.dtype)
+        return {GradientSeries(*settings): ("gradient_series",)}
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        half = self.minibatches // 2
+        first, second = (
+            part - part.mean(axis=1, keepdims=True)
+            for part in (seen["gradient_series"][:, :half], seen["gradient_series"][:, half : 2 * half])
+        )
+        return (first * second).sum() / self.minibatches**2
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,26 @@ def log_rank_sum(scores: np.ndarray) -> np.ndarray:
     return np.sum([np.log(ranks(row) / row.size) for row in scores], axis=0)
 
 
+def geo_mean(scores: np.ndarray) -> np.ndarray:
+    """Geometric mean over the rows of scores (m, n) of their ranks: (n,). It orders as `log_rank_sum` does."""
+    return np.exp(np.mean([np.log(ranks(row)) for row in scores], axis=0))
+
+
+def vote(scores: np.ndarray) -> np.ndarray:
+    """Copeland count over the rows of scores (m, n): (n,) of pairwise wins less losses.
+
+    One of two wins where more rows rank it higher than lower; a row in which they tie has no say.
+    """
+    ranked = np.array([ranks(row) for row in scores])
+    return np.array([np.sign(np.sign(one[:, None] - ranked).sum(axis=0)).sum() for one in ranked.T])
+
+
+def max_sum(scores: np.ndarray) -> np.ndarray:
+    """Sum over the rows of scores (m, n) of each over its greatest absolute value + 1e-9: (n,), NaN if one is NaN."""
+    finite = np.where(np.isfinite(scores), np.abs(scores), 0.0)
+    return (scores / (finite.max(axis=1, keepdims=True) + 1e-9)).sum(axis=0)
+
+
 @dataclass(frozen=True)
 class Aggregate(ABC):
     """A recipe: `members` are proxies or other aggregates; `combine` maps their scores (m, n) to (n,)."""
@@ -89,11 +109,49 @@ class TeNas(Aggregate):
 
 
 @dataclass(frozen=True)
+class FreeRea(Aggregate):
+    """FreeREA's score: sum of NASWOT, LogSynflow and skip, each over its greatest absolute value in the population.
+
+    NASWOT at the initialisation that FreeREA takes (kaiming fan_out), one draw where that has three. An architecture
+    that lacks a member's score has none.
+    """
+
+    name: ClassVar[str] = "freerea"
+    summary: ClassVar[str] = "sum of naswot, logsynflow and skip, each over its maximum"
+    citation: ClassVar[str] = "Cavagnero et al., FreeREA, WACV 2023"
+    members: ClassVar[tuple[str, ...]] = ("naswot:init=kaiming_fan_out", "logsynflow", "skip")
+
+    def combine(self, scores: np.ndarray) -> np.ndarray:
+        return max_sum(scores)
+
+
+@dataclass(frozen=True)
+class _Vote(Aggregate):
+    """Majority vote of three proxies on each pair of architectures; as a rank the Copeland count."""
+
+    citation: ClassVar[str] = "Jing et al., WRCor, Neurocomputing 2025 (arXiv 2507.08841)"
+
+    def combine(self, scores: np.ndarray) -> np.ndarray:
+        return vote(scores)
+
+
+@dataclass(frozen=True)
+class Sjw(_Vote):
+    """SJW: majority vote of synflow, jacov and WRCor."""
+
+    name: ClassVar[str] = "sjw"
+    summary: ClassVar[str] = "pairwise majority of synflow, jacov and wrcor"
+    members: ClassVar[tuple[str, ...]] = ("synflow", "jacov", "wrcor")
+
+
+@dataclass(frozen=True)
 class Combination(Aggregate):
     """A named operation on any listed members, written `OPERATION(member, member, …)`.
 
-    `sum`, `product`: of the scores themselves; `rank_sum`: of their ranks; `log_rank_sum`: of ln(rank / n). An
-    architecture that lacks a member's score lacks a sum and a product, and ranks last in that member.
+    `sum`, `product`: of the scores themselves; `rank_sum`: of their ranks; `log_rank_sum`: of ln(rank / n), AZ-NAS's
+    non-linear sum; `geo_mean`: of the ranks, in the same order; `vote`: pairwise majority, as a Copeland count;
+    `max_sum`: of the scores over their greatest absolute value, FreeREA's. An architecture that lacks a member's score
+    lacks those that are of scores, and ranks last in that member in those that are of ranks.
     """
 
     operation: str
@@ -116,9 +174,12 @@ OPERATIONS = {
     "product": lambda scores: scores.prod(axis=0),
     "rank_sum": rank_sum,
     "log_rank_sum": log_rank_sum,
+    "geo_mean": geo_mean,
+    "vote": vote,
+    "max_sum": max_sum,
 }
 
-AGGREGATES = {cls.name: cls for cls in (AzNas, TeNas, VkdnwAgg)}
+AGGREGATES = {cls.name: cls for cls in (AzNas, FreeRea, Sjw, TeNas, VkdnwAgg)}
 
 
 def _members(text: str, spec: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, Unscorable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -126,6 +126,13 @@ class Space(ABC):
     def graph_features(self, architectures: Sequence[str]) -> np.ndarray:
         """GRAF's features (n, f) of the cells' graphs. Raises HarnessError where the space defines none."""
         raise HarnessError(f"space {self.name} defines no graph features: leave out the rankings learned on them")
+
+    def skip_spans(self, architectures: Sequence[str]) -> np.ndarray:
+        """Mean over a cell's skip connections i -> j of the nodes between, j - 1 - i: (n,) float64, 0 without skips.
+
+        Raises Unscorable where no operation of the space is a skip between numbered nodes.
+        """
+        raise Unscorable(f"space {self.name} has no skip connections to choose")
 
     def in_population(self, population: str, architectures: Sequence[str]) -> np.ndarray:
         """Boolean (n,) of the members of a population that the space itself names (not `all`, `unique`, samples)."""

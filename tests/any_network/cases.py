@@ -212,6 +212,7 @@ class Pruned(Convs):
 
 #: Their parameters are not the weights: those that read parameters are checked against autograd alone.
 OTHER_PARAMETERS = (
+    "intrain",
     "grad_norm:norm=all",
     "ntk",
     "params",
@@ -222,7 +223,7 @@ OTHER_PARAMETERS = (
 )
 
 
-@entry("weight_norm", apart=OTHER_PARAMETERS)
+@entry("weight_norm", apart=OTHER_PARAMETERS, without={"epsinas": "parametrised layer c1"})
 class WeightNorm(Convs):
     def __init__(self, plain):
         super().__init__(plain)
@@ -411,7 +412,22 @@ class Fixed(nn.Module):
         return F.linear(x, self.w, self.b)
 
 
-@entry("a layer's weight in einsum", without=dict.fromkeys(("fisher", "t_cet", "flops"), "layer fc is used by einsum"))
+OF_OUTPUTS = (
+    "fisher",
+    "t_cet",
+    "flops",
+    "near",
+    "zico_bc",
+    "epsinas",
+    "rbflex",
+    "eznas_a",
+    "croze",
+    "w_pca",
+    "token_entropy",
+)
+
+
+@entry("a layer's weight in einsum", without=dict.fromkeys(OF_OUTPUTS, "layer fc is used by einsum"))
 class Einsum(Convs):
     def forward(self, x):
         x = self.act(0, self.n1(self.c1(x)), F.relu)
@@ -434,7 +450,10 @@ class Swish(torch.autograd.Function):
         return grad * (x > 0)
 
 
-@entry("an activation as an autograd.Function")
+@entry(
+    "an activation as an autograd.Function",
+    without=dict.fromkeys(("gcor", "rcor", "wrcor"), "no gradient is recorded at a ReLU"),
+)
 class OwnFunction(Convs):
     def act(self, place, x, function):
         return super().act(place, x, Swish.apply)

@@ -200,3 +200,10 @@ def stage_sides(resolution: int) -> list[int]:
     for _ in CHANNELS[1:]:
         sides.append((sides[-1] + 1) // 2)
     return sides
+
+
+def skip_spans(codes: np.ndarray) -> np.ndarray:
+    """Of cells (n, 6) the mean over skip connections i -> j of the nodes between, j - 1 - i; 0 without any."""
+    spans = np.array([target - 1 - source for source, target in EDGES])
+    skips = codes == SKIP
+    return (skips @ spans) / np.maximum(skips.sum(axis=1), 1)

@@ -27,6 +27,7 @@ from harness.spaces.nasbench201.cell import (
     decode,
     encode,
     has_no_dead_operation,
+    skip_spans,
     stage_sides,
     unique_string,
 )
@@ -54,6 +55,9 @@ class NasBench201(Space):
     def encodings(self, columns: Mapping[str, np.ndarray]) -> Cells:
         (column,) = columns.values()
         return Cells(column.tolist())
+
+    def members(self) -> list[str]:
+        return [encode(codes) for codes in itertools.product(range(len(OPERATIONS)), repeat=len(EDGES))]
 
     def parse(self, text: str) -> str:
         """The cell's string, from itself or from NASLib's tuple of six numbers (`nasbench201/conversions.py`)."""
@@ -129,6 +133,9 @@ class NasBench201(Space):
                 kinds.append(Operation(kind, max(detail, 1), channels, side, kind == "skip" and detail == 1))
                 columns.append(CELLS_PER_STAGE * count)
         return tuple(kinds), np.stack(columns, axis=1).astype(np.float64)
+
+    def skip_spans(self, architectures: Sequence[str]) -> np.ndarray:
+        return skip_spans(codes_of(architectures))
 
     def graph_features(self, architectures: Sequence[str]) -> np.ndarray:
         """GRAF's features (Kadlecova et al., ICML 2024), (n, 191).

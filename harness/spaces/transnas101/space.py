@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.spaces.base import Operation, Space
 from harness.spaces.costs import Cost, OperationTally, Total, combined, convolution, normalised
-from harness.spaces.nasbench201.cell import CONV1, CONV3, EDGES, NONE, PATHS, SKIP, cell_key
+from harness.spaces.nasbench201.cell import CONV1, CONV3, EDGES, NONE, PATHS, SKIP, cell_key, skip_spans
 from harness.spaces.transnas101.cell import (
     BASE,
     BASIC,
@@ -95,6 +95,13 @@ class TransNas101Micro(Space):
 
     def network_key(self, architecture: str) -> str:
         return cell_key(decode_cell(architecture), keep_dead=True, strided=True)
+
+    def members(self) -> list[str]:
+        digits = ("".join(codes) for codes in itertools.product("0123", repeat=len(EDGES)))
+        return [f"{BASE}-{MICRO_MODULES}-{six[0]}_{six[1:3]}_{six[3:]}" for six in digits]
+
+    def skip_spans(self, architectures: Sequence[str]) -> np.ndarray:
+        return skip_spans(_codes(architectures))
 
     def _blocks(self, resolution: int) -> list[Block]:
         """The ten cells on maps that the stem leaves of images of side `resolution`."""

@@ -1,0 +1,142 @@
+"""Effective ranks of what layers and activations give, as NEAR takes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.probes.base import Probe, Subject, Unscorable, finite_logits, to_host
+from harness.probes.rows import Rows, refuse_weights
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.probes.operations import Operation
+
+
+def effective_rank(matrix: torch.Tensor) -> torch.Tensor:
+    """exp of the entropy of the singular values of a matrix over their sum: 0 of zeros, NaN of what is not finite."""
+    import torch
+
+    if not torch.isfinite(matrix).all():
+        return torch.full((), float("nan"), dtype=torch.float64)
+    values = torch.linalg.svdvals(matrix.double())
+    return torch.special.entr(values / values.sum()).sum().exp().nan_to_num(0.0)
+
+
+@dataclass(frozen=True)
+class EffectiveRanks(Probe):
+    """Forwards of labelled mini-batches, BatchNorm on batch statistics; observable `effective_ranks` (repeats, M).
+
+    Of each of the M operations that count the output's samples, one a position of an image (of maps column by column),
+    are rows, and its C channels columns. Mini-batches are read until each has C rows; the matrix is C of them, one
+    after the other, from a multiple of the width of a map (of the number of tokens, of C for vectors) on, drawn at
+    random. Where those run over the end, the
+    matrix has fewer rows, unless `whole`. Where there are too few images it has all rows that there are.
+
+    `variant=paper`: outputs of layers and of activations; `repo`: those of normalisations too. A new initialisation a
+    repeat, the same images.
+    """
+
+    init: str = "default"
+    batch_size: int = 16
+    repeats: int = 4
+    variant: str = "paper"
+    whole: bool = False
+    dtype: str = "float32"
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        import numpy as np
+        import torch
+
+        ranks = []
+        for repeat in range(self.repeats):
+            subject.initialise(self.init, repeat, self.dtype)
+            blocks = _Blocks(subject.layout(), subject.generator("rank blocks", repeat), self.whole)
+            number = 0
+            while number == 0 or (blocks.open and self._more(subject, number)):
+                images, _ = subject.images(self.batch_size, self.dtype, number)
+                with torch.no_grad(), blocks.watch(subject.network, len(images), self.variant):
+                    finite_logits(subject.network, images)
+                number += 1
+            ranks.append(blocks.ranks())
+        return {"effective_ranks": np.stack(ranks)}
+
+    def _more(self, subject: Subject, number: int) -> bool:
+        """Whether there is a whole mini-batch of that number."""
+        at_hand = subject.images_at_hand
+        return at_hand is None or (number + 1) * self.batch_size <= at_hand
+
+
+class _Blocks:
+    """The rows of each operation, in the order in which they are computed, until a matrix is full."""
+
+    def __init__(self, layout: Any, generator: torch.Generator, whole: bool):
+        self._layout, self._generator, self._whole = layout, generator, whole
+        self._rows: list[list[torch.Tensor]] = []
+        self._ranks: dict[int, torch.Tensor] = {}
+        self._next = 0
+
+    @property
+    def open(self) -> bool:
+        """Whether some operation has fewer rows than channels."""
+        return len(self._ranks) < len(self._rows)
+
+    def watch(self, network: Any, count: int, variant: str) -> Any:
+        import torch
+
+        from harness.probes.operations import ACTIVATION, LAYERS, NORMALISATION, PRODUCT, Watch
+
+        samples = Rows(self._layout, count)
+        self._next = 0
+
+        def see(operation: Operation) -> Any:
+            result = operation.run()
+            if operation.fixed or not isinstance(result, torch.Tensor):
+                return result
+            if operation.kind == NORMALISATION and variant == "paper":
+                samples.note(operation, result)
+            else:
+                self._take(samples.of(operation, result), samples.is_map(operation, result))
+            return result
+
+        return Watch(network, {**dict.fromkeys((*LAYERS, ACTIVATION, NORMALISATION), see), PRODUCT: refuse_weights})
+
+    def _take(self, values: torch.Tensor, is_map: bool) -> None:
+        """Values (images, positions …, channels) of the next operation."""
+        number, self._next = self._next, self._next + 1
+        if number == len(self._rows):
+            self._rows.append([])
+        if number in self._ranks:
+            return
+        step = values.shape[-1] if values.ndim == 2 else values.shape[-2]
+        if is_map:  # column by column
+            values = values.transpose(1, 2)
+        self._rows[number].append(values.flatten(0, -2).clone())
+        self._close(number, step)
+
+    def _close(self, number: int, step: int) -> None:
+        """The rank of an operation, as soon as it has as many rows as channels."""
+        import torch
+
+        rows = self._rows[number]
+        total, channels = sum(map(len, rows)), rows[0].shape[1]
+        if total < channels:
+            return
+        starts = total // step - 1
+        start = int(torch.randint(starts, (), generator=self._generator)) * step if starts > 0 else 0
+        if self._whole:
+            start = min(start, total - channels)
+        self._ranks[number] = effective_rank(torch.cat(rows)[start : start + channels])
+        self._rows[number] = rows[:0]
+
+    def ranks(self) -> Any:
+        """(M,). Raises Unscorable where nothing was computed that counts."""
+        import torch
+
+        if not self._rows:
+            raise Unscorable("the network computes no layer and no activation")
+        for number, rows in enumerate(self._rows):
+            if number not in self._ranks:
+                self._ranks[number] = effective_rank(torch.cat(rows))
+        return to_host([self._ranks[number] for number in range(len(self._rows))])

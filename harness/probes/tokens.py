@@ -1,0 +1,163 @@
+"""What the blocks of a Transformer make of tokens: its feed-forward layers, and the projections of its attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.probes.base import Probe, Subject, Unscorable, finite_logits, to_host
+from harness.probes.rows import Rows, refuse_weights
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.probes.operations import Operation
+
+
+@dataclass(frozen=True)
+class FeedForward(Probe):
+    """Forward of a mini-batch; observables over the F feed-forward blocks.
+
+    A block is a linear layer on tokens whose output an activation reads, with the linear layer that reads that one's.
+
+    - `principal_counts` (F,): how many principal components of the first layer's output, before the activation, hold
+      a share `energy` of its variance, the tokens of all images being the samples
+    - `first_entropies`, `second_entropies` (F,): tokens / `lowest` times the sum of the `lowest` least entropies of a
+      token's values, of the first layer's output and of the second's, mean over images; values become a distribution
+      by their softmax, or as absolute values over their sum (`absolute`)
+    """
+
+    init: str = "default"
+    batch_size: int = 16
+    energy: float = 0.99
+    lowest: int = 1
+    distribution: str = "softmax"
+    dtype: str = "float32"
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        import torch
+
+        subject.initialise(self.init, dtype=self.dtype)
+        images, _ = subject.images(self.batch_size, self.dtype)
+        blocks = _Blocks(subject, len(images))
+        with torch.no_grad(), blocks.watch:
+            finite_logits(subject.network, images)
+        if not blocks.firsts:
+            raise Unscorable("no feed-forward layers on tokens")
+        found = {"principal_counts": to_host([self._components(tokens) for tokens in blocks.firsts])}
+        for name, values in (("first_entropies", blocks.firsts), ("second_entropies", blocks.seconds)):
+            found[name] = to_host([self._entropy(tokens) for tokens in values]) if values else 0.0
+        return found
+
+    def _components(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Of tokens (B, N, D)."""
+        import torch
+
+        samples = tokens.flatten(0, -2).double()
+        samples = samples - samples.mean(dim=0)
+        values = torch.linalg.eigvalsh(samples.T @ samples).flip(0).clamp(min=0)
+        share = values.cumsum(0) / values.sum()
+        return (share < self.energy).sum() + 1
+
+    def _entropy(self, tokens: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        rows = tokens.flatten(1, -2).double()
+        share = rows.softmax(dim=-1) if self.distribution == "softmax" else rows.abs() / rows.abs().sum(-1, True)
+        entropies = torch.special.entr(share).sum(dim=-1)
+        least = entropies.topk(min(self.lowest, entropies.shape[1]), dim=1, largest=False).values.sum(dim=1)
+        return (least * entropies.shape[1] / self.lowest).mean()
+
+
+class _Blocks:
+    """The outputs of the first and second layers of the feed-forward blocks of a forward."""
+
+    def __init__(self, subject: Subject, count: int):
+        from harness.probes.operations import ACTIVATION, LINEAR, PRODUCT, RANDOM, Watch
+
+        self.firsts: list[torch.Tensor] = []
+        self.seconds: list[torch.Tensor] = []
+        self._rows = Rows(subject.layout(), count)
+        self._linear: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # of a linear layer: output, output by image
+        self._active: dict[int, torch.Tensor] = {}
+        handlers = {LINEAR: self._layer, PRODUCT: refuse_weights}
+        self.watch = Watch(subject.network, {**handlers, ACTIVATION: self._activation, RANDOM: self._drop})
+
+    def _layer(self, operation: Operation) -> Any:
+        result = operation.run()
+        if operation.fixed or result.ndim < 3:
+            return result
+        tokens = self._rows.of(operation, result)
+        self._linear[id(result)] = result, tokens
+        if self._active.get(id(operation.input)) is operation.input:
+            self.seconds.append(tokens.clone())
+        return result
+
+    def _activation(self, operation: Operation) -> Any:
+        found = self._linear.get(id(operation.input))
+        known = found is not None and found[0] is operation.input
+        if known:
+            self.firsts.append(found[1].clone())
+        result = operation.run()
+        if known:
+            self._active[id(result)] = result
+        return result
+
+    def _drop(self, operation: Operation) -> Any:
+        result = operation.run()
+        if self._active.get(id(operation.get("input"))) is operation.get("input") and "dropout" in operation.name:
+            self._active[id(result)] = result
+        return result
+
+
+@dataclass(frozen=True)
+class HeadOutputs(Probe):
+    """Forward of a mini-batch; observable `projection_maxima` (P,) over the queries, keys and values of all attention.
+
+    Mean over images and channels of the maximum over tokens. The projections are the linear layers of attention modules
+    (any module whose class name holds `Attention`) but the last of each; one that makes all three counts as three.
+    """
+
+    init: str = "default"
+    batch_size: int = 16
+    dtype: str = "float32"
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        import torch
+
+        from harness.probes.operations import LINEAR, Watch
+
+        subject.initialise(self.init, dtype=self.dtype)
+        images, _ = subject.images(self.batch_size, self.dtype)
+        parts = _projections(subject.network)
+        if not parts:
+            raise Unscorable("no attention module with linear projections")
+        rows, found = Rows(subject.layout(), len(images)), []
+
+        def layer(operation: Operation) -> Any:
+            result = operation.run()
+            if operation.owner in parts and not operation.fixed and result.ndim > 2:
+                tokens = rows.of(operation, result).flatten(1, -2)
+                split = tokens.chunk(parts[operation.owner], dim=-1)
+                found.extend(part.amax(dim=1).double().mean() for part in split)
+            return result
+
+        with torch.no_grad(), Watch(subject.network, {LINEAR: layer}):
+            finite_logits(subject.network, images)
+        if not found:
+            raise Unscorable("no attention module with linear projections")
+        return {"projection_maxima": to_host(found)}
+
+
+def _projections(network: Any) -> dict[str, int]:
+    """The layers that make queries, keys and values by name, and how many of the three each makes."""
+    from harness.probes.operations import known_layers
+
+    layers = known_layers(network)
+    found: dict[str, int] = {}
+    for prefix, module in network.named_modules():
+        if "attention" in type(module).__name__.lower():
+            inside = [name for name in layers if not prefix or name.startswith(f"{prefix}.")]
+            if len(inside) > 1:
+                found.update(dict.fromkeys(inside[:-1], 3 if len(inside) == 2 else 1))
+    return found

@@ -1,0 +1,139 @@
+"""Signs of gradients in units of ReLU, convolution and BatchNorm, as EZNAS's evolved program reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from harness.probes.base import Probe, Subject, Unscorable, gradients, outputs, to_host
+from harness.probes.rows import refuse_weights
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.probes.operations import Operation
+
+
+def sign_norm(values: torch.Tensor) -> torch.Tensor:
+    """Frobenius norm of sigmoid(ln det sign(X)) over the matrices of the last two dimensions.
+
+    A negative determinant counts as ln 1, one of 0 as minus infinity. Determinants of signs are whole numbers.
+    """
+    import torch
+
+    if not torch.isfinite(values).all():
+        return torch.full((), float("nan"), dtype=torch.float64)
+    sign, size = torch.linalg.slogdet(values.sign().double())
+    size = size.masked_fill(sign < 0, 0.0).masked_fill(size < -0.5, -torch.inf)
+    return size.sigmoid().norm()
+
+
+@dataclass(frozen=True)
+class UnitSigns(Probe):
+    """Forward of a mini-batch and backward of the sum of what the last layer reads; observable `unit_norms` (U,).
+
+    BatchNorm on batch statistics. A unit is a convolution that reads a ReLU's output and whose own a BatchNorm reads.
+    `variant=paper`: `sign_norm` of the gradient of its weights, of Gaussian images; `repo`: of the gradient with
+    respect to the input of the ReLU, by way of that ReLU alone, of the mini-batch. 0 where no gradient comes. A unit
+    whose matrices are not square is none.
+    """
+
+    init: str = "kaiming_fan_out"
+    batch_size: int = 16
+    variant: str = "paper"
+    dtype: str = "float32"
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        import torch
+
+        subject.initialise(self.init, dtype=self.dtype)
+        images, _ = subject.images(self.batch_size, self.dtype)
+        if self.variant == "paper":
+            images = torch.randn(images.shape, generator=subject.generator("noise")).to(images)
+        images.requires_grad_(True)
+        seen = _Units(subject.network)
+        with seen.watch:
+            outputs(subject.network, images.clone())
+        if not seen.units:
+            raise Unscorable("no convolution reads a ReLU and is read by a BatchNorm")
+        of_weights = self.variant == "paper"
+        units = [unit for unit in seen.units if unit.is_square(of_weights)]
+        if not units:
+            raise Unscorable("no unit of ReLU, convolution and BatchNorm has square matrices")
+        targets = [unit.weight for unit in units] if of_weights else [images]
+        targets = list({id(target): target for target in targets}.values())
+        try:
+            found = gradients(seen.last.sum(), targets)
+        except Unscorable:  # nothing leads from the images to what the last layer reads
+            found = [None] * len(targets)
+        if of_weights:
+            by_id = {id(target): grad for target, grad in zip(targets, found, strict=True)}
+            values = [by_id[id(unit.weight)] for unit in units]
+        else:
+            values = [seen.arrived.get(unit.relu) for unit in units]
+        return {"unit_norms": to_host([torch.zeros(()) if v is None else sign_norm(v) for v in values])}
+
+
+class _Unit(NamedTuple):
+    """The weights of a convolution, the number of the ReLU before it, and the sides of the map that it reads."""
+
+    weight: torch.Tensor
+    relu: int
+    sides: tuple[int, int]
+
+    def is_square(self, of_weights: bool) -> bool:
+        height, width = self.weight.shape[2:] if of_weights else self.sides
+        return height == width
+
+
+class _Units:
+    """The units of a forward, and what the last layer reads.
+
+    `arrived`: by ReLU the gradient with respect to its input, after a backward pass.
+    """
+
+    def __init__(self, network: Any):
+        from harness.probes.operations import ACTIVATION, CONVOLUTION, LAYERS, NORMALISATION, PRODUCT, Watch
+
+        self.units: list[_Unit] = []
+        self.arrived: dict[int, torch.Tensor] = {}
+        self.last: Any = None
+        self._relus: dict[int, tuple[torch.Tensor, int]] = {}
+        self._count = 0
+        self._convolved: dict[int, tuple[torch.Tensor, _Unit]] = {}
+        handlers = {**dict.fromkeys(LAYERS, self._layer), ACTIVATION: self._activation, NORMALISATION: self._norm}
+        self.watch = Watch(network, {**handlers, CONVOLUTION: self._convolution, PRODUCT: refuse_weights})
+
+    def _activation(self, operation: Operation) -> Any:
+        from harness.probes.operations import RELUS
+
+        result = operation.run()
+        if operation.name in RELUS and result.ndim == 4 and not operation.fixed:
+            number, self._count = self._count, self._count + 1
+            self._relus[id(result)] = result, number
+            if result.grad_fn is not None:
+                result.grad_fn.register_hook(lambda arriving, _: self._collect(number, arriving))
+        return result
+
+    def _collect(self, number: int, arriving: tuple) -> None:
+        if arriving and arriving[0] is not None:
+            self.arrived[number] = arriving[0].detach()
+
+    def _convolution(self, operation: Operation) -> Any:
+        relu = self._relus.get(id(operation.input))
+        result = self._layer(operation)
+        if relu is not None and relu[0] is operation.input:
+            sides = tuple(operation.input.shape[2:])
+            self._convolved[id(result)] = result, _Unit(operation.weight, relu[1], sides)
+        return result
+
+    def _layer(self, operation: Operation) -> Any:
+        if not operation.fixed:
+            self.last = operation.input
+        return operation.run()
+
+    def _norm(self, operation: Operation) -> Any:
+        found = self._convolved.get(id(operation.input))
+        if found is not None and found[0] is operation.input and operation.name == "batch_norm":
+            self.units.append(found[1])
+        return operation.run()
