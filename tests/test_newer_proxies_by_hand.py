@@ -355,13 +355,12 @@ def test_lswag(make_subject, name, first, last):
 
 
 def test_lswag_of_gradients_that_deviate_by_one():
-    from harness.probes.gradient import _variation
+    from harness.probes.gradient import inverse_deviation, mean_over_deviation
 
-    _, inverse = _variation((torch.zeros(7), torch.full((7,), 2.0)))
-    assert float(inverse) == 7  # ln 7 for the layer
-    ratio, inverse = _variation((torch.tensor([1.0, -3.0]), torch.tensor([-1.0, 3.0])))
-    assert float(ratio) == 2
-    assert float(inverse) == 0  # |g| does not vary
+    assert float(inverse_deviation(torch.tensor([[0.0] * 7, [2.0] * 7]))) == 7  # ln 7 for the layer
+    opposite = torch.tensor([[1.0, -3.0], [-1.0, 3.0]])
+    assert float(mean_over_deviation(opposite)) == 2
+    assert float(inverse_deviation(opposite)) == 0  # |g| does not vary
 
 
 @pytest.mark.parametrize("wrong", ["first=0.5:last=0.5", "first=-0.1", "last=1.5"])

@@ -127,16 +127,18 @@ class GradientPass(Probe):
         saliencies = [w * g for w, g in zip(held, grads, strict=True)]
         found.update({name: to_host(compute()) for name, compute in per_layer.items() if name in wanted})
         if wanted & OF_MINIBATCHES:
-            varied = self._variations(subject, grads, len(labels))
-            found.update({name: to_host(varied[name]) for name in OF_MINIBATCHES & wanted})
+            varied = self._variations(subject, grads, len(labels), OF_MINIBATCHES & wanted)
+            found.update({name: to_host(values) for name, values in varied.items()})
         return found
 
-    def _variations(self, subject: Subject, first: list, read: int) -> dict[str, list]:
-        """By observable what the layers' gradients over mini-batches give.
+    def _variations(self, subject: Subject, first: list, read: int, wanted: frozenset[str]) -> dict[str, list]:
+        """By wanted observable what the layers' gradients over mini-batches give.
 
         Args:
             first: the gradients of the weights over the pass's own mini-batch of `read` images.
         """
+        import torch
+
         batches = []
         for number in range(self.minibatches):
             images, labels = subject.images(self.batch_size, self.dtype, number, self.minibatches)
@@ -144,28 +146,38 @@ class GradientPass(Probe):
                 batches.append(first)
             else:
                 batches.append(list(layer_gradients(subject, images, labels).values()))
-        pairs = [_variation(layer) for layer in zip(*batches, strict=True)]
-        return {"zico": [ratio for ratio, _ in pairs], "inverse_deviation": [inverse for _, inverse in pairs]}
+        forms = {name: form for name, form in VARIATIONS.items() if name in wanted}
+        found: dict[str, list] = {name: [] for name in forms}
+        for layer in zip(*batches, strict=True):
+            stacked = torch.stack([grad.flatten() for grad in layer]).double()
+            for name, form in forms.items():
+                found[name].append(form(stacked))
+        return found
 
 
-def _variation(grads: tuple) -> tuple[Any, Any]:
-    """Of a layer's gradients over mini-batches the sums over weights of mean(|g|) / std(g) and of 1 / std(|g|).
+def mean_over_deviation(grads: torch.Tensor) -> torch.Tensor:
+    """Of gradients (mini-batches, weights) the sum over weights of mean(|g|) / std(g); those that do not vary left out.
 
-    Weights that do not vary are left out. Where nothing varies the deviation of equal numbers may still be rounded: it
-    is excluded by comparison.
+    Where nothing varies the deviation of equal numbers may still be rounded: it is excluded by comparison.
     """
     import torch
 
-    stacked = torch.stack([grad.flatten() for grad in grads]).double()
-    spread = (stacked - stacked.mean(dim=0)).square_().mean(dim=0)
-    varies = (stacked != stacked[0]).any(dim=0)
-    sizes = stacked.abs_()
-    mean = sizes.mean(dim=0)
-    ratio = mean / spread.sqrt_()
-    inverse = (sizes - mean).square_().mean(dim=0).rsqrt_()
-    differs = (sizes != sizes[0]).any(dim=0)
-    zero = torch.zeros_like(mean)
-    return torch.where(varies, ratio, zero).sum(), torch.where(differs, inverse, zero).sum()
+    spread = (grads - grads.mean(dim=0)).square_().mean(dim=0)
+    ratio = grads.abs().mean(dim=0) / spread.sqrt_()
+    return torch.where((grads != grads[0]).any(dim=0), ratio, 0.0).sum()
+
+
+def inverse_deviation(grads: torch.Tensor) -> torch.Tensor:
+    """Of gradients (mini-batches, weights) the sum over weights of 1 / std(|g|); those that do not vary left out."""
+    import torch
+
+    sizes = grads.abs()
+    inverse = (sizes - sizes.mean(dim=0)).square_().mean(dim=0).rsqrt_()
+    return torch.where((sizes != sizes[0]).any(dim=0), inverse, 0.0).sum()
+
+
+#: Observables of several mini-batches.
+VARIATIONS = {"zico": mean_over_deviation, "inverse_deviation": inverse_deviation}
 
 
 #: Observables that need the gradient of the loss, and those of them that need a trainable weight.
@@ -176,7 +188,7 @@ OF_THE_WEIGHTS = frozenset(
     }
 )
 OF_THE_LOSS = OF_THE_WEIGHTS | {"fisher", "gradient_correlations"}
-OF_MINIBATCHES = frozenset({"zico", "inverse_deviation"})
+OF_MINIBATCHES = frozenset(VARIATIONS)
 OF_ALL_PARAMETERS = frozenset({"all_gradient_norm", "gradient_spread"})
 #: Observables of the ReLUs.
 CORRELATIONS = frozenset({"activation_correlations", "gradient_correlations", "relu_stages"})

@@ -23,7 +23,7 @@ class NoisyCodes(Probe):
     """
 
     init: str = "default"
-    batch_size: int = 64
+    batch_size: int = 32
     sigma: float = 0.01
     pairs: str = "drawn"
     dtype: str = "float32"

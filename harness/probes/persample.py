@@ -68,7 +68,7 @@ class SampleKernel(Probe):
     """
 
     init: str = "default"
-    batch_size: int = 64
+    batch_size: int = 16
     variant: str = "paper"
     dtype: str = "float32"
 
@@ -93,8 +93,8 @@ class SampleKernel(Probe):
             found.update({name: parts for name, parts in single.items() if name in chosen})
         kernel = torch.zeros(len(images), len(images), dtype=torch.float64, device=subject.device)
         for part in (part for parts in found.values() for part in parts):
-            rows = part.flatten(1).double()
-            kernel.addmm_(rows, rows.T)
+            rows = part.flatten(1)
+            kernel += rows @ rows.T  # of one layer in the pass's own type, over all layers in float64
         return {"sample_kernel": kernel.cpu().numpy()}
 
 
@@ -142,6 +142,15 @@ def _is_identity(weight: Any, bias: Any) -> Any:
     return same if bias is None else same & ~bias.any()
 
 
+def _identities(network: Any) -> dict[int, bool]:
+    """Of each BatchNorm, by the id of its weight, whether its parameters leave what it normalises as it is."""
+    import torch
+
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and m.affine]
+    known = to_host([_is_identity(m.weight, m.bias) for m in norms]) if norms else ()
+    return {id(None): True, **{id(m.weight): bool(same) for m, same in zip(norms, known, strict=True)}}
+
+
 def _at_once(
     subject: Subject,
     layers: dict,
@@ -174,9 +183,6 @@ def _at_once(
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     images = images.requires_grad_(True)
-    norms = [m for m in network.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and m.affine]
-    known = to_host([_is_identity(m.weight, m.bias) for m in norms]) if norms else ()
-    plain = {id(None): True, **{id(m.weight): bool(same) for m, same in zip(norms, known, strict=True)}}
 
     def layer(operation):
         result = operation.run()
@@ -203,19 +209,10 @@ def _at_once(
             missing.add(name)
         return result
 
-    def norm(operation):
-        if operation.name != "batch_norm" or operation.fixed or not operation.get("training"):
-            return operation.run()
-        x = operation.input
-        if x.ndim < 3 or x[0, 0].numel() < 2:
-            raise Unscorable(SINGLE_VALUE)
-        if len(x) != count:
-            raise _NoClosedForm
-        weight, bias = operation.get("weight"), operation.get("bias")
-        same = plain[id(weight)] if id(weight) in plain else bool(_is_identity(weight, bias))
-        return _image_norm().apply(x, weight, bias, operation.get("eps", 1e-5), same)
-
-    watch = Watch(network, {**dict.fromkeys(LAYERS, layer), **({NORMALISATION: norm} if alone else {})})
+    handlers = dict.fromkeys(LAYERS, layer)
+    if alone:
+        handlers[NORMALISATION] = partial(_norm_alone, count=count, plain=_identities(network))
+    watch = Watch(network, handlers)
     try:
         with watch:
             logits = finite_logits(network, images.clone())
@@ -230,6 +227,26 @@ def _at_once(
     others = trained - missing  # a weight that is read by another way than by its layer's operation has no closed form
     missing |= {name for name in others if watch.uses[id(layers[name].weight)] > applied[name]}
     return _joined(calls, missing), missing
+
+
+def _norm_alone(operation: Operation, count: int, plain: dict[int, bool]) -> Any:
+    """A BatchNorm to which every image is a mini-batch of its own.
+
+    Args:
+        plain: `_identities`.
+
+    Raises _NoClosedForm where its rows are no images.
+    """
+    if operation.name != "batch_norm" or operation.fixed or not operation.get("training"):
+        return operation.run()
+    x = operation.input
+    if x.ndim < 3 or x[0, 0].numel() < 2:
+        raise Unscorable(SINGLE_VALUE)
+    if len(x) != count:
+        raise _NoClosedForm
+    weight, bias = operation.get("weight"), operation.get("bias")
+    same = plain[id(weight)] if id(weight) in plain else bool(_is_identity(weight, bias))
+    return _image_norm().apply(x, weight, bias, operation.get("eps", 1e-5), same)
 
 
 def _joined(calls: dict[str, list], missing: set[str]) -> dict[str, list]:

@@ -40,7 +40,7 @@ class EffectiveRanks(Probe):
 
     init: str = "default"
     batch_size: int = 16
-    repeats: int = 4
+    repeats: int = 2
     variant: str = "paper"
     whole: bool = False
     dtype: str = "float32"

@@ -24,7 +24,7 @@ class _Correlations(Proxy):
     inputs: ClassVar[str] = "images"
     observables: ClassVar[tuple[str, ...]] = ("activation_correlations", "gradient_correlations")
 
-    init: str = "default"
+    init: str = "kaiming_fan_in"
     batch_size: int = 64
     dtype: str = "float32"
 
@@ -60,6 +60,7 @@ class WRCor(_Correlations):
     i is the number of the cell (reductions included) that the ReLU is in, from 0; the last one, behind the cells, has
     2^cells, and the stem has none: i counts the network's `stages` that have ended before, less one. The gradient is of
     the cross-entropy, by way of that ReLU alone. A gradient that no image's logit depends on is constant, and left out.
+    Weights are those of the other readers of the gradient pass, where the authors take torch's own.
     kunjing96/ZSNAS-WRCor @ 270ce7ae, `act_grad_cor_weighted.py`; what that does with split batches is no definition.
     """
 

@@ -150,7 +150,7 @@ class EPads(Proxy):
     choices: ClassVar[Mapping[str, Collection]] = {"pairs": ("drawn", "all")}
 
     init: str = "default"
-    batch_size: int = 64
+    batch_size: int = 32
     sigma: float = 0.01
     pairs: str = "drawn"
     normalised: bool = False
