@@ -12,7 +12,7 @@ READY   = $(VENV)/.ready
 RESULTS = store=results/scores cache=results/.cache
 TORCHVISION ?= torchvision==0.28.*
 
-.PHONY: help setup setup-all test-torch reproduce-tables page test lint bench bench-gpu verify verify-references queue clean
+.PHONY: help setup setup-all test-torch reproduce-tables page test lint bench bench-gpu verify reference verify-references queue clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -59,6 +59,9 @@ bench: $(READY)  ## cost of the passes in units of one forward + backward pass
 
 verify: $(READY)  ## do the committed numbers hold? (CELLS=20 scores of each partition are computed again)
 	$(HARNESS) verify store=results/scores tables=results/tables baseline=results/baseline.json cells=$(CELLS)
+
+reference: $(READY)  ## write docs/reference.md from the docstrings
+	$(VENV)/bin/python -m harness.cli.reference > docs/reference.md
 
 verify-references: $(READY)  ## compare proxies with scores computed elsewhere (REFERENCES=file.parquet)
 	$(HARNESS) verify references store=results/scores path=$(REFERENCES)

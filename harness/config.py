@@ -5,14 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.errors import HarnessError, UnknownNameError
 from harness.paths import OUTPUT, REFERENCE, data_dir, user_scores
-
-if TYPE_CHECKING:
-    from harness.engine.scorer import Job
-
 
 #: The default of the settings `store` and `stores`: the user's folder, laid over the scores of the package.
 USER_STORE = "${user_scores:}"
@@ -260,6 +256,28 @@ class PageConfig:
 
 
 @dataclass
+class CompareConfig:
+    """`harness compare`. The comments in conf/compare.yaml say what each setting does."""
+
+    proxies: list[str] = field(default_factory=list)
+    benchmark: Any = "nasbench201"
+    dataset: str | None = None
+    target: str | None = None
+    population: str | None = None
+    against: list[str] = field(default_factory=list)
+    metric: str = "kendall"
+    seed: int = 0
+    inputs: InputsConfig = field(default_factory=InputsConfig)
+    score: bool = True
+    resamples: int = 1000
+    store: str = USER_STORE
+    stores: list[str] = field(default_factory=lambda: list(OVERLAY))
+    output: str | None = None
+    device: str = "auto"
+    workers: int = 0
+
+
+@dataclass
 class QueueConfig:
     """`harness queue`. The comments in conf/queue.yaml say what each setting does.
 
@@ -276,6 +294,7 @@ class QueueConfig:
 
 SCHEMAS = {
     "score": ScoreConfig,
+    "compare": CompareConfig,
     "report": ReportConfig,
     "report_plots": PlotsConfig,
     "report_page": PageConfig,
@@ -376,9 +395,18 @@ def quoted(argument: str) -> str:
         return key + equals + _quoted_path(value)
     if key == "stores" and value[:1] == "[" and value[-1:] == "]":
         return f"stores=[{','.join(map(_quoted_path, value[1:-1].split(',')))}]"
-    if key == "proxies":
-        return key + equals + re.sub(r"[^\[\],\s]+=[^\[\],\s]*", lambda match: f"'{match[0]}'", value)
+    if key in ("proxies", "against"):
+        return key + equals + _quoted_names(value)
     return argument
+
+
+def _quoted_names(value: str) -> str:
+    """Names of proxies as a list of the grammar, be it one name, several or a list; lists of a sweep stay lists."""
+    inner = value[1:-1] if value[:1] == "[" and value[-1:] == "]" and "[" not in value[1:] else value
+    if "[" in inner or not value or value.startswith(("choice(", "range(", "glob(")):
+        return re.sub(r"[^\[\],\s]+=[^\[\],\s]*", lambda match: f"'{match[0]}'", value)
+    names = [name.strip() for name in re.split(r",(?![^()]*\))", inner)]
+    return f"[{','.join(name if re.fullmatch('[^=() ]*', name) else repr(name) for name in names)}]"
 
 
 def _quoted_path(path: str) -> str:
@@ -401,30 +429,6 @@ def compose_config(command: str, overrides: list[str]) -> Any:
     except (HydraException, OmegaConfBaseException) as error:
         lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
         raise HarnessError(f"bad setting: {'; '.join(lines[:2])}") from error
-
-
-def job_of(config: Any) -> Job:
-    """The engine's job for a configuration of `harness score`. Raises UnknownNameError: no such benchmark."""
-    from harness.benchmarks.benchmark import load_benchmark
-    from harness.engine.scorer import Job
-
-    return Job(
-        benchmark=config.benchmark,
-        dataset=config.dataset or next(iter(load_benchmark(config.benchmark).datasets)),
-        proxies=tuple(config.proxies),
-        inputs=config.inputs.name,
-        inputs_path=config.inputs.path,
-        seed=config.seed,
-        population=config.population,
-        limit=config.limit,
-        shard=str(config.shard),
-        device=config.device,
-        workers=config.workers,
-        chunk=config.chunk,
-        flush_seconds=config.flush_seconds,
-        store=config.store,
-        stores=tuple(config.stores),
-    )
 
 
 def config_path(command: str) -> Path:

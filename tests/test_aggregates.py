@@ -141,6 +141,10 @@ THREE = np.array([[1.0, 2.0, nan, 4.0], [10.0, -20.0, 30.0, 0.5]])
             "log_rank_sum",
             [log(2 / 4 * 3 / 4), log(3 / 4 * 1 / 4), log(1 / 4 * 4 / 4), log(4 / 4 * 2 / 4)],
         ),
+        ("geo_mean", [(2 * 3) ** 0.5, (3 * 1) ** 0.5, (1 * 4) ** 0.5, (4 * 2) ** 0.5]),
+        ("max_sum", [1 / 4 + 10 / 30, 2 / 4 - 20 / 30, nan, 4 / 4 + 0.5 / 30]),
+        # First: 1 against 2 ties (2 < 3, 3 > 1), as against 3 (2 > 1, 3 < 4); 4 has more of the first, less of the rest.
+        ("vote", [0.0, -1.0, 0.0, 1.0]),
     ],
 )
 def test_operations(operation, expected):

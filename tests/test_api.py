@@ -26,8 +26,14 @@ from harness.spaces.nasbench201 import CONV1, CONV3, NONE, POOL, SKIP, NasBench2
 
 def every(resolution: int) -> list[str]:
     """All proxies, those that make images of a side of their own with one that fits the network."""
-    own = {"nregions": f":samples=60:resolution={resolution}", "meco": f":resolution={resolution}"}
-    own["meco_opt"] = own["meco"]
+    own = {
+        "dextr": f":resolution={resolution}",
+        "knas": ":entries=8:minibatches=2",
+        "meco": f":resolution={resolution}",
+        "meco_opt": f":channels=4:resolution={resolution}",
+        "nregions": f":samples=60:resolution={resolution}",
+        "swap_reg": ":mu=1.0:sigma=100.0",
+    }
     return [name + own.get(name, "") for name in sorted(available())]
 
 
@@ -163,19 +169,35 @@ STAGES = {
     "mobilenet": tuple(f"features.{i}" for i in range(5)),
     "transformer": (),
 }
-NO_STAGES = dict.fromkeys(("az_expressivity", "az_progressivity", "az_trainability"), "the network names no stages")
-NO_SPACE = {"sed": "operations are read from a space's encoding, which this network has none of"}
-NO_ATTENTION = {"dss": "no attention module with linear projections"}
-SIX_IMAGES = {"swap": "all 64 patterns of 6 images occur: give more images"}
+NO_STAGES = dict.fromkeys(
+    ("az_expressivity", "az_progressivity", "az_trainability", "croze", "mlfe"), "the network names no stages"
+)
+NO_SPACE = {
+    name: f"{read} are read from a space's encoding, which this network has none of"
+    for name, read in (("sed", "operations"), ("skip", "skips"))
+}
+NO_ATTENTION = {
+    **dict.fromkeys(("dss", "head_confidence"), "no attention module with linear projections"),
+    **dict.fromkeys(("token_entropy", "w_pca"), "no feed-forward layers on tokens"),
+}
+PATTERNS = ("swap", "swap_reg", "lswag")
+SIX_IMAGES = dict.fromkeys(PATTERNS, "all 64 patterns of 6 images occur: give more images")
+NO_RELU = (*("naswot", "layerwise_naswot", "nregions", "acor", "epads", "gcor", "intrain", "rbflex", "rcor", "wrcor"),)
 #: By network the proxies that have no score, each with the reason that they are to give.
 WITHOUT = {
     "resnet": {**NO_SPACE, **NO_ATTENTION, **SIX_IMAGES},
-    "mobilenet": {**NO_SPACE, **NO_ATTENTION, **SIX_IMAGES},
+    "mobilenet": {
+        **NO_SPACE,
+        **NO_ATTENTION,
+        **SIX_IMAGES,
+        "epsinas": "the features of constant weights are all the same number",
+    },
     "transformer": {
         **NO_SPACE,
         **NO_STAGES,
-        **dict.fromkeys(("naswot", "layerwise_naswot", "nregions"), "the network computes no ReLU"),
-        "swap": "no four-dimensional ReLU output",
+        **dict.fromkeys(NO_RELU, "the network computes no ReLU"),
+        **dict.fromkeys(PATTERNS, "no four-dimensional ReLU output"),
+        "eznas_a": "no convolution reads a ReLU and is read by a BatchNorm",
         "logsynflow": "nan",  # gradients of attention are below -1
         "zen": "what the classifier reads are tokens, no feature map",
     },
@@ -664,7 +686,8 @@ def test_a_cell_of_a_space_with_its_stages():
     images, labels = torch.randn(4, 3, 16, 16, generator=generator), torch.tensor([0, 3, 9, 5])
     series = harness.score(network, images, labels, every(16), stages=stages)
     reasons = {label: status for label, status in series.attrs["status"].items() if status != "ok"}
-    assert reasons == {**NO_SPACE, **NO_ATTENTION, "swap": "all 16 patterns of 4 images occur: give more images"}
+    few = dict.fromkeys(PATTERNS, "all 16 patterns of 4 images occur: give more images")
+    assert {label.partition(":")[0]: reason for label, reason in reasons.items()} == {**NO_SPACE, **NO_ATTENTION, **few}
     counts = NasBench201().topology([architecture], 10, 16)
     for name in ("params", "flops", "trainable_layers"):
         assert series[name] == counts[name][0]

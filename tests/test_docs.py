@@ -69,7 +69,7 @@ def read(words: list[str], monkeypatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(cli, "_app", composed)
         patched.setattr("harness.cli.launch.sweep", lambda arguments: 0 if runs_of(arguments) else 1)
-        patched.setattr("harness.verify.find_proxy", lambda spec: None)
+        patched.setattr("harness.verify.get_proxy", lambda spec: None)
         patched.setattr("harness.benchmarks.importers.import_archive", lambda *_: [])
         patched.setattr("harness.benchmarks.importers.check_archive", lambda *_: ([], False))
         assert cli.main(words[1:]) == 0, words
@@ -90,7 +90,7 @@ def check(command: str, needs: str, folder: Path, monkeypatch) -> None:
     elif words[0] == "harness" and needs:
         read(words, monkeypatch)
     elif words[0] == "harness":
-        if words[1] in ("score", "verify"):
+        if words[1] in ("score", "verify", "compare"):
             one = [f"{key}={value}" for key, value in (("workers", 1), ("device", "cpu"))]
             words += [setting for setting in one if not any(w.startswith(setting.split("=")[0] + "=") for w in words)]
         assert cli.main(words[1:]) == 0, command

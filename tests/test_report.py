@@ -17,7 +17,7 @@ from harness.benchmarks.benchmark import list_benchmarks, load_benchmark
 from harness.charts import definitions
 from harness.charts.vega import SHADES, filled
 from harness.cli import main
-from harness.config import compose_config
+from harness.config import compose_config, quoted
 from harness.correlation import correlate, estimate, ndcg
 from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.proxies import available, get_proxy
@@ -427,9 +427,7 @@ def test_leaderboard_data_say_what_is_missing_and_how_to_compute_it(site):
         asked = " ".join(view["commands"])
         assert "zen" in asked
         for command in view["commands"]:
-            compose_config(
-                "score", [w if "(" not in w else w.replace("=", "='", 1) + "'" for w in shlex.split(command)[2:]]
-            )
+            compose_config("score", list(map(quoted, shlex.split(command)[2:])))
     rows = {(row["title"], row["population"]): row for row in data["rows"]}
     assert rows["snip", SAMPLE]["failed"] == 3
     assert rows["snip:init=default", SAMPLE]["default"] is False

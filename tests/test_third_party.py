@@ -15,7 +15,7 @@ import pytest
 import harness
 from harness.engine.scorer import Job, Scorer
 from harness.engine.store import ScoreKey, ScoreStore
-from harness.proxies import ENTRY_POINTS, available, get_proxy
+from harness.proxies import ENTRY_POINTS, available, broken, get_proxy
 
 ROOT = Path(harness.__file__).resolve().parents[1]
 
@@ -147,13 +147,19 @@ def test_listed_among_the_others(site):
     assert list(by_name) == sorted([*(name.strip() for name in own), *BOTH])
 
 
+def forget() -> None:
+    """Look for entry points again at the next question."""
+    available.cache_clear()
+    broken.cache_clear()
+
+
 @pytest.fixture
 def installed(site, monkeypatch):
     """The package on this process's path, for the time of a test."""
     monkeypatch.syspath_prepend(str(site))
-    available.cache_clear()
+    forget()
     yield
-    available.cache_clear()
+    forget()
 
 
 def test_scored_and_stored(site, installed, tmp_path):

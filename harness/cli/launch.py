@@ -27,8 +27,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.cli.jobs import job_of
 from harness.cli.tracker import find_tracker
-from harness.config import check_overrides, compose_config, job_of, quoted, register
+from harness.config import check_overrides, compose_config, quoted, register
 from harness.engine.scorer import Job
 from harness.engine.scoring import Wanted, check_host, plan
 from harness.engine.store import ScoreKey, open_store

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness.benchmarks.benchmark import load_benchmark
+from harness.cli.jobs import job_of
 from harness.cli.tracker import find_tracker
-from harness.config import job_of
 from harness.engine.scorer import Job
 from harness.engine.scoring import run
 from harness.errors import HarnessError
+from harness.paths import user_scores
+from harness.proxies import spec_of
 
 if TYPE_CHECKING:
     from harness.correlation import Estimate
@@ -68,7 +72,7 @@ def correlations_of(job: Job, most: int = 0) -> tuple[int, dict[str, Mapping[str
     n = int(trained.sum())
     found = {}
     for proxy in job.resolved:
-        scores = reader.scores(proxy.label, job.dataset, members, job.inputs, job.seed)
+        scores = reader.scores(proxy, job.dataset, members, job.inputs, job.seed)
         if not scores.missing and n > 1:
             found[proxy.label] = scores.values[trained]
     measured = correlate_many(found, accuracies[trained], METRICS, resamples_for(n, most)) if found else {}
@@ -111,8 +115,9 @@ def _next(job: Job) -> str:
     whole = len(load_benchmark(job.benchmark).population(job.population))
     if job.limit is not None and job.limit < whole:
         return f"the same without limit={job.limit} scores all {whole:,} architectures of population {job.population}"
-    names = ",".join(proxy.label for proxy in job.resolved)
+    names = " ".join(map(spec_of, job.resolved))
+    store = "" if Path(job.store) == user_scores() else " " + shlex.quote(f"store={job.store}")
     return (
-        f'harness report plots benchmark={job.benchmark} dataset={job.dataset} "proxies=[{names}]" '
-        f'"population={job.population}"'
+        f'harness compare {names} benchmark={job.benchmark} dataset={job.dataset} "population={job.population}" '
+        f"score=false{store}"
     )

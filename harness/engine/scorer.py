@@ -18,7 +18,7 @@ from harness.errors import HarnessError, cause
 from harness.paths import user_scores
 from harness.probes.base import SINGLE_VALUE, EncodingProbe, Probe, Subject, Unscorable, of_single_value
 from harness.probes.neutral import neutral
-from harness.proxies import get_proxy
+from harness.proxies import check_own_name, get_proxy
 from harness.proxies.base import Proxy
 from harness.seeds import stable_seed
 
@@ -128,7 +128,7 @@ class Job:
 
     benchmark: str
     dataset: str
-    proxies: tuple[str, ...]
+    proxies: tuple[str | Proxy, ...]
     inputs: str = "random"
     inputs_path: str | None = None
     seed: int = 0
@@ -144,10 +144,13 @@ class Job:
 
     @cached_property
     def resolved(self) -> list[Proxy]:
-        """The proxies, duplicates removed. Raises UnknownNameError."""
+        """The proxies, duplicates removed. Raises HarnessError: an unknown one, or two of one name."""
         if not self.proxies:
             raise HarnessError("no proxy was asked for: set proxies=[synflow,…]; `harness list proxies` names them")
-        return list({proxy.label: proxy for proxy in map(get_proxy, self.proxies)}.values())
+        proxies = {proxy.label: proxy for proxy in map(get_proxy, self.proxies)}
+        for proxy in proxies.values():
+            check_own_name(proxy)
+        return list(proxies.values())
 
     def key(self, proxy: Proxy) -> ScoreKey:
         """Where the proxy's scores of this run are stored."""

@@ -18,6 +18,7 @@ import numpy as np
 
 from harness.benchmarks.benchmark import Benchmark, load_benchmark
 from harness.engine.alike import alike, reason
+from harness.engine.definitions import check_definitions
 from harness.engine.inputs import Inputs, load_inputs
 from harness.engine.scorer import Job, checked, resolve_device
 from harness.engine.store import Row, ScoreKey, ScoreStore, open_store
@@ -141,7 +142,7 @@ def run(job: Job, progress: bool = True) -> Summary:
 
     Raises:
         HarnessError: bad input, found before anything is computed, such as other images than those that stored
-            scores were computed from; a worker that died.
+            scores were computed from, or another definition of a proxy; a worker that died.
         KeyboardInterrupt: after the finished rows were written.
     """
     started = time.perf_counter()
@@ -155,6 +156,7 @@ def run(job: Job, progress: bool = True) -> Summary:
     inputs = check_host(job)
     benchmark = load_benchmark(job.benchmark)
     dataset = benchmark.dataset(job.dataset)
+    check_definitions(store.root, (one.proxy for one in wanted), keep=True)
     targets: dict[str, tuple[ScoreKey, str | None]] = {}
     for proxy in (one.proxy for one in wanted if one.missing):
         target = job.key(proxy), None if proxy.inputs == "none" else inputs.digest

@@ -42,6 +42,13 @@ class Learned:
     graf: bool
     train: int = 1024
 
+    @property
+    def summary(self) -> str:
+        """What it is, in a line."""
+        read = f"the scores of {len(self.members)} proxies" if self.members else ""
+        graf = "GRAF's features" if self.graf else ""
+        return f"random forest on {' and '.join(filter(None, [read, graf]))}, trained on {self.train:,} architectures"
+
 
 LEARNED: Mapping[str, Learned] = {
     "graf_model": Learned((), graf=True),
