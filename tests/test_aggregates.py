@@ -143,7 +143,7 @@ THREE = np.array([[1.0, 2.0, nan, 4.0], [10.0, -20.0, 30.0, 0.5]])
         ),
         ("geo_mean", [(2 * 3) ** 0.5, (3 * 1) ** 0.5, (1 * 4) ** 0.5, (4 * 2) ** 0.5]),
         ("max_sum", [1 / 4 + 10 / 30, 2 / 4 - 20 / 30, nan, 4 / 4 + 0.5 / 30]),
-        # First: 1 against 2 ties (2 < 3, 3 > 1), as against 3 (2 > 1, 3 < 4); 4 has more of the first, less of the rest.
+        # First: 1 against 2 ties (2 < 3, 3 > 1), as against 3 (2 > 1, 3 < 4); 4 has more of it, less of the other.
         ("vote", [0.0, -1.0, 0.0, 1.0]),
     ],
 )
