@@ -55,10 +55,10 @@ lint: $(READY)  ## check the style
 	$(VENV)/bin/ruff check harness tests
 
 bench-gpu: $(READY)  ## on a machine with a GPU, ten minutes: networks a second, utilisation, speed-up of workers
-	$(VENV)/bin/python -m harness.bench.gpu
+	$(VENV)/bin/python -m harness.bench.gpu --output results/bench_gpu.json
 
 bench: $(READY)  ## cost of the passes in units of one forward + backward pass
-	$(VENV)/bin/python -m harness.bench
+	$(VENV)/bin/python -m harness.bench --output results/bench.json
 
 verify: $(READY)  ## do the committed numbers hold? (CELLS=20 scores of each partition are computed again)
 	$(HARNESS) verify store=results/scores tables=results/tables baseline=results/baseline.json cells=$(CELLS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shlex
@@ -17,7 +18,7 @@ from harness.charts import definitions
 from harness.charts.vega import SHADES, filled
 from harness.cli import main
 from harness.config import compose_config, quoted
-from harness.correlation import correlate, ndcg
+from harness.correlation import correlate, estimate, ndcg
 from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.proxies import available, get_proxy
 from harness.rankings.aggregates import AGGREGATES
@@ -39,6 +40,7 @@ from harness.report.measures import (
 )
 from harness.report.page import build_page
 from harness.report.plots import PLOTS, choose
+from harness.tables.measure import Measurements, resamples_for
 
 BENCHMARK = load_benchmark("nasbench301")
 ACCURACIES = BENCHMARK.accuracies("cifar10").to_numpy()
@@ -434,6 +436,38 @@ def test_leaderboard_data_say_what_is_missing_and_how_to_compute_it(site):
     assert [metric["lower"] for metric in data["metrics"]] == [False, False, True]
 
 
+def test_the_page_has_the_figures_of_the_tables(root, site):
+    """Digits and intervals: rounded once, of as many resamples drawn by the same seed."""
+    rows = {(row["title"], row["population"]): row for row in data_of(site / "data/leaderboard.js")["rows"]}
+    block = Measurements(ScoreStore(root)).block("nasbench301", "cifar10")
+    for proxy, population in (("flops", "all"), ("snip", SAMPLE), ("te_nas", SAMPLE)):
+        column = block.column(population, block.scores(proxy, population))
+        sample = block.measure([column], ["kendall"], RESAMPLES)[column.digest]
+        one = estimate(sample.values["kendall"], sample.resampled["kendall"])
+        expected = [f"{value:.3f}" for value in (one.value, one.low, one.high)]
+        assert [f"{value:.3f}" for value in rows[proxy, population]["metrics"]["kendall"][:3]] == expected
+
+
+def test_intervals_of_large_populations_take_as_many_resamples_as_those_of_tables():
+    rng = np.random.RandomState(0)
+    accuracies = rng.rand(30_000)
+    scores = accuracies + rng.rand(30_000)
+    found = Estimates(resamples=1000).of({"a": scores}, accuracies, ["kendall"])["a"]["kendall"]
+    drawn = correlate(scores, accuracies, ["kendall"], resamples_for(30_000, 1000))["kendall"]
+    assert (found.low, found.high) == (drawn.low, drawn.high)
+
+
+def test_pages_say_what_can_be_computed(site):
+    """A proxy of attention alone is not offered on networks without."""
+    text = (site / "proxies/dss.html").read_text(encoding="utf-8")
+    command = html.unescape(re.search(r"<pre>(harness score .*)</pre>", text)[1])
+    settings = dict(word.split("=", 1) for word in shlex.split(command)[2:])
+    assert "attention" in load_benchmark(settings["benchmark"]).space.parts
+    card = (site / "benchmarks/nasbench201.html").read_text(encoding="utf-8")
+    assert "[&#39;" not in card
+    assert "<dd>MIT and Apache-2.0" in card
+
+
 def test_scatter_data_are_the_scores_and_their_architectures(site, board):
     (chart, other) = data_of(site / "data/proxies/snip.js")
     assert (chart["title"], other["title"]) == ("snip", "snip:init=default")
@@ -568,18 +602,19 @@ def column(page, place: int) -> list[float]:
 
 def test_browser_sorts_and_filters(site, page):
     page.goto(f"file://{site}/index.html")
-    assert column(page, 3) == sorted(column(page, 3), reverse=True)
+    assert column(page, 4) == sorted(column(page, 4), reverse=True)
     heading = page.locator("th[aria-sort]", has_text="Kendall tau")
     assert heading.get_attribute("aria-sort") == "descending"
     heading.locator("button").focus()
     page.keyboard.press("Enter")
     assert heading.get_attribute("aria-sort") == "ascending"
-    assert column(page, 3) == sorted(column(page, 3))
+    assert column(page, 4) == sorted(column(page, 4))
+    assert column(page, 2) == list(range(len(names(page)), 0, -1)), "the rank is that by the metric, whatever the order"
     assert page.evaluate("document.activeElement.dataset.column") == "kendall", "the focus stays on the heading"
     page.get_by_role("button", name="regret of the best of 10").click()
-    assert column(page, 5) == sorted(column(page, 5)), "lower is better and comes first"
+    assert column(page, 6) == sorted(column(page, 6)), "lower is better and comes first"
     page.get_by_role("button", name="nDCG_100").click()
-    assert page.locator("table.board tbody td:nth-child(4)").last.inner_text() == "–", "what has no value comes last"
+    assert page.locator("table.board tbody td:nth-child(5)").last.inner_text() == "–", "what has no value comes last"
 
     assert "snip:init=default" not in names(page)
     page.get_by_label("other settings").check()
@@ -588,12 +623,18 @@ def test_browser_sorts_and_filters(site, page):
     assert set(names(page)) == {"snip", "snip:init=default"}
     page.get_by_label("Proxy", exact=True).fill("")
     page.get_by_label("Population").select_option(SAMPLE)
-    assert set(column(page, 2)) == {300.0}
+    assert set(column(page, 3)) == {300.0}
     page.get_by_label("Population").select_option("all")
-    assert set(column(page, 2)) == {300.0, 725.0}, "what is incomplete on all of them is shown on the sample"
+    sizes = column(page, 3)
+    assert sizes == sorted(sizes, reverse=True), "what is incomplete on all of them is shown below, on the sample"
+    assert set(sizes) == {300.0, 725.0}
+    assert sorted(column(page, 2)) == [1.0, 2.0, 3.0], "and has no rank"
+    assert page.locator("tr.aside").count() == 1
     page.get_by_label("Metric").select_option("regret_10")
-    assert page.locator("table.board thead th").all_inner_texts()[2].startswith("regret")
-    assert column(page, 3) == sorted(column(page, 3))
+    assert page.locator("table.board thead th").all_inner_texts()[3].startswith("regret")
+    above = sizes.count(725.0)
+    assert column(page, 4)[:above] == sorted(column(page, 4)[:above])
+    assert column(page, 4)[above:] == sorted(column(page, 4)[above:])
     address = page.url
     page.goto("about:blank")
     page.goto(address)

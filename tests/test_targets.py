@@ -179,7 +179,13 @@ def report(store: Path, output: Path, target: str) -> dict[tuple[str, str], dict
     settings += [f"target={target}", f"store={store}", f"output={output}"]
     assert cli.main(["report", "table=vkdnw_table1", *settings]) == 0
     path = output / f"vkdnw_table1--{target}.csv"
-    assert "target " + target in path.with_suffix(".md").read_text(encoding="utf-8").splitlines()[0]
+    text = path.with_suffix(".md").read_text(encoding="utf-8")
+    assert "target " + target in text.splitlines()[0]
+    figure = BENCHMARK.target("cifar10", target)
+    assert f"Figures to predict: {target}, {figure}, in place of the accuracies" in text
+    assert ("which are the worse ones" in text) is not figure.higher_is_better
+    assert "published" not in text.split("\n## ", 1)[0].split("Each cell: ", 1)[1]
+    assert " / –" not in text
     with open(path, newline="", encoding="utf-8") as file:
         return {(row["proxy"], row["metric"]): row for row in csv.DictReader(file)}
 

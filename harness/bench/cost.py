@@ -1,7 +1,7 @@
 """Cost of the passes in units of one forward + backward pass: `python -m harness.bench` or `make bench`.
 
 All figures are ratios of processor times within one run, so they carry over between machines better than
-seconds do. One thread, batch 64, medians over random NAS-Bench-201 cells; written to results/bench.json.
+seconds do. One thread, batch 64, medians over random NAS-Bench-201 cells; `make bench` writes results/bench.json.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import statistics
 import time
 from pathlib import Path
 from typing import Any
+
+from harness.paths import OUTPUT
 
 #: Proxies whose passes cost most, measured apart from the rest.
 HEAVY = (
@@ -236,7 +238,7 @@ def main() -> None:
     parser.add_argument("--memory-cells", type=int, default=3)
     parser.add_argument("--growth-cells", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path("results/bench.json"))
+    parser.add_argument("--output", type=Path, default=Path(OUTPUT, "bench.json"))
     parts = ("cost", "sharing", "workers", "peak_memory", "memory_growth", "correlation", "topology", "load")
     parser.add_argument("--only", nargs="+", choices=parts, help="measure these; the others stay as the file has them")
     options = parser.parse_args()

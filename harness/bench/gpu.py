@@ -1,8 +1,9 @@
 """What a GPU makes of scoring: `python -m harness.bench.gpu` or `make bench-gpu`, under ten minutes.
 
 Networks a second by the clock, the GPU's utilisation in that time, and how much faster several processes are that
-share it; on random NAS-Bench-201 cells, batch 64, written to results/bench_gpu.json. First each pass is run once on
-the GPU, and what has no score there is named. The code has neither CUDA graphs nor `torch.compile` to be measured.
+share it; on random NAS-Bench-201 cells, batch 64; `make bench-gpu` writes results/bench_gpu.json. First each pass is
+run once on the GPU, and what has no score there is named. The code has neither CUDA graphs nor `torch.compile` to be
+measured.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.bench.cost import LIGHT, _prepare, _sets, networks_a_second
+from harness.paths import OUTPUT
 
 #: Of one figure; twelve of them with the start of their processes take eight minutes.
 SECONDS = 15.0
@@ -91,7 +93,7 @@ def main() -> int:
     parser.add_argument("--cells", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=SECONDS)
-    parser.add_argument("--output", type=Path, default=Path("results/bench_gpu.json"))
+    parser.add_argument("--output", type=Path, default=Path(OUTPUT, "bench_gpu.json"))
     options = parser.parse_args()
     import torch
 

@@ -31,7 +31,7 @@ from harness.rankings.aggregates import AGGREGATES
 from harness.rankings.results import PAPER_INPUTS, Reader, Scores, inputs_of, scoring_commands
 from harness.tables.cells import METRIC_NAMES, load_table, place_of, read_published
 from harness.tables.leaderboard import inapplicable
-from harness.tables.measure import split_dataset
+from harness.tables.measure import resamples_for, split_dataset
 
 #: Populations looked at, where a space has them, besides those that the tables of its benchmark name.
 POPULATIONS = ("all", "no_dead_ops", "no_dead_ops.sample(1000, seed=0)", "sample(1000, seed=0)", "sample(300, seed=0)")
@@ -262,8 +262,9 @@ def printed() -> dict[tuple[str, str, str, str, str], tuple[Printed, ...]]:
 
 
 class Estimates:
-    """Metrics with bootstrap intervals. Those of the same scores, accuracies and settings are taken from `path`.
+    """Metrics with bootstrap intervals, which are those of tables: of as many resamples, drawn by the same seed.
 
+    Those of the same scores, accuracies and settings are taken from `path`.
     The file names each value by a hash of all that it depends on, and may be removed at any time.
     """
 
@@ -297,7 +298,8 @@ class Estimates:
             if open_metrics:
                 lacking.setdefault(open_metrics, []).append(name)
         for open_metrics, names in lacking.items():
-            found = correlate_many({n: scores[n] for n in names}, accuracies, open_metrics, resamples=self.resamples)
+            columns = {name: scores[name] for name in names}
+            found = correlate_many(columns, accuracies, open_metrics, resamples_for(len(accuracies), self.resamples))
             for name, result in found.items():
                 for metric in open_metrics:
                     one = result[metric]
@@ -306,7 +308,8 @@ class Estimates:
         return {name: {metric: Estimate(*self._known[wanted[name, metric]]) for metric in metrics} for name in scores}
 
     def _hash(self, scores: np.ndarray, accuracies: np.ndarray, metric: str) -> str:
-        digest = hashlib.sha256(f"{self._code} {self.resamples} {metric} {len(scores)} ".encode())
+        resamples = resamples_for(len(scores), self.resamples)
+        digest = hashlib.sha256(f"{self._code} {resamples} {metric} {len(scores)} ".encode())
         digest.update(np.ascontiguousarray(scores, dtype=np.float64).tobytes())
         digest.update(np.ascontiguousarray(accuracies, dtype=np.float64).tobytes())
         return digest.hexdigest()

@@ -28,6 +28,7 @@ from harness.progress import progress_bar
 from harness.proxies import available, get_proxy
 from harness.proxies.base import Proxy
 from harness.rankings.aggregates import AGGREGATES, Aggregate
+from harness.rankings.results import proxies_of
 from harness.report.measures import (
     Board,
     Entry,
@@ -49,10 +50,14 @@ from harness.report.measures import (
     whole,
 )
 from harness.seeds import stable_rng
+from harness.tables.leaderboard import inapplicable
 
 #: Bytes that the scores of all scatter plots may take: the folder stays under 5 MB however many scores there are.
 POINT_BYTES = 1_300_000
 BYTES_A_POINT = 15
+
+#: Of commands that name an example.
+DEFAULT_BENCHMARK = "nasbench201"
 
 #: What a scatter plot can mark: the best-scored architectures, so many of the whole population.
 TOPS = (10, 100)
@@ -73,8 +78,8 @@ FILES = "files.json"
 # Data of the scripts --------------------------------------------------------------------------------------------
 
 
-def _rounded(value: float, digits: int = 4) -> float | None:
-    """A number as the page shows it; null where it is not finite."""
+def _rounded(value: float, digits: int = 3) -> float | None:
+    """A number with the digits that the page shows, as tables have; null where it is not finite."""
     return round(float(value), digits) if math.isfinite(value) else None
 
 
@@ -101,7 +106,9 @@ def leaderboard_data(rows: Iterable[Mapping[str, Any]], found: Sequence[Board], 
                 "metrics": {},
             },
         )
-        paper = [] if row["published"] is None else [row["published"], row["source"]]
+        paper = []
+        if row["published"] is not None:
+            paper = [row["published"], row["source"], _rounded(row["value"] - row["published"])]
         line["metrics"][row["metric"]] = [*(_rounded(row[name]) for name in ("value", "low", "high")), *paper]
     by_place = {(board.benchmark.name, board.dataset): board for board in found}
     for line in lines.values():
@@ -225,6 +232,7 @@ def _chart(board: Board, entry: Entry, series: Series, points: Points, estimates
     quality = estimates.of(column, series.accuracies, ["kendall", "spearman"])[""]
     bands = band_estimates(column, series.accuracies, estimates)[""]
     population, seeds = seed_estimates(board, entry, estimates)
+    taus = [one.estimate.value for one in seeds]
     drawn = any(key.seed for key in board.keys(entry, 1))
     best = {top: best_scored(series, top) for top in TOPS}
     return {
@@ -250,6 +258,8 @@ def _chart(board: Board, entry: Entry, series: Series, points: Points, estimates
         "seeds": {
             "population": population,
             "values": [[one.seed, [_rounded(v) for v in dataclasses.astuple(one.estimate)]] for one in seeds],
+            "mean": _rounded(np.mean(taus)) if seeds else None,
+            "deviation": _rounded(np.std(taus, ddof=1)) if seeds else None,
             "drawn": drawn,
             "commands": board.commands([entry], series.population, seed=1) if drawn and not seeds else [],
         },
@@ -298,6 +308,7 @@ def proxy_facts(name: str) -> dict[str, Any]:
         "summary": kind.summary,
         "definition": _paragraphs(kind.__doc__ or kind.summary),
         "citation": _linked(kind.citation),
+        "command": _scoring_command(name),
     }
     if issubclass(kind, Aggregate):
         return facts | {"members": [(member, slug(member.split(":")[0])) for member in kind.members], "settings": []}
@@ -312,6 +323,15 @@ def proxy_facts(name: str) -> dict[str, Any]:
     ]
     settings = [(field.name, repr(field.default)) for field in dataclasses.fields(proxy)]
     return facts | {"members": [], "declared": declared, "settings": settings}
+
+
+def _scoring_command(name: str) -> str:
+    """A command that scores a proxy, or the members of an aggregate, on the first benchmark to which it applies."""
+    fits = [one for one in list_benchmarks() if not inapplicable(name, load_benchmark(one).space)]
+    if not fits:
+        return ""
+    benchmark = DEFAULT_BENCHMARK if DEFAULT_BENCHMARK in fits else fits[0]
+    return f'harness score benchmark={benchmark} "proxies=[{",".join(proxy.label for proxy in proxies_of(name))}]"'
 
 
 def _paragraphs(text: str) -> list[Any]:
@@ -356,9 +376,7 @@ def benchmark_facts(benchmark: Benchmark, found: Sequence[Board]) -> dict[str, A
         "datasets": datasets,
         "populations": [*benchmark.space.populations, *benchmark.populations_of_card],
         "scored": [board.dataset for board in found if board.benchmark is benchmark],
-        "texts": {
-            name: str(card.get(name, "")).strip().splitlines() for name in ("notes", "origin", "licence", "citation")
-        },
+        "texts": {name: " ".join(str(card.get(name, "")).split()) for name in TEXTS},
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -96,18 +96,31 @@ def _retargeted(tables: Sequence[Any], target: str, measurements: Measurements) 
     """The tables of which a dataset has the target, on these datasets. Raises UnknownNameError where none has it."""
     chosen = []
     for table in map(retarget, tables, [target] * len(tables)):
-        having = []
+        having = {}
         for entry in datasets_of(table):
             with suppress(UnknownNameError):
-                if find_block(table, entry, measurements)[0] is not None:
-                    having.append(entry)
+                block, _ = find_block(table, entry, measurements)
+                if block is not None:
+                    having[entry] = str(block.figure)
         if having:
-            table.datasets = having
+            table.datasets = list(having)
+            table.protocol = f"{_told(target, having.values())}\n\n{table.protocol}"
             chosen.append(table)
     if not chosen:
         known = {name.rpartition(" ")[2] for name in list_targets()}
         raise UnknownNameError("target of these tables", target, known)
     return chosen
+
+
+def _told(target: str, figures: Iterable[str]) -> str:
+    """What stands above a table of another figure than accuracies."""
+    kinds = list(dict.fromkeys(figures))
+    low = any("lower is better" in kind for kind in kinds)
+    text = (
+        f"Figures to predict: {target}, {'; '.join(kinds)}, in place of the accuracies that the protocol names. "
+        "A positive correlation: high scores go with high figures"
+    )
+    return text + (", which are the worse ones." if low else ".")
 
 
 def datasets_of(table: Any) -> list[str]:

@@ -196,10 +196,14 @@ def to_sheet(table: Any, cells: Sequence[Cell]) -> Sheet:
     """A paper's table: one section a dataset, ours with its interval beside the published figure."""
     several = any(cell.seed_std is not None for cell in cells)
     published = [cell.published for cell in cells if cell.published is not None]
+    ours = f"Each cell: ours {'± standard deviation over seeds ' if several else ''}[95% interval]"
+    alone = _is_retargeted(table)
     parts = [
-        f"Each cell: ours {'± standard deviation over seeds ' if several else ''}[95% interval] / published. "
-        f"**Bold**: the published figure lies outside our interval widened by {SLACK}; at a small n that interval is "
-        "wide, and not bold means that the two cannot be told apart at this n. `–`: the paper prints none.",
+        f"{ours}."
+        if alone
+        else f"{ours} / published, or {DISAGREES} published where that lies outside our interval widened by {SLACK}. "
+        f"At a small n that interval is wide: without {DISAGREES} the two cannot be told apart at this n. `–`: the "
+        "paper prints none.",
         f"`{UNVERIFIED}`: a figure that was not checked against the paper."
         if any(figure.unverified for figure in published)
         else "",
@@ -226,7 +230,8 @@ def to_sheet(table: Any, cells: Sequence[Cell]) -> Sheet:
         for proxy, row in rows.items():
             notes = dict.fromkeys(note for cell in row for note in cell.note.split("; ") if note)
             marks = " ".join(sheet.mark(note) for note in notes)
-            section.rows.append([shown[proxy], str(row[0].n or ""), row[0].inputs, *map(_shown, row), marks])
+            figures = [_shown(cell, alone) for cell in row]
+            section.rows.append([shown[proxy], str(row[0].n or ""), row[0].inputs, *figures, marks])
         sheet.sections.append(section)
     return sheet
 
@@ -241,12 +246,24 @@ def _printed(cell: Cell) -> str:
     return text + (UNVERIFIED if cell.published.unverified else "")
 
 
-def _shown(cell: Cell) -> str:
-    printed = _printed(cell)
+#: Stands between our figure and a published one that disagrees with it.
+DISAGREES = "≠"
+
+
+def _is_retargeted(table: Any) -> bool:
+    """Whether a table is of another figure than the papers' accuracies, beside which nothing is printed."""
+    return table.target is not None and not table.paper and not any(row.paper for row in table.rows)
+
+
+def _shown(cell: Cell, alone: bool = False) -> str:
+    """Ours and, unless `alone`, what the paper prints."""
     if cell.ours is None:
-        return f"not computed / {printed}"
-    if math.isnan(cell.ours):
-        return f"undefined / {printed}"
-    deviation = "" if cell.seed_std is None else f" ± {cell.seed_std:.3f}"
-    text = f"{cell.ours:.3f}{deviation} [{cell.ci_low:.3f}, {cell.ci_high:.3f}] / {printed}"
-    return f"**{text}**" if cell.agrees is False else text
+        ours = "not computed"
+    elif math.isnan(cell.ours):
+        ours = "undefined"
+    else:
+        deviation = "" if cell.seed_std is None else f" ± {cell.seed_std:.3f}"
+        ours = f"{cell.ours:.3f}{deviation} [{cell.ci_low:.3f}, {cell.ci_high:.3f}]"
+    if alone:
+        return ours
+    return f"{ours} {DISAGREES if cell.agrees is False else '/'} {_printed(cell)}"

@@ -79,7 +79,7 @@ def _spans(text: str, plain: Callable[[str], str], bold: str, code: str) -> str:
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", "–": "--", "†": r"\dag{}", "±": r"$\pm$", "×": r"$\times$", "…": r"\dots{}",
+    "|": r"\textbar{}", "–": "--", "†": r"\dag{}", "±": r"$\pm$", "×": r"$\times$", "≠": r"$\neq$", "…": r"\dots{}",
     '"': r"\textquotedbl{}",
     "[": "{[}", "]": "{]}",
 }  # fmt: skip

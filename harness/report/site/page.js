@@ -39,7 +39,7 @@
       if (population) return place.views.find((view) => view.population === population);
       let [best, most] = [place.views[0], -1];
       for (const view of place.views) {
-        const count = rowsOf(place, view).filter((row) => row.default).length;
+        const count = rowsOf(place, view).filter((row) => row.default && row.population === view.population).length;
         if (count > most) [best, most] = [view, count];
       }
       return best;
@@ -78,9 +78,19 @@
       return chosen;
     }
 
-    function columns(several) {
+    /** Places of the rows of one population by a metric, 1 the best; rows of another population have none. */
+    function ranks(rows, metric) {
+      const value = (row) => row.metrics[metric.name]?.[0] ?? null;
+      const ranked = rows.filter((row) => value(row) !== null);
+      const better = (a, b) => (metric.lower ? value(a) < value(b) : value(a) > value(b));
+      return new Map(ranked.map((row) => [row, 1 + ranked.filter((other) => better(other, row)).length]));
+    }
+
+    function columns(several, places) {
       const shown = metrics.filter((metric) => state.metric === "" || state.metric === metric.name);
       const found = [{ id: "proxy", title: "proxy", up: true, value: (row) => row.title, cell: nameCell }];
+      const place = (row) => places.get(row) ?? null;
+      found.push({ id: "rank", title: "rank", up: true, value: place, cell: (row) => html("td", { class: place(row) === null ? "none" : null, title: `by ${shown[0].title}` }, place(row) === null ? "–" : whole(place(row))) });
       if (several) {
         found.push({ id: "benchmark", title: "benchmark", up: true, text: true, value: (row) => row.benchmark, cell: (row) => html("td", { class: "text" }, html("a", { href: `${root}benchmarks/${row.benchmark}.html` }, row.benchmark)) });
         found.push({ id: "dataset", title: "dataset", up: true, text: true, value: (row) => row.dataset, cell: (row) => html("td", { class: "text" }, row.dataset) });
@@ -90,7 +100,7 @@
       if (state.metric) {
         const [metric] = shown;
         const published = (row) => row.metrics[metric.name]?.[3] ?? null;
-        const delta = (row) => (published(row) === null ? null : row.metrics[metric.name][0] - published(row));
+        const delta = (row) => row.metrics[metric.name]?.[5] ?? null;
         found.push({ title: "95% interval", cell: (row) => html("td", {}, row.metrics[metric.name] ? interval(row.metrics[metric.name], ...span(metric)) : null) });
         found.push({ id: "published", title: "published", up: metric.lower, value: published, cell: (row) => html("td", { title: row.metrics[metric.name]?.[4], class: published(row) === null ? "none" : null }, published(row) === null ? "–" : fixed(published(row))) });
         found.push({ id: "delta", title: "ours − published", up: false, value: delta, cell: (row) => html("td", { class: delta(row) === null ? "none" : null }, delta(row) === null ? "–" : signed(delta(row))) });
@@ -113,12 +123,23 @@
       const chosen = options();
       const views = chosen.map((place) => [place, viewOf(place, state.population)]).filter(([, view]) => view);
       const wanted = state.search.trim().toLowerCase();
-      let shown = views.flatMap(([place, view]) => rowsOf(place, view));
-      shown = shown.filter((row) => (row.default || state.variants) && row.title.toLowerCase().includes(wanted));
-      const found = columns(chosen.length > 1);
+      const ranked = new Map();
+      const comparable = new Set();
+      let shown = [];
+      const metric = metrics.find((one) => one.name === (state.metric || metrics[0].name));
+      for (const [place, view] of views) {
+        const all = rowsOf(place, view).filter((row) => row.default || state.variants);
+        const same = all.filter((row) => row.population === view.population);
+        for (const row of same) comparable.add(row);
+        for (const [row, rank] of ranks(same, metric)) ranked.set(row, rank);
+        shown.push(...all);
+      }
+      shown = shown.filter((row) => row.title.toLowerCase().includes(wanted));
+      const found = columns(chosen.length > 1, ranked);
       const by = found.find((column) => column.id === state.sort) ?? found.find((column) => column.id === (state.metric || metrics[0].name));
       const ascending = state.order ? state.order === "up" : by.up;
       shown.sort((a, b) => {
+        if (comparable.has(a) !== comparable.has(b)) return comparable.has(a) ? -1 : 1;
         const [va, vb] = [by.value(a), by.value(b)];
         if (va === null || vb === null) return (va === null) - (vb === null);
         const order = typeof va === "string" ? (va < vb ? -1 : Number(va > vb)) : va - vb;
@@ -127,11 +148,14 @@
       const focused = document.activeElement?.dataset?.column;
       head.replaceChildren(html("tr", {}, ...found.map((column) => header(column, column === by, ascending))));
       if (focused) head.querySelector(`[data-column="${CSS.escape(focused)}"]`)?.focus();
-      body.replaceChildren(...shown.map((row) => html("tr", {}, ...found.map((column) => column.cell(row)))));
+      const line = (row) => html("tr", {}, ...found.map((column) => column.cell(row)));
+      const aside = shown.filter((row) => !comparable.has(row));
+      const between = html("tr", { class: "aside" }, html("td", { colspan: found.length }, "Complete on a sample alone: other architectures, see n, and no comparison with the rows above"));
+      body.replaceChildren(...shown.filter((row) => comparable.has(row)).map(line), ...(aside.length ? [between, ...aside.map(line)] : []));
       const where = views.map(([place, view]) => `${view.population} of ${place.benchmark}, ${place.dataset} (n up to ${whole(view.n)})`);
       section.querySelector("[data-count]").textContent = `${shown.length} rows on ${where.join("; ")}. Sorted by ${by.title}, ${ascending ? "lowest" : "highest"} first.`.replace(/^1 rows/, "1 row");
       missing(views);
-      costs(views, shown);
+      costs(views, shown.filter((row) => comparable.has(row)));
     }
     function header(column, sorted, ascending) {
       const attributes = { scope: "col", class: column.text ? "text" : null };
@@ -282,13 +306,10 @@
         part("seeds").replaceChildren(html("p", {}, reason), ...commands.map((command) => html("pre", {}, command)));
         return;
       }
-      const taus = values.map(([, [tau]]) => tau);
-      const mean = taus.reduce((a, b) => a + b, 0) / taus.length;
-      const deviation = Math.sqrt(taus.reduce((sum, tau) => sum + (tau - mean) ** 2, 0) / (taus.length - 1));
       const rows = values.map(([seed, value]) => html("tr", {}, html("th", { scope: "row" }, String(seed)), html("td", {}, fixed(value[0]), " ", html("small", {}, bracket(value))), html("td", {}, interval(value, -1, 1))));
       part("seeds").replaceChildren(
         tableOf(["seed", "Kendall tau [95%]", "−1 to 1"], rows),
-        html("p", { class: "note" }, `On ${population}: mean ${fixed(mean)}, standard deviation over seeds ${fixed(deviation)}.`),
+        html("p", { class: "note" }, `On ${population}: mean ${fixed(chart.seeds.mean)}, standard deviation over seeds ${fixed(chart.seeds.deviation)}.`),
       );
     }
 
