@@ -182,9 +182,7 @@ NO_ATTENTION = {
 }
 PATTERNS = ("swap", "swap_reg", "lswag")
 SIX_IMAGES = dict.fromkeys(PATTERNS, "all 64 patterns of 6 images occur: give more images")
-NO_RELU = (
-    *("naswot", "layerwise_naswot", "nregions", "acor", "epads", "gcor", "intrain", "rbflex", "rcor", "wrcor"),
-)
+NO_RELU = (*("naswot", "layerwise_naswot", "nregions", "acor", "epads", "gcor", "intrain", "rbflex", "rcor", "wrcor"),)
 #: By network the proxies that have no score, each with the reason that they are to give.
 WITHOUT = {
     "resnet": {**NO_SPACE, **NO_ATTENTION, **SIX_IMAGES},
