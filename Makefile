@@ -8,9 +8,11 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 CELLS ?= 20
 HARNESS = $(VENV)/bin/harness
 READY   = $(VENV)/.ready
+# Scores of the checkout, and where the intervals of its plots and page are kept.
+RESULTS = store=results/scores cache=results/.cache
 TORCHVISION ?= torchvision==0.28.*
 
-.PHONY: help setup setup-all test-torch reproduce-tables page test lint bench bench-gpu verify verify-references queue clean
+.PHONY: help setup setup-all test-torch reproduce-tables page test lint bench bench-gpu verify reference verify-references queue clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -27,11 +29,11 @@ $(READY): pyproject.toml
 	@touch $@
 
 reproduce-tables: $(READY)  ## build every table from the stored scores into results/tables
-	$(HARNESS) report
+	$(HARNESS) report store=results/scores output=results/tables
 
 page: $(READY)  ## draw plots and write the page to open in a browser into results/
-	$(HARNESS) report plots
-	$(HARNESS) report page
+	$(HARNESS) report plots $(RESULTS) tables=results/tables output=results/plots
+	$(HARNESS) report page $(RESULTS) output=results/site
 
 test: $(READY)  ## run the tests (PYTEST=--no-skip: those that miss something fail)
 	$(VENV)/bin/python -m pytest -n 2 $(PYTEST)
@@ -56,13 +58,16 @@ bench: $(READY)  ## cost of the passes in units of one forward + backward pass
 	$(VENV)/bin/python -m harness.bench
 
 verify: $(READY)  ## do the committed numbers hold? (CELLS=20 scores of each partition are computed again)
-	$(HARNESS) verify cells=$(CELLS)
+	$(HARNESS) verify store=results/scores tables=results/tables baseline=results/baseline.json cells=$(CELLS)
+
+reference: $(READY)  ## write docs/reference.md from the docstrings
+	$(VENV)/bin/python -m harness.cli.reference > docs/reference.md
 
 verify-references: $(READY)  ## compare proxies with scores computed elsewhere (REFERENCES=file.parquet)
-	$(HARNESS) verify references path=$(REFERENCES)
+	$(HARNESS) verify references store=results/scores path=$(REFERENCES)
 
 queue: $(READY)  ## run the scoring runs of results/QUEUE.md that are missing (MINUTES=60, DATA=images)
-	$(HARNESS) queue $(if $(MINUTES),minutes=$(MINUTES)) $(if $(DATA),data=$(DATA))
+	$(HARNESS) queue queue=results/QUEUE.md store=results/scores $(if $(MINUTES),minutes=$(MINUTES)) $(if $(DATA),data=$(DATA))
 
 clean:  ## remove what setup created
 	rm -rf $(VENV) build dist

@@ -21,12 +21,42 @@ _EXPORTS = {
     "Subject": "harness.probes.base",
     "Unscorable": "harness.probes.base",
     "ScoreStore": "harness.engine.store",
+    "open_store": "harness.engine.store",
     "score": "harness.engine.api",
+    "load_scores": "harness.comparison.scores",
+    "score_benchmark": "harness.comparison.scores",
+    "compare": "harness.comparison.command",
+    "list_proxies": "harness.comparison.describe",
+    "list_benchmarks": "harness.comparison.describe",
+    "describe": "harness.comparison.describe",
 }
-__all__ = sorted(_EXPORTS)
+__all__ = [
+    "Benchmark",
+    "Correlation",
+    "HarnessError",
+    "Probe",
+    "Proxy",
+    "ScoreStore",
+    "Subject",
+    "Unscorable",
+    "compare",
+    "correlate",
+    "describe",
+    "list_benchmarks",
+    "list_proxies",
+    "load_benchmark",
+    "load_scores",
+    "open_store",
+    "score",
+    "score_benchmark",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'harness' has no attribute {name!r}")
     return getattr(import_module(_EXPORTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})

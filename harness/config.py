@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.errors import HarnessError, UnknownNameError
-from harness.paths import data_dir
+from harness.paths import OUTPUT, REFERENCE, data_dir, user_scores
 
-if TYPE_CHECKING:
-    from harness.engine.scorer import Job
+#: The default of the settings `store` and `stores`: the user's folder, laid over the scores of the package.
+USER_STORE = "${user_scores:}"
+OVERLAY = ("${store}", REFERENCE)
 
 
 @dataclass
@@ -45,7 +46,8 @@ class ScoreConfig:
     population: str = "all"
     limit: int | None = None
     shard: str = "0/1"
-    store: str = "results/scores"
+    store: str = USER_STORE
+    stores: list[str] = field(default_factory=lambda: list(OVERLAY))
     device: str = "auto"
     workers: int = 0
     chunk: int = 4
@@ -108,13 +110,15 @@ class TableConfig:
 class ReportConfig:
     """`harness report`: `table` names one table; without it all are built. `target` stands in for the tables' own.
 
-    Without `output`, tables go to results/tables, those of a `target` to results/targets.
+    Without `output`, tables go to nas-proxy-harness/tables, those of a `target` to nas-proxy-harness/targets.
     """
 
     table: TableConfig | None = None
     target: str | None = None
-    store: str = "results/scores"
+    store: str = USER_STORE
+    stores: list[str] = field(default_factory=lambda: list(OVERLAY))
     output: str | None = None
+    missing: bool = False
     strict: bool = False
 
 
@@ -122,10 +126,11 @@ class ReportConfig:
 class VerifyConfig:
     """`harness verify`. The comments in conf/verify.yaml say what each setting does, and for which check."""
 
-    store: str = "results/scores"
-    tables: str = "results/tables"
+    store: str = USER_STORE
+    stores: list[str] = field(default_factory=lambda: list(OVERLAY))
+    tables: str | None = None
     table: TableConfig | None = None
-    baseline: str = "results/baseline.json"
+    baseline: str | None = None
     proxies: list[str] = field(default_factory=list)
     cells: int = 20
     seed: int = 0
@@ -145,7 +150,8 @@ class VerifyConfig:
 class DoctorConfig:
     """`harness doctor`: the store and, where given, the images to look at."""
 
-    store: str = "results/scores"
+    store: str = USER_STORE
+    stores: list[str] = field(default_factory=lambda: ["${store}"])
     inputs: InputsConfig = field(default_factory=InputsConfig)
 
 
@@ -204,9 +210,10 @@ class SearchConfig:
     seed: int = 0
     repeats: int = 1
     score_seed: int = 0
-    scores: str = "results/scores"
-    store: str = "results/search"
-    output: str = "results/tables"
+    scores: str = USER_STORE
+    stores: list[str] = field(default_factory=lambda: ["${scores}", REFERENCE])
+    store: str = f"{OUTPUT}/search"
+    output: str = f"{OUTPUT}/tables"
     plots: bool = False
     device: str = "auto"
     threads: int = 1
@@ -227,11 +234,12 @@ class PlotsConfig:
     metric: str = "kendall"
     top: int = 100
     resamples: int = 1000
-    cache: str | None = "results/.cache"
+    cache: str | None = "auto"
     formats: list[str] = field(default_factory=lambda: ["svg", "png"])
-    tables: str = "results/tables"
-    store: str = "results/scores"
-    output: str = "results/plots"
+    tables: str | None = None
+    store: str = USER_STORE
+    stores: list[str] = field(default_factory=lambda: list(OVERLAY))
+    output: str = f"{OUTPUT}/plots"
 
 
 @dataclass
@@ -241,9 +249,32 @@ class PageConfig:
     metrics: list[str] = field(default_factory=lambda: ["kendall", "spearman", "ndcg_1000", "top_1%", "regret_10"])
     points: int = 1000
     resamples: int = 1000
-    cache: str | None = "results/.cache"
-    store: str = "results/scores"
-    output: str = "results/site"
+    cache: str | None = "auto"
+    store: str = USER_STORE
+    stores: list[str] = field(default_factory=lambda: list(OVERLAY))
+    output: str = f"{OUTPUT}/site"
+
+
+@dataclass
+class CompareConfig:
+    """`harness compare`. The comments in conf/compare.yaml say what each setting does."""
+
+    proxies: list[str] = field(default_factory=list)
+    benchmark: Any = "nasbench201"
+    dataset: str | None = None
+    target: str | None = None
+    population: str | None = None
+    against: list[str] = field(default_factory=list)
+    metric: str = "kendall"
+    seed: int = 0
+    inputs: InputsConfig = field(default_factory=InputsConfig)
+    score: bool = True
+    resamples: int = 1000
+    store: str = USER_STORE
+    stores: list[str] = field(default_factory=lambda: list(OVERLAY))
+    output: str | None = None
+    device: str = "auto"
+    workers: int = 0
 
 
 @dataclass
@@ -255,13 +286,15 @@ class QueueConfig:
 
     minutes: float | None = None
     data: str | None = None
-    queue: str = "results/QUEUE.md"
-    store: str = "results/scores"
+    queue: str | None = None
+    store: str = USER_STORE
+    stores: list[str] = field(default_factory=lambda: list(OVERLAY))
     tables: list[str] = field(default_factory=list)
 
 
 SCHEMAS = {
     "score": ScoreConfig,
+    "compare": CompareConfig,
     "report": ReportConfig,
     "report_plots": PlotsConfig,
     "report_page": PageConfig,
@@ -278,7 +311,9 @@ GROUPS = {"inputs": InputsConfig, "study": StudyConfig, "table": TableConfig, "e
 def register() -> None:
     """Make the schemas known to Hydra, so that unknown keys and wrong types are refused."""
     from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
 
+    OmegaConf.register_new_resolver("user_scores", lambda: str(user_scores()), replace=True)
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
         store.store(name=f"{name}_schema", node=schema)
@@ -345,16 +380,39 @@ def check_overrides(command: str, overrides: list[str], sweep: bool = False) -> 
     return single
 
 
+#: Settings that hold a path: what the grammar of Hydra takes for something else in one is quoted.
+PATHS = frozenset({"store", "scores", "output", "inputs.path", "cache", "tables", "baseline", "path", "queue", "data"})
+
+
 def quoted(argument: str) -> str:
-    """Quote, for Hydra's grammar, the brackets of populations and the `key=value` settings of what has such."""
+    """Quote, for Hydra's grammar, paths, the brackets of populations and the `key=value` settings of what has such."""
     key, equals, value = argument.partition("=")
     if "'" in value or '"' in value:
         return argument
     if (key == "population" and "(" in value) or (key in ("benchmark", "algorithm") and "=" in value):
         return f"{key}='{value}'"
-    if key == "proxies":
-        return key + equals + re.sub(r"[^\[\],\s]+=[^\[\],\s]*", lambda match: f"'{match[0]}'", value)
+    if key in PATHS:
+        return key + equals + _quoted_path(value)
+    if key == "stores" and value[:1] == "[" and value[-1:] == "]":
+        return f"stores=[{','.join(map(_quoted_path, value[1:-1].split(',')))}]"
+    if key in ("proxies", "against"):
+        return key + equals + _quoted_names(value)
     return argument
+
+
+def _quoted_names(value: str) -> str:
+    """Names of proxies as a list of the grammar, be it one name, several or a list; lists of a sweep stay lists."""
+    inner = value[1:-1] if value[:1] == "[" and value[-1:] == "]" and "[" not in value[1:] else value
+    if "[" in inner or not value or value.startswith(("choice(", "range(", "glob(")):
+        return re.sub(r"[^\[\],\s]+=[^\[\],\s]*", lambda match: f"'{match[0]}'", value)
+    names = [name.strip() for name in re.split(r",(?![^()]*\))", inner)]
+    return f"[{','.join(name if re.fullmatch('[^=() ]*', name) else repr(name) for name in names)}]"
+
+
+def _quoted_path(path: str) -> str:
+    """A path as the grammar reads it; several (of a sweep), an interpolation or a plain one as they are."""
+    plain = re.fullmatch(r"[A-Za-z0-9_/.+%*@?|:,-]*", path) or "${" in path
+    return path if plain else f"'{path}'"
 
 
 def compose_config(command: str, overrides: list[str]) -> Any:
@@ -371,29 +429,6 @@ def compose_config(command: str, overrides: list[str]) -> Any:
     except (HydraException, OmegaConfBaseException) as error:
         lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
         raise HarnessError(f"bad setting: {'; '.join(lines[:2])}") from error
-
-
-def job_of(config: Any) -> Job:
-    """The engine's job for a configuration of `harness score`. Raises UnknownNameError: no such benchmark."""
-    from harness.benchmarks.benchmark import load_benchmark
-    from harness.engine.scorer import Job
-
-    return Job(
-        benchmark=config.benchmark,
-        dataset=config.dataset or next(iter(load_benchmark(config.benchmark).datasets)),
-        proxies=tuple(config.proxies),
-        inputs=config.inputs.name,
-        inputs_path=config.inputs.path,
-        seed=config.seed,
-        population=config.population,
-        limit=config.limit,
-        shard=str(config.shard),
-        device=config.device,
-        workers=config.workers,
-        chunk=config.chunk,
-        flush_seconds=config.flush_seconds,
-        store=config.store,
-    )
 
 
 def config_path(command: str) -> Path:

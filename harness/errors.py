@@ -10,6 +10,10 @@ class HarnessError(Exception):
     """A mistake in what was asked or in the data at hand. The message names the cause and the fix."""
 
 
+class HarnessWarning(UserWarning):
+    """Something is left out, and the rest goes on."""
+
+
 def cause(error: BaseException) -> str:
     """The first line of an exception's text, or its kind where it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

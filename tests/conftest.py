@@ -16,8 +16,10 @@ from torch import nn
 
 from harness.probes.base import Subject
 
-#: What was imported on this machine is no part of the tests: no such folder exists.
-os.environ["NAS_HARNESS_BENCHMARKS"] = os.path.join(os.path.dirname(__file__), "no_imported_benchmarks")
+#: What was imported or scored on this machine is no part of the tests: no such folder exists. Nor are the scores of
+#: the package, but where a test asks for them (`reference`): what a test scores is not stored before.
+for _name in ("NAS_HARNESS_BENCHMARKS", "NAS_HARNESS_STORE", "NAS_HARNESS_REFERENCE", "XDG_CACHE_HOME"):
+    os.environ[_name] = os.path.join(os.path.dirname(__file__), "nothing", _name.lower())
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

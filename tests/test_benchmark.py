@@ -325,3 +325,10 @@ def test_correlations_of_flops_over_all(benchmark):
     accuracies = benchmark.accuracies("cifar10").to_numpy()
     assert stats.kendalltau(flops, accuracies).statistic == pytest.approx(0.578, abs=0.001)
     assert stats.spearmanr(flops, accuracies).statistic == pytest.approx(0.753, abs=0.001)
+
+
+def test_an_index_is_looked_up_by_text():
+    benchmark = load_benchmark("nasbench201")
+    assert benchmark.index(benchmark.architectures[5]) == 5
+    with pytest.raises(HarnessError, match=r"takes the text of an architecture, not 5: architectures\[INDEX\]"):
+        benchmark.index(5)

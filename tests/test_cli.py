@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ from harness.cli import app as cli
 from harness.cli import main
 from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.proxies import available
+from harness.rankings.aggregates import AGGREGATES
+from harness.rankings.learned import LEARNED
 
 SNIP = "snip:batch_size=4"
 SMALL = "dataset=ImageNet16-120"  # images of 16 x 16: the cheapest networks
@@ -113,7 +116,8 @@ def test_stopping_says_how_to_go_on(capsys, monkeypatch, command, words):
 def test_list_of_proxies(capsys):
     assert main(["list", "proxies"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == sorted(available())
+    assert [line.split()[0] for line in lines] == sorted([*available(), *AGGREGATES, *LEARNED])
+    assert "aggregate: log-rank sum" in next(line for line in lines if line.startswith("az_nas "))
     assert all(len(line.split(maxsplit=1)[1]) > 10 for line in lines)
 
 
@@ -266,11 +270,60 @@ def test_unquoted_populations_and_settings(capsys, tmp_path):
     out, err = capsys.readouterr()
     assert err == ""
     assert out.startswith("nasbench201/ImageNet16-120 seed 0: 6 scores computed, 0 were stored already, ")
-    assert out.rstrip().endswith("store scores")
+    assert out.splitlines()[0].endswith("store scores")
     assert [path.name for path in tmp_path.iterdir()] == ["scores"]
 
     assert score(*arguments) == 0
     assert "0 scores computed, 6 were stored already" in capsys.readouterr().out
+
+
+def test_a_run_tells_how_well_the_proxies_rank(capsys):
+    assert score("proxies=[flops,sed]", SMALL, "population=no_dead_ops", "limit=200") == 0
+    first, heading, flops, sed, following = capsys.readouterr().out.splitlines()
+    assert "400 scores computed" in first
+    assert heading == "rank correlation with test_200ep on ImageNet16-120 [95% interval]:"
+    benchmark = load_benchmark("nasbench201")
+    members = benchmark.population("no_dead_ops")[:200]
+    accuracies = benchmark.accuracies("ImageNet16-120").to_numpy()[members]
+    scores = ScoreStore("scores").read(ScoreKey("nasbench201", "ImageNet16-120", "none", "flops", 0))["score"]
+    found = harness.correlate(scores.to_numpy(), accuracies)
+    tau, rho = (f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]" for one in (found["tau"], found["rho"]))
+    assert flops == f"  flops: tau {tau}, rho {rho}, n 200"
+    assert sed.startswith("  sed: tau ")
+    assert following == "next: the same without limit=200 scores all 9,445 architectures of population no_dead_ops"
+
+    assert score("proxies=[flops]", SMALL, "population=sample(30, seed=1)") == 0
+    following = capsys.readouterr().out.splitlines()[-1].removeprefix("next: harness ")
+    assert main(shlex.split(following)) == 0
+    assert score("proxies=[sed]", SMALL, "limit=6", "shard=0/2") == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("tau and rho: when the other shards are stored too")
+    assert score("proxies=[trainable_layers]", "benchmark=nasbench201", "limit=1") == 0
+    assert "tau" not in capsys.readouterr().out  # of one architecture there is none
+
+
+def test_images_without_their_name_are_refused(capsys, tmp_path):
+    line = refused(capsys, ["score", "proxies=[snip]", f"inputs.path={tmp_path}", "limit=1", "store=scores"])
+    assert f"inputs.path={tmp_path} is of no use with inputs=random" in line
+    assert "inputs=cifar10" in line
+
+
+def test_an_empty_store_setting_is_refused(capsys):
+    assert "store= names no folder" in refused(capsys, ["score", "proxies=[flops]", "limit=1", "store="])
+
+
+@pytest.mark.parametrize("locale", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"LC_ALL": "C"}])
+def test_no_locale_keeps_a_line_from_being_printed(tmp_path, locale):
+    command = ["report", "table=vkdnw_table1", "table.rows=[{proxy: sed}]", f"output={tmp_path / 'größe'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "harness.cli", *command, "table.datasets=[cifar10]", "table.resamples=0"],
+        env={**os.environ, **locale, "PYTHONPATH": str(Path(harness.__file__).parents[1])},
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "–".encode() in done.stdout
+    assert len(list((tmp_path / "größe").iterdir())) == 4
 
 
 @pytest.mark.parametrize(

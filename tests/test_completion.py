@@ -40,6 +40,9 @@ def test_commands_settings_and_names_are_offered(monkeypatch, capsys):
     assert {f"proxies=[{name}]" for name in available()} <= settings
     assert {f"benchmark={name}" for name in list_benchmarks()} <= settings
     assert {"store=", "inputs.path=", "seed=", "-m"} <= settings
+    assert {"benchmark=nasbench101", "against=[snip]", "score=", "output="} <= after("harness compare ")
+    assert after("harness compare vkdnw") >= {"vkdnw", "vkdnw_single"}
+    assert {"vkdnw_agg", "nasbench201"} <= after("harness describe ")
     reports = after("harness report ")
     assert {f"table={name}" for name in choices("table")} | {"plots", "page"} <= reports
     assert not any(word.startswith("table.") for word in reports)

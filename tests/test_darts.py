@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -66,6 +67,8 @@ PDARTS = (
     "reduce_concat=range(2, 6))"
 )
 # A genotype of a log in automl/nasbench301, trained with 20 cells of 50 channels and an auxiliary head.
+#: The same, a list a node.
+NESTED = re.sub(r"(\('[^)]*\)), *(\('[^)]*\))", r"[\1, \2]", DARTS_V2)
 LOGGED = Genotype(
     ((SKIP, 0), (SEP3, 1), (SEP3, 0), (SKIP, 1), (DIL3, 0), (DIL5, 2), (SEP3, 1), (SKIP, 2)),
     ((MAX_POOL, 0), (AVG_POOL, 1), (SKIP, 0), (DIL5, 1), (SEP3, 1), (SEP5, 2), (SEP3, 2), (DIL3, 3)),
@@ -169,6 +172,15 @@ def test_swap_genotypes_have_equal_cells_and_nones():
 
 @pytest.mark.parametrize(
     "text",
+    [NESTED, DARTS_V2.replace("Genotype", "genotypes.Genotype"), f"DARTS_V2 = {DARTS_V2}", f"A = a.b.{NESTED}\n"],
+)
+def test_what_stands_in_modules_of_genotypes_is_read(text):
+    assert decode(text) == decode(DARTS_V2)
+    assert SPACE.parse(text) == SPACE.parse(DARTS_V2)
+
+
+@pytest.mark.parametrize(
+    "text",
     [
         "",
         "nonsense",
@@ -179,7 +191,15 @@ def test_swap_genotypes_have_equal_cells_and_nones():
         DARTS_V2[:-1],
         DARTS_V2 + ")",
         DARTS_V2.replace("Genotype", "genotype"),
-        DARTS_V2.replace("Genotype", "genotypes.Genotype"),
+        DARTS_V2.replace("Genotype", "genotypes.genotype"),
+        DARTS_V2.replace("Genotype", "genotypes()"),
+        f"a = b = {DARTS_V2}",
+        f"a.b = {DARTS_V2}",
+        f"a, b = {DARTS_V2}",
+        f"a += {DARTS_V2}",
+        f"a = {DARTS_V2}\nb = {DARTS_V2}",
+        NESTED.replace("[('sep_conv_3x3', 0), ('sep_conv_3x3', 1)], ", "", 1),
+        NESTED.replace("('sep_conv_3x3', 1)]", "('sep_conv_3x3', 1), ('skip_connect', 0)]", 1),
         DARTS_V2.replace("Genotype(", "Genotype(1, "),
         DARTS_V2.replace("Genotype(", "Genotype(**{}, "),
         DARTS_V2.replace("reduce_concat", "concat"),

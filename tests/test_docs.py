@@ -25,6 +25,7 @@ from harness.config import check_overrides, compose_config, quoted
 
 ROOT = Path(harness.__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+IGNORED = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 _FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -68,7 +69,7 @@ def read(words: list[str], monkeypatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(cli, "_app", composed)
         patched.setattr("harness.cli.launch.sweep", lambda arguments: 0 if runs_of(arguments) else 1)
-        patched.setattr("harness.verify.find_proxy", lambda spec: None)
+        patched.setattr("harness.verify.get_proxy", lambda spec: None)
         patched.setattr("harness.benchmarks.importers.import_archive", lambda *_: [])
         patched.setattr("harness.benchmarks.importers.check_archive", lambda *_: ([], False))
         assert cli.main(words[1:]) == 0, words
@@ -89,42 +90,70 @@ def check(command: str, needs: str, folder: Path, monkeypatch) -> None:
     elif words[0] == "harness" and needs:
         read(words, monkeypatch)
     elif words[0] == "harness":
-        if words[1] in ("score", "verify"):
+        if words[1] in ("score", "verify", "compare"):
             one = [f"{key}={value}" for key, value in (("workers", 1), ("device", "cpu"))]
             words += [setting for setting in one if not any(w.startswith(setting.split("=")[0] + "=") for w in words)]
         assert cli.main(words[1:]) == 0, command
 
 
+def git(clone: Path, *arguments: str) -> str:
+    settings = ["-c", "core.compression=0", "-c", "user.name=test", "-c", "user.email=test@example.com"]
+    done = subprocess.run(
+        ["git", *settings, *arguments], cwd=clone, check=True, capture_output=True, text=True, timeout=60
+    )
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """What git tracks here, as a clone of its own."""
+    folder = tmp_path_factory.mktemp("clone")
+    passing = shutil.ignore_patterns("__pycache__", *(line.strip("/") for line in IGNORED if "*" not in line))
+    for name in (".gitignore", "README.md", "Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("benchmarks", "conf", "docs", "harness"):
+        shutil.copytree(ROOT / name, folder / name, ignore=passing)
+    for name in ("scores", "tables"):
+        shutil.copytree(ROOT / "results" / name, folder / "results" / name)
+    for name in ("baseline.json", "published.csv", "QUEUE.md"):
+        shutil.copy(ROOT / "results" / name, folder / "results")
+    git(folder, "init", "-q")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", "all")
+    return folder
+
+
 @pytest.fixture
-def project(tmp_path, monkeypatch) -> Path:
-    """A working directory with the committed results; nothing that a command writes reaches the checkout."""
-    results = tmp_path / "results"
-    results.mkdir()
-    (results / "scores").symlink_to(ROOT / "results" / "scores")
-    shutil.copytree(ROOT / "results" / "tables", results / "tables")
-    shutil.copy(ROOT / "results" / "baseline.json", results)
-    monkeypatch.chdir(tmp_path)
+def project(clone, tmp_path, monkeypatch) -> Path:
+    """The clone, in which a command runs and whose files are those of the package; the user's own are elsewhere."""
+    monkeypatch.chdir(clone)
+    monkeypatch.setattr("harness.paths._PACKAGE", clone / "harness")
+    monkeypatch.delenv("NAS_HARNESS_REFERENCE")
+    for variable in ("NAS_HARNESS_STORE", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
     monkeypatch.syspath_prepend(tmp_path)
-    return tmp_path
+    return clone
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_commands_and_examples(page, project, monkeypatch):
+def test_commands_and_examples(page, project, tmp_path, monkeypatch):
     for number, block in enumerate(blocks(page)):
         if block.language in ("sh", "bash", "console"):
             for command in block.commands:
-                check(command, block.needs, project, monkeypatch)
+                check(command, block.needs, tmp_path, monkeypatch)
+                assert git(project, "status", "--porcelain") == "", command
         elif block.language == "python" and page.parent.name == "docs":
             title = re.match(r"# (\w+)\.py\n", block.text)
             name = title[1] if title else f"example_{page.stem}_{number}"
             compile(block.text, name, "exec")
             if block.needs:
                 continue
-            (project / f"{name}.py").write_text(block.text, encoding="utf-8")
+            (tmp_path / f"{name}.py").write_text(block.text.replace("/tmp/", f"{tmp_path}/"), encoding="utf-8")
             monkeypatch.delitem(sys.modules, name, raising=False)
             importlib.import_module(name)
         elif block.language == "toml":
             tomllib.loads(block.text)
+    assert git(project, "status", "--porcelain") == ""
 
 
 def test_no_command_is_outside_a_block_that_is_checked():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +142,23 @@ def test_a_damaged_benchmark_breaks(monkeypatch):
     assert found["benchmark macro"].verdict == "FAILS"
     assert "is damaged" in found["benchmark macro"].detail
     assert found["benchmark nasbench201"].verdict == "ok"
+
+
+def test_the_scores_of_the_package_are_looked_for(tmp_path, monkeypatch, store):
+    def said() -> Finding:
+        return doctor._reference()
+
+    monkeypatch.setenv("NAS_HARNESS_REFERENCE", str(store))
+    assert (said().verdict, said().detail[:13]) == ("ok", "1 partitions ")
+    monkeypatch.setenv("NAS_HARNESS_REFERENCE", str(tmp_path / "none"))
+    assert (said().verdict, "holds none" in said().detail) == ("note", True)
+
+
+def test_a_copied_folder_is_named_and_left_out(store):
+    part = next(store.rglob("part-*.parquet"))
+    copy = part.parent.with_name(f"{part.parent.name} (1)")
+    shutil.copytree(part.parent, copy)
+    assert ("note", f"{copy.relative_to(store)} is no partition and not read, as its seed is no number: remove it") in (
+        of_store(store)
+    )
+    assert of_store(store)[0][1].startswith("6 scores in 1 partitions")

@@ -241,7 +241,6 @@ def test_lazy_layers_are_made_on_the_copy():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"proxies": "snip"}, r"proxies='snip' is one name: give a list, proxies=\['snip'\]"),
         ({"stages": "conv"}, r"stages='conv' is one name"),
         ({"seed": 1.0}, r"seed=1\.0 is no whole number"),
         ({"seed": True}, r"seed=True is no whole number"),

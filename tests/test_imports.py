@@ -80,3 +80,4 @@ def test_two_cells_are_scored_with_every_other_package_refused(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "10 scores computed" in done.stdout
+    assert "no correlation: No module named 'scipy' (refused)" in done.stdout

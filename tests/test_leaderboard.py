@@ -405,16 +405,16 @@ def test_tables_of_a_target_have_names_of_their_own(tmp_path):
 
 
 def test_tables_of_a_target_stay_out_of_the_committed_folder(tmp_path, monkeypatch):
-    """Those in results/tables are compared byte for byte; results/targets is ignored by git."""
+    """They are beside a user's tables, not among them; git ignores both."""
     monkeypatch.chdir(tmp_path)
     append(tmp_path / "scores", "flops", noisy(1.0))
     settings = [f"table.populations=['{SAMPLE}']", "table.rows=[{proxy: flops}]", "table.datasets=[cifar10]"]
     for more in ([], ["target=test_12ep"]):
         assert cli.main(["report", "table=vkdnw_table1", *settings, "table.resamples=9", "store=scores", *more]) == 0
-    results = tmp_path / "results"
+    results = tmp_path / "nas-proxy-harness"
     assert {path.parent.name for path in results.rglob("*.md") if "--" not in path.name} == {"tables"}
     assert {path.parent.name for path in results.rglob("*--test_12ep.*")} == {"targets"}
-    assert "results/targets/" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert "nas-proxy-harness/" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
 
 
 ONE_ROW = ["table.rows=[{proxy: flops}]", "table.datasets=[nasbench201/cifar10]", f"table.populations=['{SAMPLE}']"]

@@ -16,7 +16,7 @@ from harness.benchmarks.benchmark import list_benchmarks, load_benchmark
 from harness.charts import definitions
 from harness.charts.vega import SHADES, filled
 from harness.cli import main
-from harness.config import compose_config
+from harness.config import compose_config, quoted
 from harness.correlation import correlate, ndcg
 from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.proxies import available, get_proxy
@@ -271,7 +271,7 @@ def plots(root, tmp_path, monkeypatch):
 
 def test_every_plot_is_drawn_the_same_twice(plots, capsys, tmp_path):
     for output in ("one", "two"):
-        assert plots(f"output={output}", "proxies=[flops,synflow]") == 0
+        assert plots(f"output={output}", "proxies=[flops,synflow]", f"plots=[{','.join(PLOTS)}]") == 0
     folders = [tmp_path / output / "nasbench301_cifar10" for output in ("one", "two")]
     names = [sorted(path.name for path in folder.iterdir()) for folder in folders]
     shown = [f"scatter_{proxy}" for proxy in ("flops", "synflow")]
@@ -425,9 +425,7 @@ def test_leaderboard_data_say_what_is_missing_and_how_to_compute_it(site):
         asked = " ".join(view["commands"])
         assert "zen" in asked
         for command in view["commands"]:
-            compose_config(
-                "score", [w if "(" not in w else w.replace("=", "='", 1) + "'" for w in shlex.split(command)[2:]]
-            )
+            compose_config("score", list(map(quoted, shlex.split(command)[2:])))
     rows = {(row["title"], row["population"]): row for row in data["rows"]}
     assert rows["snip", SAMPLE]["failed"] == 3
     assert rows["snip:init=default", SAMPLE]["default"] is False

@@ -13,6 +13,7 @@ PACKAGE = Path(harness.__file__).resolve().parent
 FLOORS = (
     {"cli"},
     {"verify", "report", "search"},
+    {"comparison"},
     {"tables"},
     {"rankings"},
     {"bench"},

@@ -589,7 +589,9 @@ def _study(scores: str, output, **changes: Any) -> Any:
         cases=[SearchCaseConfig("nasbench201", ["cifar10"], ["no_dead_ops"])],
         rows=rows,
     )
-    return SearchConfig(study=study, scores=scores, output=str(output), store=str(output / "found"), **changes)
+    return SearchConfig(
+        study=study, scores=scores, stores=[scores], output=str(output), store=str(output / "found"), **changes
+    )
 
 
 CASE = "nasbench201/cifar10"
@@ -708,7 +710,7 @@ def test_stored_studies_are_those_of_their_configurations():
 
 
 def test_the_example_of_the_documentation_runs(monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("NAS_HARNESS_REFERENCE", str(ROOT / "results" / "scores"))
     text = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
     code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "TabularSearches" in block)
     exec(compile(code, "docs/search.md", "exec"), {})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -13,7 +15,9 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-from harness.engine.store import SCHEMA, Row, ScoreKey, ScoreStore, write_whole
+from harness.engine.scorer import Job
+from harness.engine.scoring import run
+from harness.engine.store import SCHEMA, Row, ScoreKey, ScoreStore, open_store, write_whole
 from harness.errors import HarnessError
 
 KEY = ScoreKey("nasbench201", "cifar10", "random", "snip", 0)
@@ -466,3 +470,82 @@ def test_writers_beside_each_other_lose_nothing(store):
     expected = [100 * writer + number for writer in range(4) for number in range(10)]
     assert store.read(KEY)["index"].tolist() == expected
     assert len(files(store)) == 40
+
+
+# Stores over one another ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reference(tmp_path, monkeypatch) -> ScoreStore:
+    """A store that stands for the scores of the package."""
+    monkeypatch.setenv("NAS_HARNESS_REFERENCE", str(tmp_path / "reference"))
+    monkeypatch.setenv("NAS_HARNESS_STORE", str(tmp_path / "mine"))
+    return ScoreStore(tmp_path / "reference")
+
+
+def test_a_store_is_read_over_the_reference_which_is_never_written(reference, tmp_path):
+    reference.append(KEY, [ok(0, 1.0), ok(1, 1.0), failed(2, "error: gone"), failed(3, "nan"), ok(4, 1.0)])
+    before = {path: path.read_bytes() for path in files(reference)}
+    mine = open_store()
+    assert (mine.root, mine.layers) == (tmp_path / "mine", (tmp_path / "mine", tmp_path / "reference"))
+    mine.append(KEY, [ok(1, 2.0), ok(2, 2.0), failed(4, "nan")])
+    mine.append(KEY, [ok(5, 2.0)])
+    mine.compact(KEY)
+    mine.append(OTHER := dataclasses.replace(KEY, proxy="mine"), [ok(7)])
+    frame = mine.read(KEY)
+    assert frame["index"].tolist() == [0, 1, 2, 3, 4, 5]
+    # Mine goes first among equals; a score goes before a reason, and that before an exception, wherever it is.
+    assert frame["score"].tolist()[:3] + frame["score"].tolist()[4:] == [1.0, 2.0, 2.0, 1.0, 2.0]
+    assert list(mine.keys()) == sorted([KEY, OTHER])
+    assert {path: path.read_bytes() for path in files(reference)} == before
+    assert [path.parent for path in files(ScoreStore(tmp_path / "mine"))].count(tmp_path / "mine" / KEY.folder) == 1
+
+
+def test_the_stores_that_are_read_can_be_named(reference, tmp_path):
+    reference.append(KEY, [ok(0)])
+    ScoreStore(tmp_path / "third").append(KEY, [ok(1)])
+    three = open_store(tmp_path / "mine", [tmp_path / "mine", tmp_path / "third", "reference"])
+    assert three.read(KEY)["index"].tolist() == [0, 1]
+    assert open_store(tmp_path / "mine", [tmp_path / "mine"]).read(KEY).empty
+    assert open_store(tmp_path / "reference").layers == (tmp_path / "reference",)  # one folder, read once
+    for bad in ({"store": ""}, {"store": " "}, {"stores": []}, {"stores": [""]}):
+        with pytest.raises(HarnessError, match=r"stores?= names no folder"):
+            open_store(**bad)
+
+
+def test_scores_of_other_images_are_refused_or_stand_alone(reference, tmp_path):
+    reference.append(KEY, [ok(0), ok(1)], images="abc")
+    mine = open_store()
+    with pytest.raises(HarnessError, match=r"holds scores of the images abc.*store=DIR stores=\[DIR\]") as caught:
+        mine.check_images(KEY, "def")
+    assert str(reference.root / KEY.folder) in str(caught.value)
+    alone = open_store(stores=[tmp_path / "mine"])
+    alone.check_images(KEY, "def")
+    alone.append(KEY, [ok(1, 5.0)], images="def")
+    mine.check_images(KEY, "def")  # those of the reference are hidden now: no column mixes two copies of the images
+    assert (mine.images(KEY), mine.read(KEY)["index"].tolist()) == ("def", [1])
+
+
+def test_a_run_computes_what_no_store_holds(reference, tmp_path):
+    settings = {"dataset": "ImageNet16-120", "proxies": ("flops",), "device": "cpu"}
+    assert run(Job("nasbench201", limit=5, store=str(reference.root), **settings), progress=False).stored_now == 5
+    done = run(Job("nasbench201", limit=8, **settings), progress=False)
+    assert (done.stored_now, done.stored_before) == (3, 5)
+    assert run(Job("nasbench201", limit=8, **settings), progress=False).stored_now == 0
+    assert len(next(iter(ScoreStore(tmp_path / "mine").keys())).proxy) > 0
+    alone = Job("nasbench201", limit=8, store=str(tmp_path / "new"), stores=(str(tmp_path / "new"),), **settings)
+    assert run(alone, progress=False).stored_now == 8
+
+
+def test_a_store_that_is_not_read_is_not_written(reference, tmp_path):
+    job = Job("nasbench201", "cifar10", ("flops",), limit=2, stores=("reference",))
+    with pytest.raises(HarnessError, match=r"stores=.* leaves out store=.*mine"):
+        run(job, progress=False)
+
+
+def test_a_copied_folder_is_no_partition(store):
+    part = store.append(KEY, [ok(0)])
+    copy = part.parent.with_name(f"{part.parent.name} (1)")
+    shutil.copytree(part.parent, copy)
+    assert list(store.keys()) == [KEY]
+    assert store.strays() == [copy.relative_to(store.root)]

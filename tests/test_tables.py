@@ -93,7 +93,7 @@ def store(tmp_path_factory) -> Path:
 def report(store, tmp_path_factory) -> tuple[Done, list[dict[str, str]], Path]:
     """VKDNW's table from these counts: what was printed, its rows, its folder."""
     output = tmp_path_factory.mktemp("tables")
-    done = command("report", "table=vkdnw_table1", f"store={store}", f"output={output}")
+    done = command("report", "table=vkdnw_table1", f"store={store}", f"output={output}", "missing=true")
     return done, rows_of(output / "vkdnw_table1.csv"), output
 
 
@@ -205,6 +205,34 @@ def test_what_is_missing_is_printed_as_commands(report, store):
         assert not names & {"flops", "params", "trainable_layers"}
 
 
+def test_a_report_ends_with_three_lines(report, store, tmp_path):
+    def last(*more: str) -> list[str]:
+        done = command("report", *more, f"store={store}", f"output={tmp_path}")
+        assert (done.code, done.err) == (0, "")
+        return done.out.splitlines()[-3:]
+
+    counted, missing, following = last("table=vkdnw_table1")
+    assert re.fullmatch(
+        r"1 table in .*, \d+ of 189 figures computed, \d+ of \d+ published ones agree, from .*", counted
+    )
+    commands = len(missing_commands(report[0]))
+    assert re.fullmatch(
+        rf"\d+ figures lack scores, which {commands} commands compute \(missing=true lists them\)", missing
+    )
+    assert following.startswith(f"next: open {tmp_path / 'vkdnw_table1.html'}, ")
+    assert last(*small("flops"))[1] == "no score is missing"
+
+
+def test_commands_that_name_a_store_of_any_name_can_be_pasted(tmp_path, monkeypatch):
+    store = tmp_path / "my scores of größe, (1)=$x"
+    done = command("report", *small("sed"), f"store={store}", f"output={tmp_path / 'ö ü'}", "missing=true")
+    assert done.code == 0
+    ((_, *arguments),) = missing_commands(done)
+    assert command("score", *arguments, "limit=3", "device=cpu").code == 0
+    assert [key.proxy for key in ScoreStore(store).keys()] == ["sed"]  # noqa: SIM118
+    assert len(list((tmp_path / "ö ü").iterdir())) == 4
+
+
 def test_the_printed_commands_are_understood(report):
     """Each is one that can be given as it stands, once DATA names the images."""
     for arguments in missing_commands(report[0]):
@@ -220,6 +248,7 @@ def test_a_printed_command_completes_the_table(tmp_path):
         f"store={tmp_path / 'scores'}",
         f"output={tmp_path / 'tables'}",
         "strict=true",
+        "missing=true",
     ]
     first = command("report", *overrides)
     assert first.code == 1

@@ -15,7 +15,7 @@ import pytest
 import harness
 from harness.engine.scorer import Job, Scorer
 from harness.engine.store import ScoreKey, ScoreStore
-from harness.proxies import ENTRY_POINTS, available, get_proxy
+from harness.proxies import ENTRY_POINTS, available, broken, get_proxy
 
 ROOT = Path(harness.__file__).resolve().parents[1]
 
@@ -147,13 +147,19 @@ def test_listed_among_the_others(site):
     assert list(by_name) == sorted([*(name.strip() for name in own), *BOTH])
 
 
+def forget() -> None:
+    """Look for entry points again at the next question."""
+    available.cache_clear()
+    broken.cache_clear()
+
+
 @pytest.fixture
 def installed(site, monkeypatch):
     """The package on this process's path, for the time of a test."""
     monkeypatch.syspath_prepend(str(site))
-    available.cache_clear()
+    forget()
     yield
-    available.cache_clear()
+    forget()
 
 
 def test_scored_and_stored(site, installed, tmp_path):
@@ -228,24 +234,40 @@ def mistake(done: subprocess.CompletedProcess) -> str:
 )
 def test_one_that_cannot_be_imported(tmp_path, module, cause):
     site = install(tmp_path / "packages", {"broken_one": "brokenpackage:Broken"}, "brokenpackage", module)
-    line = mistake(command(site, "list", "proxies"))
+    line = left_out(command(site, "list", "proxies"))
     assert "'broken_one'" in line
     assert "brokenpackage:Broken" in line
     assert cause in line
 
 
-def test_one_that_cannot_be_imported_stops_a_run(tmp_path):
+def left_out(done: subprocess.CompletedProcess[str]) -> str:
+    """The warning of a command that goes on without a proxy."""
+    assert done.returncode == 0, done.stderr
+    assert "synflow" in done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("harness: proxy ")
+    assert line.endswith("; it is left out")
+    return line
+
+
+def test_one_that_cannot_be_imported_stops_nothing_else(tmp_path):
     module = "import no_such_module_at_all\n"
     site = install(tmp_path / "packages", {"broken_one": "brokenpackage:Broken"}, "brokenpackage", module)
-    line = mistake(command(site, "score", "proxies=[params]", "limit=2", f"store={tmp_path / 'store'}"))
-    assert "'broken_one'" in line
-    assert not (tmp_path / "store").exists()
+    fixed = ["limit=2", f"store={tmp_path / 'store'}", "device=cpu", "workers=1"]
+    done = command(site, "score", "proxies=[params]", *fixed)
+    assert (done.returncode, len(done.stderr.splitlines())) == (0, 1), done.stderr
+    assert "'broken_one'" in done.stderr
+    done = command(site, "score", "proxies=[broken_one]", *fixed)
+    assert done.returncode == 2
+    assert "cannot be imported (No module named 'no_such_module_at_all')" in done.stderr.splitlines()[-1]
+    (key,) = ScoreStore(tmp_path / "store").keys()
+    assert key.proxy == "params"
 
 
 def test_one_with_a_name_that_is_taken(tmp_path):
     module = MODULE.replace('"logit_spread"', '"synflow"')
     site = install(tmp_path / "packages", {"mine": "otherpackage:LogitSpread"}, module=module)
-    line = mistake(command(site, "list", "proxies"))
+    line = left_out(command(site, "list", "proxies"))
     assert "'synflow'" in line
     assert "otherpackage:LogitSpread" in line
     assert "rename" in line
@@ -254,7 +276,7 @@ def test_one_with_a_name_that_is_taken(tmp_path):
 def test_two_packages_with_the_same_name(tmp_path):
     site = install(tmp_path / "packages", {"logit_spread": "otherpackage:LogitSpread"})
     install(site, {"logit_spread": "anotherpackage:LogitSpread"}, "anotherpackage")
-    line = mistake(command(site, "list", "proxies"))
+    line = left_out(command(site, "list", "proxies"))
     assert "'logit_spread'" in line
     assert "rename" in line
 
@@ -262,6 +284,6 @@ def test_two_packages_with_the_same_name(tmp_path):
 @pytest.mark.parametrize("value", ["otherpackage:Unrelated", "otherpackage:MODULE", "otherpackage"])
 def test_one_that_is_no_proxy(tmp_path, value):
     site = install(tmp_path / "packages", {"mine": value}, module=MODULE + "\nMODULE = 3\n")
-    line = mistake(command(site, "list", "proxies"))
+    line = left_out(command(site, "list", "proxies"))
     assert value in line
     assert "Proxy" in line

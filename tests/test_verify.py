@@ -10,6 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from harness.benchmarks import benchmark as benchmarks
 from harness.benchmarks.benchmark import load_benchmark
 from harness.cli import main
 from harness.config import compose_config
-from harness.correlation import points
+from harness.correlation import kendall_tau, paired_difference, points
 from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.errors import HarnessError
 from harness.probes import positive
@@ -31,7 +32,7 @@ from harness.proxies import available
 from harness.rankings.results import Reader
 from harness.verify import CHECKS, GUARD
 from harness.verify.baseline import LARGEST_MOVE, correlations, digest, guarded_benchmarks, read_baseline
-from harness.verify.expectation import Expectation, find_proxy, parse_expectation
+from harness.verify.expectation import Expectation, Figure, Term, parse_expectation
 from harness.verify.findings import Finding
 
 ROOT = Path(harness.__file__).resolve().parents[1]
@@ -255,7 +256,7 @@ def test_lost_scores_fail(written, store):
 
 def test_a_missing_baseline_fails_and_a_damaged_one_is_named(store, tmp_path):
     settings = [f"store={store}", f"baseline={tmp_path / 'none.json'}"]
-    assert "write it with `harness verify baseline`" in failing(guard("correlations", *settings))[0].detail
+    assert "write it with `harness verify baseline baseline=" in failing(guard("correlations", *settings))[0].detail
     (tmp_path / "none.json").write_text("[]")
     with pytest.raises(HarnessError, match="cannot be read"):
         guard("correlations", *settings)
@@ -532,8 +533,11 @@ def test_an_expectation_takes_population_benchmark_and_inputs(capsys):
         (["--proxy", "synflo", "--expect", "tau>=0.5"], "did you mean 'synflow'?"),
         (["acuracies"], "did you mean 'accuracies'?"),
         (["references"], "which file?"),
+        (["baseline"], "name the file that is written: harness verify baseline baseline=FILE"),
+        (["scores", "store="], "store= names no folder"),
+        (["scores", "stores=[]"], "stores= names no folder"),
         (["scores", "cells=0"], "cells=0"),
-        (["scores", "store=nowhere"], "no scores below nowhere"),
+        (["scores", "store=nowhere"], "no scores in nowhere over "),
     ],
 )
 def test_mistakes_are_answered_in_one_line(mine, capsys, arguments, words):
@@ -545,10 +549,60 @@ def test_mistakes_are_answered_in_one_line(mine, capsys, arguments, words):
 
 
 def test_expectations_are_read():
-    assert parse_expectation("tau>=0.6") == Expectation("kendall", ">=", 0.6)
-    assert parse_expectation(" top_1% < .5") == Expectation("top_1%", "<", 0.5)
-    assert not Expectation("kendall", ">=", -1.0).holds(float("nan"))
-    assert find_proxy("vkdnw:variant=repo").label == "vkdnw:variant=repo"
+    tau = Figure(Term("kendall"))
+    assert parse_expectation("tau>=0.6") == Expectation(tau, ">=", 0.6)
+    assert parse_expectation(" top_0.5% < .5") == Expectation(Figure(Term("top_0.5%")), "<", 0.5)
+    assert parse_expectation("tau.low >= -1e-1") == Expectation(Figure(Term("kendall", end="low")), ">=", -0.1)
+    assert parse_expectation("tau>tau(naswot)") == Expectation(tau, ">", Figure(Term("kendall", "naswot")))
+    combined = parse_expectation("ndcg_10 - ndcg_10(rank_sum(flops, snip:batch_size=4)) >= 0")
+    assert combined.figure.minus == Term("ndcg_10", "rank_sum(flops, snip:batch_size=4)")
+    assert parse_expectation("(tau-tau(flops)).low>0").figure == Figure(
+        Term("kendall"), Term("kendall", "flops"), "low"
+    )
+    assert str(parse_expectation("(tau-tau(flops)).low>0")) == "(kendall - kendall(flops)).low > 0"
+    nan = float("nan")
+    assert not Expectation(tau, ">=", -1.0).holds(nan, -1.0)
+    assert not Expectation(tau, ">", tau).holds(1.0, nan)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["tau", "tau>=", ">=0.5", "tau>0.5>0.1", "tau*2>1", "tau.mid>0", "tau(naswot>0", "tau()>0", "tau.low-tau>0",
+     "tau-tau(flops)-rho>0", "(tau).low>0", "tau(flops))>0", "0.5<tau"],
+)  # fmt: skip
+def test_what_is_no_expectation(text):
+    with pytest.raises(HarnessError, match="is no expectation: write METRIC>=VALUE in quotes"):
+        parse_expectation(text)
+
+
+def test_a_name_in_an_expectation_has_to_be_one():
+    with pytest.raises(HarnessError, match="did you mean 'naswot'"):
+        parse_expectation("tau>tau(naswto)")
+
+
+def test_an_expectation_holds_a_proxy_against_others(mine, tmp_path, capsys):
+    """`mine` counts layers; `params` and `flops` are counted beside it, on the same architectures."""
+    claims = ["tau<tau(params)", "tau-tau(flops)>=0", "(tau-tau(flops)).low>-1", "tau.high>=tau.low", "rho>rho(flops)"]
+    expected = [claim for text in claims for claim in ("--expect", text)]
+    settings = ["population=sample(60, seed=0)", "resamples=100", f"stores=[{tmp_path / 'none'}]"]
+    assert main(["verify", "--proxy", mine, *expected, "--json", "--junit", "found.xml", *settings]) == 1
+    out = json.loads(capsys.readouterr().out)
+    protocol, *checks = out["findings"]
+    assert "no mini-batch, params: none, flops: none, seed 0" in protocol["detail"]
+    frame = harness.score_benchmark([mine, "params", "flops"], population="sample(60, seed=0)", store=tmp_path / "own")
+    accuracies = harness.load_benchmark("nasbench201").accuracies("cifar10")[frame.index]
+    difference = paired_difference(frame["mine"], frame["flops"], accuracies, resamples=100)
+    assert [check["figures"]["value"] for check in checks[1:3]] == [difference.value] * 2
+    assert [checks[2]["figures"][end] for end in ("low", "high")] == [difference.low, difference.high]
+    tau = {name: kendall_tau(frame[name], accuracies) for name in frame}
+    verdicts = [tau["mine"] < tau["params"], tau["mine"] >= tau["flops"], difference.low > -1, True]
+    assert [check["verdict"] for check in checks[:4]] == ["ok" if holds else "FAILS" for holds in verdicts]
+    suite = ElementTree.parse("found.xml").getroot()
+    assert int(suite.get("tests")) == 5
+    assert int(suite.get("failures")) == out["failed"] == sum(check["verdict"] == "FAILS" for check in checks)
+    assert len({case.get("name") for case in suite.iter("testcase")}) == 5
+    assert main(["verify", "--proxy", mine, "--expect", "tau>=-1", "--junit", "nowhere/found.xml", *settings]) == 2
+    assert "name a file in a folder that is there" in capsys.readouterr().err
 
 
 # The whole ------------------------------------------------------------------------------------------------------

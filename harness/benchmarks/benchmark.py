@@ -268,7 +268,12 @@ class Benchmark:
         return {name: " ".join(spec["text"].split()) for name, spec in self.card.get("populations", {}).items()}
 
     def index(self, architecture: str) -> int:
-        """Index of an encoding. Raises HarnessError where it is no member."""
+        """Index of an encoding. Raises HarnessError where it is no member, or no text."""
+        if not isinstance(architecture, str):
+            raise HarnessError(
+                f"index() takes the text of an architecture, not {architecture!r}: architectures[INDEX] is the text of "
+                "an index"
+            )
         parsed = self.space.parse(architecture)
         try:
             return self._place(parsed)

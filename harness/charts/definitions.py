@@ -1,7 +1,7 @@
 """What charts show, before any figure is known.
 
 Each function returns an Altair chart with named data sets and signals. Whoever draws one fills these:
-`report/plots.py` and `search/plots.py` for files, `report/site/page.js` in a browser.
+`report/plots.py` and `search/plots.py` for files, `draw.js` with the scripts of pages in a browser.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ AXES = ("linear", "log", "symlog", "rank")
 
 @cache
 def chart(kind: str) -> dict[str, Any]:
-    """A chart as Vega: `scatter_AXIS`, `cost`, `ndcg`, `bands`, `seeds`, `matrix`, `published` or `trajectories`."""
+    """A chart as Vega: `scatter_AXIS`, or one of the functions below by its name."""
     name, _, axis = kind.partition("_")
-    kinds = (scatter, cost, ndcg, bands, seeds, matrix, published, trajectories)
+    kinds = (scatter, cost, ndcg, bands, seeds, differences, matrix, published, trajectories)
     return compiled({one.__name__: one for one in kinds}[name](*[axis] * bool(axis)), SIGNALS)
 
 
@@ -223,6 +223,29 @@ def seeds() -> Any:
         rows.mark_rule(strokeWidth=3, strokeCap="round", opacity=0.3).encode(*ends, color=_paint("dot")),
         rows.mark_circle(size=46, opacity=0.9).encode(x="value:Q"),
         height=library().Step(22),
+        above=24,
+    )
+
+
+def differences() -> Any:
+    """By how much one proxy exceeds each of the others, a row each, with intervals.
+
+    Data `rows`: name, value, low, high, and side: 1 where it is apart from 0 and the named one is better, -1 where it
+    is worse, 0 where it is not apart.
+    """
+    alt = library()
+    better, worse, open_ = (alt.value(signal(name)) for name in ("cool", "accent", "dot"))
+    colour = alt.when("datum.side > 0").then(better).when("datum.side < 0").then(worse).otherwise(open_)
+    rows = _data("rows").encode(
+        alt.Y("name:N", sort=None, title=None, axis=alt.Axis(grid=True, ticks=False, domain=False, labelPadding=8)),
+    )
+    ends = alt.X("low:Q", title=None, axis=alt.Axis(tickCount=8, orient="top"), scale=alt.Scale(zero=True))
+    zero = alt.Chart(alt.InlineData(values=[{"zero": 0}])).mark_rule(strokeWidth=1.2)
+    return _wide(
+        zero.encode(alt.X("zero:Q"), color=_paint("faint")),
+        rows.mark_rule(strokeWidth=2, opacity=0.8, strokeCap="round").encode(ends, alt.X2("high:Q"), color=colour),
+        rows.mark_circle(size=46, opacity=1).encode(x="value:Q", color=colour).properties(name="dots"),
+        height=alt.Step(20),
         above=24,
     )
 

@@ -170,3 +170,8 @@ def bundle() -> str:
     parts = f"Vega {vl_convert.get_vega_version()}, Vega-Embed {vl_convert.get_vega_embed_version()}"
     licence = f"/* {parts}: Copyright University of Washington Interactive Data Lab, BSD-3-Clause */"
     return f"{licence}\n(() => {{\n{code}\n}})();\n"
+
+
+def shared() -> dict[str, str]:
+    """What every page has, by file name: its style, and the script that draws charts and makes their points speak."""
+    return {name: Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("style.css", "draw.js")}

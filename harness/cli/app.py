@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import click
 
 from harness import __version__
 from harness.cli import completion
-from harness.errors import HarnessError, UnknownNameError
+from harness.cli.names import Described, Names, Settings, items, lists
+from harness.errors import HarnessError, HarnessWarning, UnknownNameError
 
 USAGE = """\
 Training-free NAS proxies on NAS benchmarks, beside what the papers printed.
@@ -21,6 +27,7 @@ Training-free NAS proxies on NAS benchmarks, beside what the papers printed.
 \b
   harness score benchmark=nasbench201 dataset=cifar10 "proxies=[synflow,vkdnw]" population=no_dead_ops limit=20
   harness score inputs=cifar10 inputs.path=DATA "proxies=[snip,naswot]" population="sample(100, seed=0)"
+  harness compare mymodule:MyProxy      # your proxy against all others: ranks, differences, intervals
   harness report table=vkdnw_table1
   harness report                        # every table, and what is missing from the store
   harness search benchmark=nasbench201 algorithm=freerea "proxies=[flops]" budget=1000 repeats=30
@@ -37,8 +44,11 @@ Settings are key=value (Hydra): `harness COMMAND --help` lists them, with exampl
 harness score -m "proxies=[vkdnw]" seed=0,1,2, or shards=8 hydra/launcher=submitit_slurm for a cluster.
 """
 
+#: How Python prints a warning.
+_FORMAT = warnings.formatwarning
+
 #: Commands that compute no score: there is nothing to go on from when they are stopped.
-_READING = {"report", "verify", "list", "doctor", "completion"}
+_READING = {"report", "verify", "list", "describe", "doctor", "completion"}
 
 #: Hydra's own flags, for which the run is handed to Hydra as a whole.
 _HYDRA_FLAGS = {"-m", "--multirun", "--cfg", "-c", "--info", "-i", "--resolve", "--experimental-rerun"}
@@ -47,48 +57,19 @@ _HYDRA_FLAGS = {"-m", "--multirun", "--cfg", "-c", "--info", "-i", "--resolve", 
 _AS_TYPED = {"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
 
 
-class _Names(click.ParamType):
-    """One of some names, which are read when they are needed."""
-
-    name = "name"
-
-    def __init__(self, kind: str, names: Callable[[], Iterable[str]]):
-        self.kind, self.names = kind, names
-
-    def convert(self, value: str, param: Any, ctx: Any) -> str:
-        names = list(self.names())
-        if value not in names:
-            raise UnknownNameError(self.kind, value, names)
-        return value
-
-    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list:
-        return _items(self.names(), incomplete)
-
-
-class _Settings(click.ParamType):
-    """`key=value` settings of a command: read by Hydra, completed here."""
-
-    name = "settings"
-
-    def __init__(self, command: str):
-        self.command = command
-
-    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list:
-        return _items(completion.settings_of(self.command), incomplete)
-
-
-def _items(words: Iterable[str], incomplete: str) -> list:
-    from click.shell_completion import CompletionItem
-
-    return [CompletionItem(word) for word in words if word.startswith(incomplete)]
-
-
 class _Configured(click.Command):
     """A command whose settings are those of a file in `conf/`, which its help shows."""
 
-    def __init__(self, name: str, run: Callable[..., int], config: str | None = None, options: Sequence[Any] = ()):
+    def __init__(
+        self,
+        name: str,
+        run: Callable[..., int],
+        config: str | None = None,
+        options: Sequence[Any] = (),
+        metavar: str = "[KEY=VALUE]...",
+    ):
         self.config = config or name
-        settings = click.Argument(["settings"], nargs=-1, type=_Settings(self.config), metavar="[KEY=VALUE]...")
+        settings = click.Argument(["settings"], nargs=-1, type=Settings(self.config), metavar=metavar)
         super().__init__(
             name,
             callback=lambda settings, **options: run(list(settings), **options),
@@ -153,7 +134,7 @@ class _Parts(_Group):
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list:
-        settings = _items(completion.settings_of(self.main.config), incomplete)
+        settings = items(completion.settings_of(self.main.config), incomplete)
         return [*super().shell_complete(ctx, incomplete), *self.main.shell_complete(ctx, incomplete), *settings]
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -173,6 +154,7 @@ def cli() -> None:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _speak_plainly()
     main_thread = threading.current_thread() is threading.main_thread()
     if main_thread:
         # Schedulers end a job by SIGTERM: finished scores are written then, as after Ctrl-C.
@@ -197,6 +179,21 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         if main_thread:
             signal.signal(signal.SIGTERM, before)
+
+
+def _speak_plainly() -> None:
+    """Let no locale keep a line from being printed, and no warning of ours take more than one."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            ascii_alone = codecs.lookup(stream.encoding).name == "ascii"
+            stream.reconfigure(encoding="utf-8" if ascii_alone else stream.encoding, errors="backslashreplace")
+    warnings.formatwarning = _warning
+
+
+def _warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> str:
+    return (
+        f"harness: {message}\n" if issubclass(category, HarnessWarning) else _FORMAT(message, category, *place, **more)
+    )
 
 
 def _stop(*_: object) -> None:
@@ -258,48 +255,12 @@ def _app(command: str, task: Callable[[Any], int], arguments: list[str]) -> int:
     return max(codes, default=0)
 
 
-def lists() -> dict[str, Callable[[], dict[str, str]]]:
-    """What `harness list` lists: by kind the names with their summaries."""
-
-    def proxies() -> dict[str, str]:
-        from harness.proxies import available
-
-        return {name: cls.summary for name, cls in available().items()}
-
-    def benchmarks() -> dict[str, str]:
-        from harness.benchmarks.benchmark import list_benchmarks
-
-        return list_benchmarks()
-
-    def targets() -> dict[str, str]:
-        from harness.benchmarks.benchmark import list_targets
-
-        return list_targets()
-
-    def tables() -> dict[str, str]:
-        from harness.tables.cells import list_tables
-
-        return list_tables()
-
-    def algorithms() -> dict[str, str]:
-        from harness.search.algorithms import ALGORITHMS
-
-        return {name: cls.summary for name, cls in ALGORITHMS.items()}
-
-    def spaces() -> dict[str, str]:
-        from harness.search.spaces import available
-
-        return {name: cls.summary for name, cls in available().items()}
-
-    return {kind.__name__: kind for kind in (proxies, benchmarks, targets, tables, algorithms, spaces)}
-
-
 @cli.command(
     "list",
     help="Names and what they stand for, one a line.\n\n\b\nExamples:\n"
     + "\n".join(f"  harness list {kind}" for kind in lists()),
 )
-@click.argument("kind", type=_Names("list", lists), metavar=f"{'|'.join(lists())}")
+@click.argument("kind", type=Names("list", lists), metavar=f"{'|'.join(lists())}")
 def _list(kind: str) -> int:
     entries = lists()[kind]()
     width = max(map(len, entries), default=0)
@@ -308,37 +269,56 @@ def _list(kind: str) -> int:
     return 0
 
 
+@cli.command("describe")
+@click.argument("name", type=Described(), metavar="NAME")
+@click.option("--short", is_flag=True, help="without where it stands, which reads the stored scores of all others")
+def _describe(name: str, short: bool) -> int:
+    """Definition, settings, passes, cost and citation of a proxy, and where it stands; or the card of a benchmark.
+
+    NAME may also be MODULE:CLASS, for a proxy that is not registered.
+
+    \b
+    Examples:
+      harness describe vkdnw
+      harness describe az_nas --short
+      harness describe nasbench201
+    """
+    from harness.comparison.describe import describe
+
+    print(describe(name, standing=not short))
+    return 0
+
+
 def _score_or_sweep(arguments: list[str]) -> int:
     from harness.cli.launch import MULTIRUN, is_sweep, sweep
     from harness.config import quoted
 
     if not is_sweep(arguments) or (_HYDRA_FLAGS - MULTIRUN) & set(arguments):
-        return _app("score", _score, arguments)
+        from harness.cli.outcome import score
+
+        return _app("score", score, arguments)
     return sweep([quoted(argument) for argument in arguments])
 
 
-def _score(config: Any) -> int:
-    from harness.cli.tracker import find_tracker
-    from harness.config import job_of
-    from harness.engine.scoring import run
-
-    track = find_tracker(config.tracker)
-    job = job_of(config)
-    summary = run(job)
-    shard = "" if job.shard == "0/1" else f" shard {job.shard}"
-    print(
-        f"{job.benchmark}/{job.dataset} seed {job.seed}{shard}: {summary.stored_now:,} scores computed, "
-        f"{summary.stored_before:,} were stored already, {summary.seconds:.1f} s; store {job.store}"
-    )
-    for (label, what), count in sorted(summary.alike.items()):
-        print(f"  {label}: {count:,} of those stored are {what}")
-    for status, count in sorted(summary.failed.items()):
-        print(f"  without a score: {count:,} x {status}")
-    track(job)
-    return 1 if summary.errors else 0
-
-
 cli.add_command(_Configured("score", _score_or_sweep))
+
+
+def _compare(words: list[str]) -> int:
+    """Names first or between settings; a name may hold settings of its own, behind a colon."""
+    settings = [word for word in words if re.match(r"[~+-]|[\w./@]+=", word)]
+    names = [word for word in words if word not in settings]
+    if names:
+        settings.append(f"proxies=[{','.join(names)}]")
+
+    def task(config: Any) -> int:
+        from harness.comparison.command import compare_command
+
+        return compare_command(config)
+
+    return _app("compare", task, settings)
+
+
+cli.add_command(_Configured("compare", _compare, metavar="NAME... [KEY=VALUE]..."))
 
 
 def _task(name: str, module: str, function: str, config: str | None = None) -> _Configured:
@@ -375,16 +355,19 @@ def _checks() -> dict[str, click.Command]:
     return {name: command(name, check) for name, check in CHECKS.items() if name}
 
 
-def _verify(settings: list[str], proxy: tuple[str, ...], expect: tuple[str, ...]) -> int:
+def _verify(
+    settings: list[str], proxy: tuple[str, ...], expect: tuple[str, ...], junit: str | None, as_json: bool
+) -> int:
     from harness.verify import CHECKS, expectations
 
+    options = {"junit": junit, "as_json": as_json}
     if not (proxy or expect):
-        return _app("verify", CHECKS[""], settings)
+        return _app("verify", partial(CHECKS[""], **options), settings)
     if len(proxy) != 1 or not expect:
         raise HarnessError(
             "name one proxy and at least one expectation: harness verify --proxy MODULE:CLASS --expect 'tau>=0.5'"
         )
-    return _app("verify", expectations(proxy[0], expect), settings)
+    return _app("verify", partial(expectations(proxy[0], expect), **options), settings)
 
 
 cli.add_command(
@@ -396,7 +379,14 @@ cli.add_command(
             _verify,
             options=[
                 click.Option(["--proxy"], multiple=True, metavar="MODULE:CLASS", help="proxy to hold to a claim"),
-                click.Option(["--expect"], multiple=True, metavar="CLAIM", help="such as 'tau>=0.5'; may be repeated"),
+                click.Option(
+                    ["--expect"],
+                    multiple=True,
+                    metavar="CLAIM",
+                    help="'tau>=0.5', 'tau.low>=0.3', 'tau>tau(naswot)', '(tau-tau(flops)).low>0'; may be repeated",
+                ),
+                click.Option(["--junit"], metavar="FILE", help="write the findings as JUnit's XML too"),
+                click.Option(["--json", "as_json"], is_flag=True, help="print JSON in place of lines"),
             ],
         ),
         _checks,
@@ -411,7 +401,7 @@ def _archives() -> list[str]:
 
 
 @cli.command("import")
-@click.argument("name", type=_Names("archive", _archives))
+@click.argument("name", type=Names("archive", _archives))
 @click.argument("path")
 @click.option("--check", is_flag=True, help="Compare with the embedded table instead: exit code 1 where they differ.")
 def _import(name: str, path: str, check: bool) -> int:
@@ -470,7 +460,7 @@ cli.add_command(_task("doctor", "harness.cli.doctor", "examine"))
     help="A script that completes commands, settings and names with the Tab key.\n\n\b\nExamples:\n"
     + "\n".join(f"  {install:<40}# {shell}" for shell, install in completion.SHELLS.items()),
 )
-@click.argument("shell", type=_Names("shell", lambda: completion.SHELLS), metavar="|".join(completion.SHELLS))
+@click.argument("shell", type=Names("shell", lambda: completion.SHELLS), metavar="|".join(completion.SHELLS))
 def _completion(shell: str) -> int:
     print(completion.script(cli, shell), end="")
     return 0

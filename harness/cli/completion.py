@@ -32,7 +32,7 @@ def settings_of(command: str) -> list[str]:
         return []
     keys = [key for key in setting_names(command) if not key.startswith("table.")]  # those nobody types
     values = {
-        "proxies": lambda: [f"[{name}]" for name in available()],
+        **dict.fromkeys(("proxies", "against"), lambda: [f"[{name}]" for name in available()]),
         "inputs": lambda: choices("inputs"),
         "table": lambda: choices("table"),
         "device": lambda: ["auto", "cpu", "cuda"],
@@ -44,7 +44,8 @@ def settings_of(command: str) -> list[str]:
         named = [name for b in loaded for name in (*b.space.populations, *b.populations_of_card)]
         values["population"] = lambda: list(dict.fromkeys(named))
     found = [f"{key}={value}" for key in keys for value in values.get(key, lambda: [""])()]
-    return [*found, "shards=", "-m"] if command == "score" else found
+    more = {"score": ["shards=", "-m"], "compare": available()}
+    return [*found, *more.get(command, ())]
 
 
 class _Bash(BashComplete):

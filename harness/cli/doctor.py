@@ -14,10 +14,11 @@ from harness.benchmarks.benchmark import list_benchmarks, load_benchmark
 from harness.config import choices
 from harness.engine.inputs import load_inputs
 from harness.engine.scorer import resolve_device
-from harness.engine.store import ScoreKey, ScoreStore
+from harness.engine.store import ScoreKey, ScoreStore, open_store
 from harness.errors import HarnessError
+from harness.paths import reference_scores
 from harness.progress import progress_bar
-from harness.proxies import available, get_proxy
+from harness.proxies import available, broken, get_proxy
 from harness.tables.cells import load_table, read_published
 from harness.verify.findings import Finding, show
 
@@ -43,7 +44,9 @@ def findings(config: Any) -> Iterator[Finding]:
     yield from _names()
     yield from _benchmarks()
     yield _images(config.inputs)
-    yield from _store(ScoreStore(config.store))
+    yield _reference()
+    for layer in open_store(config.store, config.stores).layers:
+        yield from _store(ScoreStore(layer))
 
 
 def _versions() -> Iterator[Finding]:
@@ -98,6 +101,7 @@ def _names() -> Iterator[Finding]:
     """Proxies, tables and published figures."""
     try:
         yield Finding("proxies", "ok", f"{len(available())} known")
+        yield from (Finding("proxies", "FAILS", reason) for reason in broken().values())
     except HarnessError as error:
         yield Finding("proxies", "FAILS", str(error))
     try:
@@ -137,6 +141,15 @@ def _images(inputs: Any) -> Finding:
         return Finding(subject, "FAILS", str(error))
 
 
+def _reference() -> Finding:
+    """Whether the scores of the package are there; what they hold is looked at on request."""
+    folder = reference_scores()
+    count = len(list(ScoreStore(folder).keys()))
+    if not count:
+        return Finding("scores of the package", "note", f"{folder} holds none: reports show your scores alone")
+    return Finding("scores of the package", "ok", f"{count:,} partitions in {folder} (stores=[reference] reads them)")
+
+
 def _store(store: ScoreStore) -> Iterator[Finding]:
     """Every part readable, every proxy and version known, every index in range; counts by status."""
     subject = f"store {store.root}"
@@ -164,6 +177,8 @@ def _store(store: ScoreStore) -> Iterator[Finding]:
         again = ", which the same scoring commands try again" if status == "error" else ""
         yield Finding(f"{subject}, status {status}", "note" if again else "ok", f"{count:,}{again}")
     yield from found
+    for stray in store.strays():
+        yield Finding(subject, "note", f"{stray} is no partition and not read, as its seed is no number: remove it")
     left = list(store.root.rglob(".*.writing"))
     if left:
         what = f"{len(left)} unfinished files, such as {left[0]}: remove them when no run is going"

@@ -23,16 +23,18 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.config import check_overrides, compose_config, job_of, register
+from harness.cli.jobs import job_of
+from harness.cli.tracker import find_tracker
+from harness.config import check_overrides, compose_config, quoted, register
 from harness.engine.scorer import Job
 from harness.engine.scoring import Wanted, check_host, plan
-from harness.engine.store import ScoreKey, ScoreStore
+from harness.engine.store import ScoreKey, open_store
 from harness.errors import HarnessError
-from harness.paths import data_dir
+from harness.paths import data_dir, user_scores
 
 # Our files of the launchers' defaults bear the names of the plugins' own, which validate them. Hydra 1.3 warns of
 # that in every process that composes them.
@@ -201,10 +203,10 @@ def plans(runs: Sequence[Run]) -> list[list[Wanted]]:
     """`plan` of each run; each column of scores is read once for all of them. Raises HarnessError on bad input."""
 
     @cache
-    def stored(root: str, key: ScoreKey, version: int) -> Any:
-        return ScoreStore(root).read(key, version)
+    def stored(store: str, stores: tuple[str, ...], key: ScoreKey, version: int) -> Any:
+        return open_store(store, stores).read(key, version)
 
-    return [plan(run.job, lambda key, version, root=run.job.store: stored(root, key, version)) for run in runs]
+    return [plan(run.job, partial(stored, run.job.store, run.job.stores)) for run in runs]
 
 
 def sweep(arguments: Sequence[str]) -> int:
@@ -213,10 +215,16 @@ def sweep(arguments: Sequence[str]) -> int:
     Raises:
         HarnessError: bad input, found before anything is started; an extra that is not installed.
     """
+    if not any(argument.startswith("store=") for argument in arguments):
+        arguments = [*arguments, quoted(f"store={user_scores()}")]  # whatever the environment of other machines names
     runs = runs_of(arguments)
     launcher, executor = _target(arguments)
+    tracked = {text.partition("=")[2] for run in runs for text in run.overrides if text.startswith("tracker=")}
+    for name in tracked - {"null"}:
+        find_tracker(name)  # names what is wrong with it before anything is run
     before = plans(runs)
-    open_runs = [run for run, wanted in zip(runs, before, strict=True) if any(w.missing for w in wanted)]
+    # A complete run has its correlations yet to be logged where a tracker is asked for.
+    open_runs = [run for run, wanted in zip(runs, before, strict=True) if tracked or any(w.missing for w in wanted)]
     if executor.name == "local" and launcher != "submitit_slurm":
         for job in dict.fromkeys(replace(run.job, shard="0/1", seed=0, population="all") for run in open_runs):
             check_host(job)
@@ -405,10 +413,13 @@ def _report(
     faults = []
     for run, wanted in zip(started, after, strict=True):
         missing = sum(len(w.missing) for w in wanted)
+        end = ended.get(run.number)
         if missing:
             asked = sum(w.asked for w in wanted)
             why = _why(run, wanted, ended, trouble)
             faults.append(f"  {run.label}: {missing:,} of {asked:,} scores missing: {why}")
+        elif end is not None and end.code == 2:  # what came after the scores, such as a tracker
+            faults.append(f"  {run.label}: all scores stored: {end.reason}")
     stores = ", ".join(dict.fromkeys(run.job.store for run in runs))
     before = len(runs) - len(started)
     print(

@@ -20,7 +20,7 @@ from harness.cli.queue import images_for
 from harness.config import choices
 from harness.engine.scorer import Job, Scorer
 from harness.engine.scoring import check_host, plan
-from harness.engine.store import ScoreKey, ScoreStore, write_text
+from harness.engine.store import ScoreKey, open_store, write_text
 from harness.errors import HarnessError, SelectionError
 from harness.probes.neutral import neutral
 from harness.rankings.results import scoring_commands
@@ -100,8 +100,11 @@ def plan_queue(config: Any) -> int:
     Raises:
         HarnessError: a table, a store or images that cannot be read.
     """
+    if config.queue is None:
+        raise HarnessError("name the list that is written: harness queue --plan queue=FILE")
     names = list(config.tables) or choices("table")
-    rows = planned_rows([load_table(name) for name in names], Measurements(ScoreStore(config.store)), config.data)
+    measurements = Measurements(open_store(config.store, config.stores))
+    rows = planned_rows([load_table(name) for name in names], measurements, config.data)
     for number, row in enumerate(rows, 1):
         if row.networks and _has_images(row.job):
             row.seconds = measured_seconds(row)
@@ -124,7 +127,8 @@ def planned_rows(tables: Iterable[Any], measurements: Measurements, data: str | 
         HarnessError: images at `data` that do not fit; named before anything is measured.
     """
     wants = collect(tables, measurements)
-    commands = scoring_commands(pair for want in wants for pairs in want.alternatives for pair in pairs)
+    pairs_wanted = (pair for want in wants for pairs in want.alternatives for pair in pairs)
+    commands = scoring_commands(pairs_wanted, measurements.store)
     groups: dict[str, list[Pair]] = defaultdict(list)
     for pair, command in commands.items():
         groups[command].append(pair)
@@ -141,8 +145,7 @@ def planned_rows(tables: Iterable[Any], measurements: Measurements, data: str | 
             if not wanted.counted:
                 for index in wanted.missing:
                     networks[index].append(wanted.proxy.label)
-        named = command if root == Job.store else f"{command} store={root}"
-        rows.append(Row(job, named, frozenset(pairs), networks))
+        rows.append(Row(job, command, frozenset(pairs), networks))
     credit(rows, wants, lacking)
     return [row for row in rows if row.alone or row.shared]
 

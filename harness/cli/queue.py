@@ -126,6 +126,8 @@ def work_off(config: Any) -> int:
     """
     if config.minutes is None or config.minutes <= 0:
         raise HarnessError("say for how long: harness queue minutes=60 (make queue MINUTES=60)")
+    if config.queue is None:
+        raise HarnessError("name the list: harness queue queue=FILE (`harness queue --plan queue=FILE` writes one)")
     images_for(config.data, "")  # names a path that is not there
     until = time.monotonic() + 60 * config.minutes
     entries = read_queue(config.queue)
@@ -135,6 +137,8 @@ def work_off(config: Any) -> int:
         try:
             path = images_for(config.data, entry.images) if entry.images is not None else None
             arguments = [_DATA.sub(lambda _, path=path: str(path or "DATA"), text) for text in entry.arguments]
+            if not any(text.startswith("store=") for text in arguments):
+                arguments += [f"store={config.store}", f"stores=[{','.join(config.stores)}]"]
             runs = runs_of([quoted(text) for text in arguments])
             plans(runs)  # names what is wrong with a later row before an earlier one has run for hours
             lacks = entry.images is not None and path is None

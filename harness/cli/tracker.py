@@ -2,62 +2,38 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
-import numpy as np
+from harness.errors import HarnessError, UnknownNameError, cause
+from harness.paths import OUTPUT
 
-from harness.benchmarks.benchmark import load_benchmark
-from harness.engine.store import ScoreStore
-from harness.errors import HarnessError, UnknownNameError
+#: Takes the name of a run, its protocol and its figures, and says where they went.
+Track = Callable[[str, Mapping[str, Any], Mapping[str, float]], str]
 
-if TYPE_CHECKING:
-    from harness.engine.scorer import Job
-
-METRICS = ("kendall", "spearman")
+EXPERIMENT = "nas-proxy-harness"
 
 
-def find_tracker(name: str | None) -> Callable[[Job], None]:
+def find_tracker(name: str | None) -> Track | None:
     """What to call after a run. `None` tracks nothing.
 
     Raises:
-        UnknownNameError: no such tracker. HarnessError: its package is not installed.
+        UnknownNameError: no such tracker. HarnessError: its package is not installed, or it cannot be reached; that is
+            found before anything is scored.
     """
     if name is None:
-        return lambda job: None
+        return None
     if name not in TRACKERS:
         raise UnknownNameError("tracker", name, TRACKERS)
     return TRACKERS[name]()
 
 
-def correlations_of(job: Job) -> tuple[dict[str, Any], dict[str, float]]:
-    """The protocol of a run, and its correlations as `proxy/metric` (value on the data, no interval).
-
-    They are taken over the run's population and the benchmark's default accuracies. A proxy of which the store lacks
-    a score there, as in one shard of several, has none.
-    """
-    from harness.correlation import correlate  # scipy, which scoring does without
-    from harness.rankings.results import Reader
-
-    benchmark = load_benchmark(job.benchmark)
-    reader = Reader(ScoreStore(job.store), benchmark)
-    accuracies = benchmark.accuracies(job.dataset).to_numpy(dtype=np.float64)
-    benchmark.with_figures(job.population, accuracies)  # raises where they are of a selection that it exceeds
-    members = benchmark.population(job.population)[: job.limit]
-    accuracies = accuracies[members]
-    trained = np.isfinite(accuracies)
-    figures = {}
-    for proxy in job.resolved:
-        scores = reader.scores(proxy.label, job.dataset, members, job.inputs, job.seed)
-        if not scores.missing and trained.sum() > 1:
-            found = correlate(scores.values[trained], accuracies[trained], METRICS, resamples=0)
-            figures.update({f"{proxy.label}/{metric}": found[metric].value for metric in METRICS})
-    protocol = {name: getattr(job, name) for name in ("benchmark", "dataset", "inputs", "seed", "population", "limit")}
-    return {**protocol, "target": benchmark.card["default_target"], "n": int(trained.sum())}, figures
-
-
-def _mlflow() -> Callable[[Job], None]:
+def _mlflow() -> Track:
     try:
         import mlflow
     except ImportError as error:
@@ -65,18 +41,36 @@ def _mlflow() -> Callable[[Job], None]:
             'tracker=mlflow needs MLflow: pip install "nas-proxy-harness[mlflow]", or leave tracker out'
         ) from error
 
-    def track(job: Job) -> None:
-        """One MLflow run in the experiment `nas-proxy-harness`, wherever MLFLOW_TRACKING_URI points."""
-        protocol, figures = correlations_of(job)
-        mlflow.set_experiment("nas-proxy-harness")
-        with mlflow.start_run(run_name=f"{job.benchmark}/{job.dataset} seed {job.seed}"):
+    # MLflow asks for a word before it writes files, the one kind of store that its small package knows beside servers,
+    # and by default tries a server that is not there for minutes.
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    place = os.environ.get("MLFLOW_TRACKING_URI") or (Path.cwd() / OUTPUT / "mlruns").as_uri()
+
+    @contextmanager
+    def reaching():
+        try:
+            yield
+        except Exception as error:  # of whatever kind its stores and their packages raise
+            raise HarnessError(
+                f"MLflow cannot use MLFLOW_TRACKING_URI={place} ({cause(error)}): name a server or a folder "
+                "(file:///…), install the full package for databases (pip install mlflow), or leave tracker out"
+            ) from error
+
+    def track(name: str, protocol: Mapping[str, Any], figures: Mapping[str, float]) -> str:
+        """One MLflow run in the experiment."""
+        with reaching(), mlflow.start_run(run_name=name):
             mlflow.log_params(protocol)
             # MLflow's names know no = and no %; an undefined correlation is no metric.
             mlflow.log_metrics(
-                {re.sub(r"[^\w./:-]", "_", name): value for name, value in figures.items() if np.isfinite(value)}
+                {re.sub(r"[^\w./:-]", "_", key): value for key, value in figures.items() if math.isfinite(value)}
             )
+        return f"MLflow, experiment {EXPERIMENT}: {place}"
 
+    with reaching():
+        mlflow.set_tracking_uri(place)
+        mlflow.set_experiment(EXPERIMENT)
     return track
 
 
-TRACKERS: dict[str, Callable[[], Callable[[Job], None]]] = {"mlflow": _mlflow}
+TRACKERS: dict[str, Callable[[], Track]] = {"mlflow": _mlflow}

@@ -66,7 +66,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Correlation:
     """The agreement of one proxy with the accuracies.
 
@@ -92,6 +92,24 @@ class Correlation:
             return self.estimates[find_metrics([metric])[0].name]
         except (InputError, KeyError):
             raise KeyError(f"{metric!r} was not computed; there are {', '.join(self.estimates)}") from None
+
+    def _rows(self) -> list[tuple[str, str, str]]:
+        return [(name, f"{e.value:.4f}", f"[{e.low:.4f}, {e.high:.4f}]") for name, e in self.estimates.items()]
+
+    def _protocol(self) -> str:
+        failed = f", {self.n_failed} without a score and ranked last" if self.n_failed else ""
+        return f"n = {self.n:,}{failed}; {self.confidence:.0%} intervals of {self.resamples:,} resamples"
+
+    def __repr__(self) -> str:
+        width = max(map(len, self.estimates), default=0)
+        rows = "".join(f"\n  {name:<{width}}  {value} {interval}" for name, value, interval in self._rows())
+        return f"Correlation, {self._protocol()}{rows}"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th>{name}</th><td>{value}</td><td>{interval}</td></tr>" for name, value, interval in self._rows()
+        )
+        return f"<table><caption>{self._protocol()}</caption>{rows}</table>"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +27,7 @@ def score(
     network: nn.Module,
     inputs: torch.Tensor,
     targets: torch.Tensor | None = None,
-    proxies: Sequence[str | Proxy] = ("synflow",),
+    proxies: str | Proxy | Sequence[str | Proxy] = ("synflow",),
     seed: int = 0,
     num_classes: int | None = None,
     stages: Sequence[str] = (),
@@ -50,24 +51,24 @@ def score(
             taken to the type of the pass.
         targets: labels (N,), integers of any width, a tensor or numpy's; drawn uniformly from `num_classes` when
             None.
-        proxies: names with settings, such as `snip` or `vkdnw:variant=repo`, or `Proxy` objects.
+        proxies: one or several names with settings, such as `snip` or `vkdnw:variant=repo`, or `Proxy` objects.
         seed: of initialisations, drawn images and drawn labels.
         num_classes: classes of drawn labels; the width of the logits when None.
         stages: names of the submodules whose outputs AZ-NAS's proxies read, in order.
         keep_weights: score the weights as they are instead of initialising them.
 
     Returns:
-        Series of float by proxy label, NaN where there is no score. `series.attrs["status"]` maps each label
-        to `ok` or the reason, `series.attrs["seconds"]` to the time of the passes that it reads.
+        Series of float by proxy label, NaN where there is no score; printed, it says why. `series.attrs["status"]`
+        maps each label to `ok` or the reason, `series.attrs["seconds"]` to the time of the passes that it reads.
 
     Raises:
         HarnessError: unknown proxy or stage, inputs that are no images, labels that are none of the classes, a
             network that cannot be copied or that gives no logits. Nothing has been scored then.
     """
-    import pandas as pd
     import torch
 
-    _check(proxies, stages, seed)
+    proxies = [proxies] if isinstance(proxies, (str, Proxy)) else proxies
+    _check(stages, seed)
     chosen = {proxy.label: proxy for proxy in map(get_proxy, proxies)}
     with neutral(inputs.device if isinstance(inputs, torch.Tensor) else torch.device("cpu")):
         images = own_images(inputs)
@@ -90,16 +91,58 @@ def score(
             images_at_hand=len(images),
         )
         results = score_subject(subject, chosen.values())
-    series = pd.Series({label: result.score for label, result in results.items()}, dtype="float64", name="score")
+    scores = {label: result.score for label, result in results.items()}
+    series = _scores_type()(scores, dtype="float64", name="score")
     series.attrs["status"] = {label: result.status for label, result in results.items()}
     series.attrs["seconds"] = {label: result.seconds for label, result in results.items()}
     return series
 
 
-def _check(proxies: Sequence, stages: Sequence, seed: int) -> None:
-    for name, given in (("proxies", proxies), ("stages", stages)):
-        if isinstance(given, str):
-            raise HarnessError(f"{name}={given!r} is one name: give a list, {name}=[{given!r}]")
+@cache
+def _scores_type() -> type[pd.Series]:
+    """A Series whose text says why a value is missing. Made here, so that importing the package loads no pandas."""
+    import pandas as pd
+
+    class Scores(pd.Series):
+        """Scores by proxy label; what is derived from them is a plain Series."""
+
+        @property
+        def _constructor(self) -> type[pd.Series]:
+            return pd.Series
+
+        def _reasons(self) -> list[str]:
+            status = self.attrs.get("status", {})
+            return [f"{label}: {status[label]}" for label in self.index[self.isna()] if label in status]
+
+        def __repr__(self) -> str:
+            reasons = self._reasons()
+            return super().__repr__() + ("\nwithout a score:\n  " + "\n  ".join(reasons) if reasons else "")
+
+        def _repr_html_(self) -> str:
+            from html import escape
+
+            lines = "".join(f"<li>{escape(reason)}</li>" for reason in self._reasons())
+            table = self.to_frame().to_html()
+            return f"{table}<p>without a score:</p><ul>{lines}</ul>" if lines else table
+
+        def __reduce__(self) -> tuple:  # this class has no address to be found at
+            return _plain, (self.to_dict(), dict(self.attrs))
+
+    return Scores
+
+
+def _plain(scores: dict[str, float], attrs: dict) -> pd.Series:
+    """Scores as a plain Series, which is what becomes of them on the way to another process."""
+    import pandas as pd
+
+    series = pd.Series(scores, dtype="float64", name="score")
+    series.attrs = attrs
+    return series
+
+
+def _check(stages: Sequence, seed: int) -> None:
+    if isinstance(stages, str):
+        raise HarnessError(f"stages={stages!r} is one name: give a list, stages=[{stages!r}]")
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
         raise HarnessError(f"seed={seed!r} is no whole number: give one, such as seed=0")
 

@@ -243,12 +243,16 @@ def load_inputs(name: str, path: str | None, num_classes: int, shape: tuple[int,
 
     Args:
         name: `random`, or the dataset whose images `path` holds.
-        path: folder `cifar-10-batches-py` or a `.npz` with `images` and `labels`; unused for `random`.
+        path: folder `cifar-10-batches-py` or a `.npz` with `images` and `labels`; none for `random`.
 
     Raises:
         HarnessError: no path, a missing or unreadable file, images or labels that do not fit the benchmark.
     """
     if name == "random":
+        if path:
+            raise HarnessError(
+                f"inputs.path={path} is of no use with inputs=random: say whose images they are, as in inputs=cifar10"
+            )
         return RandomInputs(num_classes, shape)
     if not path:
         raise HarnessError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,9 +15,10 @@ from harness.benchmarks.benchmark import Benchmark, load_benchmark
 from harness.engine.inputs import load_inputs
 from harness.engine.store import Row, ScoreKey
 from harness.errors import HarnessError, cause
+from harness.paths import user_scores
 from harness.probes.base import SINGLE_VALUE, EncodingProbe, Probe, Subject, Unscorable, of_single_value
 from harness.probes.neutral import neutral
-from harness.proxies import get_proxy
+from harness.proxies import check_own_name, get_proxy
 from harness.proxies.base import Proxy
 from harness.seeds import stable_seed
 
@@ -120,11 +121,14 @@ def _synchronise(device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """One run of the engine over one (benchmark, dataset, inputs, seed); the fields are those of conf/score.yaml."""
+    """One run of the engine over one (benchmark, dataset, inputs, seed); the fields are those of conf/score.yaml.
+
+    Without `stores`, those of `harness.engine.store.open_store`.
+    """
 
     benchmark: str
     dataset: str
-    proxies: tuple[str, ...]
+    proxies: tuple[str | Proxy, ...]
     inputs: str = "random"
     inputs_path: str | None = None
     seed: int = 0
@@ -135,14 +139,18 @@ class Job:
     workers: int = 0
     chunk: int = 4
     flush_seconds: float = 20.0
-    store: str = "results/scores"
+    store: str = field(default_factory=lambda: str(user_scores()))
+    stores: tuple[str, ...] | None = None
 
     @cached_property
     def resolved(self) -> list[Proxy]:
-        """The proxies, duplicates removed. Raises UnknownNameError."""
+        """The proxies, duplicates removed. Raises HarnessError: an unknown one, or two of one name."""
         if not self.proxies:
             raise HarnessError("no proxy was asked for: set proxies=[synflow,…]; `harness list proxies` names them")
-        return list({proxy.label: proxy for proxy in map(get_proxy, self.proxies)}.values())
+        proxies = {proxy.label: proxy for proxy in map(get_proxy, self.proxies)}
+        for proxy in proxies.values():
+            check_own_name(proxy)
+        return list(proxies.values())
 
     def key(self, proxy: Proxy) -> ScoreKey:
         """Where the proxy's scores of this run are stored."""

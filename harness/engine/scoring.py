@@ -18,9 +18,10 @@ import numpy as np
 
 from harness.benchmarks.benchmark import Benchmark, load_benchmark
 from harness.engine.alike import alike, reason
+from harness.engine.definitions import check_definitions
 from harness.engine.inputs import Inputs, load_inputs
 from harness.engine.scorer import Job, checked, resolve_device
-from harness.engine.store import Row, ScoreKey, ScoreStore
+from harness.engine.store import Row, ScoreKey, ScoreStore, open_store
 from harness.engine.workers import score_networks
 from harness.errors import HarnessError
 from harness.probes.base import EncodingProbe, Unscorable
@@ -98,7 +99,7 @@ def plan(job: Job, read: Callable[[ScoreKey, int], pd.DataFrame] | None = None) 
     if job.limit is not None:
         members = members[: job.limit]
     representatives = np.unique(benchmark.representatives[members])[part::parts]
-    read = read or ScoreStore(job.store).read
+    read = read or open_store(job.store, job.stores).read
     found = []
     for proxy in proxies:
         counted = all(isinstance(probe, EncodingProbe) for probe in proxy.needs())
@@ -141,15 +142,21 @@ def run(job: Job, progress: bool = True) -> Summary:
 
     Raises:
         HarnessError: bad input, found before anything is computed, such as other images than those that stored
-            scores were computed from; a worker that died.
+            scores were computed from, or another definition of a proxy; a worker that died.
         KeyboardInterrupt: after the finished rows were written.
     """
     started = time.perf_counter()
     wanted = plan(job)
+    store = open_store(job.store, job.stores)
+    if store.root.resolve() not in [layer.resolve() for layer in store.layers]:
+        raise HarnessError(
+            f"stores={','.join(map(str, store.layers))} leaves out store={store.root}: what is computed would not be "
+            "found again, name it among the stores"
+        )
     inputs = check_host(job)
     benchmark = load_benchmark(job.benchmark)
     dataset = benchmark.dataset(job.dataset)
-    store = ScoreStore(job.store)
+    check_definitions(store.root, (one.proxy for one in wanted), keep=True)
     targets: dict[str, tuple[ScoreKey, str | None]] = {}
     for proxy in (one.proxy for one in wanted if one.missing):
         target = job.key(proxy), None if proxy.inputs == "none" else inputs.digest

@@ -7,6 +7,9 @@ A part holds the columns `index` (the benchmark's numbering), `score` (null wher
 not at all. Merging two stores is copying one folder into the other: rows of equal (index, version) are equal
 by construction, and a reader keeps one of them.
 
+Stores overlay: what one lacks is read from those beneath it, which are never written. A user's own store lies over
+the reference scores that come with the package (`open_store`).
+
 A part whose scores were computed from images of a local copy carries those images' digest in its metadata, so that
 scores of two copies never share a partition. Parts without one, of noise or older ones, say nothing of images.
 """
@@ -27,6 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.errors import HarnessError
+from harness.paths import REFERENCE, reference_scores, user_scores
 
 SCHEMA = pa.schema(
     [
@@ -92,10 +96,29 @@ class Row:
 
 
 class ScoreStore:
-    """Reads and appends scores below a folder. Several writers may append at once; none overwrites."""
+    """Reads and appends scores below a folder. Several writers may append at once; none overwrites.
 
-    def __init__(self, root: str | Path):
+    Args:
+        root: the folder that is written.
+        layers: the folders that are read, the uppermost first; none: `root` alone. Of rows that several hold a
+            reader keeps one, of equal ones the uppermost. A partition that was computed from other images than in
+            a layer above is not read.
+    """
+
+    def __init__(self, root: str | Path, layers: Sequence[str | Path] = ()):
         self.root = Path(root)
+        distinct: dict[Path, Path] = {}
+        for layer in map(Path, layers or (root,)):
+            distinct.setdefault(layer.resolve(), layer)
+        self.layers = tuple(distinct.values())
+
+    def __str__(self) -> str:
+        return " over ".join(map(str, self.layers))
+
+    def place(self, key: ScoreKey) -> str:
+        """The folders that hold the partition, for a message about it."""
+        held = [str(layer / key.folder) for layer in self.layers if (layer / key.folder).is_dir()]
+        return " and ".join(held) or str(self.root / key.folder)
 
     def append(self, key: ScoreKey, rows: Sequence[Row], writer: str = "0", images: str | None = None) -> Path:
         """Write one part. Raises HarnessError when the disk is full or the folder not writable.
@@ -125,10 +148,9 @@ class ScoreStore:
         """Stored rows of `key`, sorted by index, one an index; those of another `version` are left out.
 
         Raises HarnessError naming the file when a part is truncated or no Parquet, and naming both digests when
-        the parts were computed from different images.
+        the parts of a folder were computed from different images.
         """
-        tables = self._parts(key)
-        self._one_digest(key, tables)
+        tables, _ = self._layered(key)
         frame = pa.concat_tables(map(_bare, tables)).to_pandas() if tables else SCHEMA.empty_table().to_pandas()
         if version is not None:
             frame = frame[frame["version"] == version]
@@ -139,7 +161,19 @@ class ScoreStore:
 
         Raises HarnessError as `read` does.
         """
-        return self._one_digest(key, self._parts(key))
+        return self._layered(key)[1]
+
+    def _layered(self, key: ScoreKey) -> tuple[list[pa.Table], str | None]:
+        """The parts that are read, the uppermost first, and the digest of their images."""
+        found: list[pa.Table] = []
+        images = None
+        for layer in self.layers:
+            tables = list(_parts_of(layer / key.folder).values())
+            own = _one_digest(layer / key.folder, tables)
+            if own in (None, images) or images is None:
+                found += tables
+                images = images or own
+        return found, images
 
     def check_images(self, key: ScoreKey, images: str | None) -> None:
         """Raises HarnessError where the stored scores of `key` were computed from other images than these.
@@ -149,8 +183,8 @@ class ScoreStore:
         held = None if images is None else self.images(key)
         if held not in (None, images):
             raise HarnessError(
-                f"{self.root / key.folder} holds scores of the images {held}, those at hand are {images}: point "
-                "inputs.path at the same images, or set store=DIR to another folder"
+                f"{self.place(key)} holds scores of the images {held}, those at hand are {images}: point "
+                "inputs.path at the same images, or fill a folder of your own: store=DIR stores=[DIR]"
             )
 
     def stamp(self, key: ScoreKey, images: str) -> int:
@@ -159,7 +193,7 @@ class ScoreStore:
         For scores of which one knows what they were computed from. Raises HarnessError as `check_images` does.
         """
         self.check_images(key, images)
-        parts = {part: table for part, table in self._parts_of(key, "*").items() if _digest(table) is None}
+        parts = {part: table for part, table in _parts_of(self.root / key.folder).items() if _digest(table) is None}
         for part, table in parts.items():
             try:
                 write_table(table.replace_schema_metadata({IMAGES: images}), part, **ENCODING)
@@ -167,38 +201,23 @@ class ScoreStore:
                 raise self._unwritable(error) from error
         return len(parts)
 
-    def _parts(self, key: ScoreKey) -> list[pa.Table]:
-        return list(self._parts_of(key, "*").values())
-
-    def _parts_of(self, key: ScoreKey, writer: str) -> dict[Path, pa.Table]:
-        """The parts of a writer, `*` for any, by path, in the order of their names."""
-        before: list[Path] = []
-        while True:
-            parts = sorted((self.root / key.folder).glob(f"part-{writer}-*.parquet"))
-            try:
-                return {part: _read_part(part) for part in parts}
-            except FileNotFoundError as error:
-                # One was compacted away since it was listed: its rows are in another by now, unless nothing changed.
-                if parts == before:
-                    raise HarnessError(f"{error}: remove or restore that link, then run the same again") from error
-                before = parts
-
-    def _one_digest(self, key: ScoreKey, tables: Iterable[pa.Table]) -> str | None:
-        found = sorted({_digest(table) for table in tables} - {None})
-        if len(found) > 1:
-            raise HarnessError(
-                f"{self.root / key.folder} mixes scores of the images {' and '.join(found)}: remove the parts of one, "
-                "or the folder and score again"
-            )
-        return found[0] if found else None
-
     def keys(self) -> Iterable[ScoreKey]:
-        """Every partition that holds a part, sorted."""
+        """Every partition that holds a part, sorted. A folder whose seed is no number is none (`strays`)."""
         found = set()
-        for part in self.root.glob("space=*/dataset=*/inputs=*/proxy=*/seed=*/part-*.parquet"):
-            values = [urllib.parse.unquote(p.split("=", 1)[1]) for p in part.relative_to(self.root).parts[:5]]
-            found.add(ScoreKey(*values[:4], int(values[4])))
+        for folder in self._folders():
+            values = [urllib.parse.unquote(name.split("=", 1)[1]) for name in folder.parts]
+            if values[4].isdecimal():
+                found.add(ScoreKey(*values[:4], int(values[4])))
         return sorted(found)
+
+    def strays(self) -> list[Path]:
+        """Folders that look like partitions and are none, such as a file manager's copy `seed=0 (1)`."""
+        return sorted(folder for folder in self._folders() if not folder.name.partition("=")[2].isdecimal())
+
+    def _folders(self) -> set[Path]:
+        """Relative paths of the folders that hold a part."""
+        form = "space=*/dataset=*/inputs=*/proxy=*/seed=*/part-*.parquet"
+        return {part.parent.relative_to(layer) for layer in self.layers for part in layer.glob(form)}
 
     def compact(self, key: ScoreKey, writer: str = "0") -> None:
         """Merge the parts that `writer` wrote into one, for each digest of images that they carry.
@@ -206,7 +225,7 @@ class ScoreStore:
         The old ones go after the new one is on disk. Several may compact the same parts at once.
         """
         groups: dict[str | None, dict[Path, pa.Table]] = {}
-        for part, table in self._parts_of(key, writer).items():
+        for part, table in _parts_of(self.root / key.folder, writer).items():
             groups.setdefault(_digest(table), {})[part] = table
         for images, parts in groups.items():
             if len(parts) < 2:
@@ -216,6 +235,49 @@ class ScoreStore:
             self._write(key, table, writer, images)
             for part in parts:
                 part.unlink(missing_ok=True)
+
+
+def open_store(store: str | Path | None = None, stores: Sequence[str | Path] | None = None) -> ScoreStore:
+    """The scores that a command reads and writes, by its settings of these names.
+
+    Args:
+        store: folder that is written; None: the user's own (`harness.paths.user_scores`).
+        stores: folders that are read, the uppermost first; `reference` stands for the scores that come with the
+            package. None: `store` over `reference`.
+
+    Raises:
+        HarnessError: a folder without a name, or none to read.
+    """
+    store = user_scores() if store is None else store
+    stores = (store, REFERENCE) if stores is None else stores
+    for name, folders in (("store", [store]), ("stores", stores)):
+        if not folders or not all(str(folder).strip() for folder in folders):
+            raise HarnessError(f"{name}= names no folder: set {name}=DIR, or leave it out")
+    return ScoreStore(store, [reference_scores() if folder == REFERENCE else folder for folder in stores])
+
+
+def _parts_of(folder: Path, writer: str = "*") -> dict[Path, pa.Table]:
+    """The parts of a partition that a writer wrote, `*` for any, by path, in the order of their names."""
+    before: list[Path] = []
+    while True:
+        parts = sorted(folder.glob(f"part-{writer}-*.parquet"))
+        try:
+            return {part: _read_part(part) for part in parts}
+        except FileNotFoundError as error:
+            # One was compacted away since it was listed: its rows are in another by now, unless nothing changed.
+            if parts == before:
+                raise HarnessError(f"{error}: remove or restore that link, then run the same again") from error
+            before = parts
+
+
+def _one_digest(folder: Path, tables: Iterable[pa.Table]) -> str | None:
+    found = sorted({_digest(table) for table in tables} - {None})
+    if len(found) > 1:
+        raise HarnessError(
+            f"{folder} mixes scores of the images {' and '.join(found)}: remove the parts of one, or the folder and "
+            "score again"
+        )
+    return found[0] if found else None
 
 
 def _best(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:

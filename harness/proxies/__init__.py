@@ -1,25 +1,46 @@
 """The proxies, by name: those of this package and those that other packages register.
 
-A package adds its own by an entry point in group `harness.proxies` that names a `Proxy` subclass.
+A package adds its own by an entry point in group `harness.proxies` that names a `Proxy` subclass. One that is not
+registered is named `MODULE:CLASS`.
 """
 
 from __future__ import annotations
 
+import importlib
+import multiprocessing
+import sys
+import warnings
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, HarnessWarning, cause
 from harness.proxies.base import Proxy
 from harness.registry import discover
-from harness.specs import configured
+from harness.specs import configure, configured, split_spec
 
 ENTRY_POINTS = "harness.proxies"
 
 
 @cache
 def available() -> dict[str, type[Proxy]]:
-    """All proxies by name. Raises HarnessError when two of them share a name or one cannot be imported."""
+    """All proxies by name. Those of other packages that cannot be used are left out, with a warning."""
+    found, broken = _found()
+    for reason in broken.values() if multiprocessing.parent_process() is None else ():  # once, not by each worker
+        warnings.warn(f"{reason}; it is left out", HarnessWarning, stacklevel=2)
+    return found
+
+
+@cache
+def broken() -> dict[str, str]:
+    """What is wrong with each entry point that cannot be used, by its name."""
+    return _found()[1]
+
+
+def _found() -> tuple[dict[str, type[Proxy]], dict[str, str]]:
+    """Proxies by name, and the reasons why others are none. Raises HarnessError when two of ours share a name."""
     found: dict[str, type[Proxy]] = {}
+    broken: dict[str, str] = {}
     for cls in discover("harness.proxies", Proxy):
         if cls.name in found:
             raise HarnessError(f"proxy {cls.name!r} is defined twice: rename one")
@@ -27,30 +48,81 @@ def available() -> dict[str, type[Proxy]]:
     for entry in entry_points(group=ENTRY_POINTS):
         try:
             cls = entry.load()
-        except Exception as error:
-            cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise HarnessError(
-                f"proxy {entry.name!r} of entry point {entry.value} cannot be imported ({cause}): fix or "
+        except (Exception, SystemExit) as error:
+            broken[entry.name] = (
+                f"proxy {entry.name!r} of entry point {entry.value} cannot be imported ({cause(error)}): fix or "
                 "uninstall that package"
-            ) from error
+            )
+            continue
         if not (isinstance(cls, type) and issubclass(cls, Proxy)):
-            raise HarnessError(
+            broken[entry.name] = (
                 f"proxy {entry.name!r} of entry point {entry.value} is no subclass of harness.Proxy: let it name the "
                 "class itself, derived from harness.Proxy, or uninstall that package"
             )
-        if cls.name in found:
-            raise HarnessError(f"proxy {cls.name!r} of entry point {entry.value} is defined already: rename it")
-        found[cls.name] = cls
-    return dict(sorted(found.items()))
+        elif cls.name in found:
+            broken[entry.name] = f"proxy {cls.name!r} of entry point {entry.value} is defined already: rename it"
+        else:
+            found[cls.name] = cls
+    return dict(sorted(found.items())), broken
 
 
-def get_proxy(spec: str | Proxy) -> Proxy:
-    """The proxy that a text such as `snip` or `vkdnw:variant=repo:batch_size=32` names.
+def get_proxy(spec: str | Proxy | type[Proxy]) -> Proxy:
+    """The proxy that a text such as `snip`, `vkdnw:variant=repo:batch_size=32` or `mymodule:MyProxy` names.
+
+    Modules of the working directory are found, as a test runner would. A proxy itself, or its class, is taken as it is.
 
     Raises:
         UnknownNameError: unknown proxy or setting, with the nearest valid name.
-        HarnessError: a malformed setting.
+        HarnessError: a malformed setting; a module or a proxy of another package that cannot be used; a class that is
+            no `Proxy`, or that bears the name of another proxy.
     """
     if isinstance(spec, Proxy):
         return spec
-    return configured(spec, "proxy", available())
+    if isinstance(spec, type) and issubclass(spec, Proxy):
+        return spec()
+    module, colon, rest = str(spec).partition(":")
+    if module in broken() and module not in available():
+        raise HarnessError(broken()[module])
+    if not colon or "=" in rest.split(":")[0] or module in available():
+        return configured(spec, "proxy", available())
+    name, settings = split_spec(rest, "proxy")
+    proxy = configure(_imported(module, name), settings)
+    check_own_name(proxy)
+    return proxy
+
+
+def _imported(module: str, name: str) -> type[Proxy]:
+    """The proxy class `name` of a module that need not be installed."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        raise HarnessError(
+            f"proxy '{module}:{name}' cannot be imported ({cause(error)}): write MODULE:CLASS, importable from here, "
+            "or a name of `harness list proxies`"
+        ) from error
+    if not (isinstance(cls, type) and issubclass(cls, Proxy)):
+        raise HarnessError(
+            f"{module}:{name} is no subclass of harness.Proxy: write MODULE:CLASS with a class derived from it"
+        )
+    return cls
+
+
+def check_own_name(proxy: Proxy) -> None:
+    """Raises HarnessError where a proxy bears the name of another one: their scores would be taken for each other's."""
+    registered = available().get(proxy.name, type(proxy))
+    if registered is not type(proxy):
+        raise HarnessError(
+            f"{spec_of(proxy)} is named {proxy.name!r}, as is {registered.__module__}:{registered.__name__}: "
+            "give it a name of its own"
+        )
+
+
+def spec_of(proxy: Proxy) -> str:
+    """The text by which `get_proxy` finds a proxy: its label, or `MODULE:CLASS` with settings if it is unregistered."""
+    cls = type(proxy)
+    if available().get(proxy.name) is cls:
+        return proxy.label
+    return f"{cls.__module__}:{cls.__qualname__}{proxy.label.removeprefix(proxy.name)}"

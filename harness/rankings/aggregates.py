@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy.stats import rankdata
 
 from harness.errors import HarnessError
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
     """Average ranks (n,), 1 the lowest score; failed scores (not finite) share the lowest place."""
+    from scipy.stats import rankdata  # takes a second, which those who want names alone need not wait
+
     return rankdata(np.where(np.isfinite(values), values, -np.inf))
 
 

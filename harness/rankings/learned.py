@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -41,6 +41,13 @@ class Learned:
     members: tuple[str, ...]
     graf: bool
     train: int = 1024
+
+    @property
+    def summary(self) -> str:
+        """What it is, in a line."""
+        read = f"the scores of {len(self.members)} proxies" if self.members else ""
+        graf = "GRAF's features" if self.graf else ""
+        return f"random forest on {' and '.join(filter(None, [read, graf]))}, trained on {self.train:,} architectures"
 
 
 LEARNED: Mapping[str, Learned] = {
@@ -103,11 +110,13 @@ def within_float32(values: np.ndarray) -> np.ndarray:
     return np.sign(values) * np.minimum(size, limit * (size / limit) ** (1 / 12))
 
 
-def remembered(path: Path, made_of: tuple[np.ndarray | int, ...], compute: Callable[[], np.ndarray]) -> np.ndarray:
-    """`compute()`, or what it gave when it was last asked with the same `made_of`, which `path` keeps.
+def remembered(
+    path: Path, made_of: tuple[np.ndarray | int, ...], compute: Callable[[], np.ndarray], others: Sequence[Path] = ()
+) -> np.ndarray:
+    """`compute()`, or what it gave when it was last asked with the same `made_of`, which `path` or one of others keeps.
 
-    A forest takes seconds to fit, more than everything else in a table together. The file is Parquet, holds the
-    digest of what it was made of, and is replaced when that changes.
+    A forest takes seconds to fit, more than everything else in a table together. A file is Parquet, holds the
+    digest of what it was made of, and `path` is replaced when that changes.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -116,10 +125,11 @@ def remembered(path: Path, made_of: tuple[np.ndarray | int, ...], compute: Calla
     for part in made_of:
         digest.update(np.ascontiguousarray(part).tobytes())
     made = {b"made_of": digest.hexdigest().encode()}
-    with contextlib.suppress(OSError, pa.ArrowException, KeyError):
-        table = pq.read_table(path, partitioning=None)
-        if {**(table.schema.metadata or {}), **made} == table.schema.metadata:
-            return table.column("prediction").to_numpy()
+    for kept in (path, *others):
+        with contextlib.suppress(OSError, pa.ArrowException, KeyError):
+            table = pq.read_table(kept, partitioning=None)
+            if {**(table.schema.metadata or {}), **made} == table.schema.metadata:
+                return table.column("prediction").to_numpy()
     predictions = compute()
     # Where the folder cannot be written the next report fits again.
     with contextlib.suppress(OSError):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from functools import cache, cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +15,7 @@ from harness.config import choices
 from harness.engine.alike import alike, reason
 from harness.engine.inputs import STAND_INS
 from harness.engine.store import ScoreKey, ScoreStore, check_range
+from harness.paths import user_scores
 from harness.probes.base import Probe
 from harness.proxies import get_proxy
 from harness.proxies.base import Proxy
@@ -67,9 +70,9 @@ def _sources() -> frozenset[str]:
     return frozenset(choices("inputs"))
 
 
-def proxies_of(spec: str) -> tuple[Proxy, ...]:
+def proxies_of(spec: str | Proxy) -> tuple[Proxy, ...]:
     """The proxies whose scores a proxy, an aggregate or a learned ranking is made of. Raises UnknownNameError."""
-    aggregate = LEARNED.get(spec) or find_aggregate(spec)
+    aggregate = None if isinstance(spec, Proxy) else LEARNED.get(spec) or find_aggregate(spec)
     if aggregate is None:
         return (get_proxy(spec),)
     return tuple(proxy for member in aggregate.members for proxy in proxies_of(member))
@@ -116,12 +119,14 @@ class Reader:
         self._digests: dict[ScoreKey, str | None] = {}
 
     def scores(
-        self, spec: str, dataset: str, population: np.ndarray, inputs: str = PAPER_INPUTS, seed: int = 0
+        self, spec: str | Proxy, dataset: str, population: np.ndarray, inputs: str = PAPER_INPUTS, seed: int = 0
     ) -> Scores:
-        """Scores of the proxy or aggregate `spec` over `population` (n,) of indices.
+        """Scores of the proxy, aggregate or learned ranking `spec` over `population` (n,) of indices.
 
         An aggregate is computed over exactly this population, on whose members its value depends.
         """
+        if isinstance(spec, Proxy):
+            return self._proxy(spec, dataset, population, inputs, seed)
         if spec in LEARNED:
             return self._learned(spec, dataset, population, inputs, seed)
         aggregate = find_aggregate(spec)
@@ -129,17 +134,30 @@ class Reader:
             return self._proxy(get_proxy(spec), dataset, population, inputs, seed)
         return self._aggregate(aggregate, dataset, population, inputs, seed)
 
-    def keys(self, spec: str, dataset: str, inputs: str = PAPER_INPUTS, seed: int = 0) -> tuple[ScoreKey, ...]:
+    def keys(self, spec: str | Proxy, dataset: str, inputs: str = PAPER_INPUTS, seed: int = 0) -> tuple[ScoreKey, ...]:
         """The partitions that the scores of the proxy, aggregate or learned ranking `spec` are read from."""
         return tuple(self._key(proxy, dataset, inputs, seed) for proxy in proxies_of(spec))
 
-    def stand_in(self, spec: str, dataset: str, inputs: str = PAPER_INPUTS, seed: int = 0) -> str:
+    def stand_in(self, spec: str | Proxy, dataset: str, inputs: str = PAPER_INPUTS, seed: int = 0) -> str:
         """What has to be said of the images behind the scores of `spec`; "" where they are the dataset's own, or none.
 
         Images that nobody described (`harness.engine.inputs.STAND_INS`) count as the dataset's own.
         """
         images = (key for key in self.keys(spec, dataset, inputs, seed) if key.inputs not in ("none", "random"))
         return next(filter(None, (STAND_INS.get(self._images(key) or "", "") for key in images)), "")
+
+    def statuses(
+        self, proxy: Proxy, dataset: str, indices: np.ndarray, inputs: str = PAPER_INPUTS, seed: int = 0
+    ) -> dict[int, str]:
+        """Why a proxy has no score for each of the architectures `indices` (n,) for which the store holds none."""
+        key = self._key(proxy, dataset, inputs, seed)
+        found: dict[int, str] = {}
+        for one in (key, *alike(self.benchmark, proxy, key)):
+            frame = self.store.read(one, proxy.version)
+            frame = frame[~frame["status"].str.startswith("error")]
+            found = {**dict(zip(frame["index"], frame["status"], strict=True)), **found}
+        owners = self.benchmark.representatives
+        return {int(i): found.get(i) or found.get(owners[i], "not computed") for i in indices}
 
     def _images(self, key: ScoreKey) -> str | None:
         """Digest of the images that a partition was computed from."""
@@ -174,11 +192,12 @@ class Reader:
                 columns.append(self.benchmark.space.graph_features(architectures))
             accuracies = self.benchmark.accuracies(dataset).to_numpy()[population]
             features = np.concatenate(columns, axis=1)
-            name = f"{self.benchmark.name}-{dataset}-{spec}-{len(population)}-seed{seed}.parquet"
+            name = Path(LEARNED_FOLDER, f"{self.benchmark.name}-{dataset}-{spec}-{len(population)}-seed{seed}.parquet")
             values = remembered(
-                self.store.root / LEARNED_FOLDER / name,
+                self.store.root / name,
                 (Forest.VERSION, features, accuracies, train, seed),
                 lambda: Forest().rank(features, accuracies, train, seed),
+                [layer / name for layer in self.store.layers],
             )
         return Scores(values, missing, _seconds_of(parts), ~train, _alike_of(parts))
 
@@ -224,7 +243,7 @@ class Reader:
             values, seconds = np.full(size, np.nan), np.full(size, np.nan)
             stored = np.zeros(size, dtype=bool)
             index = frame["index"].to_numpy()
-            check_range(index, size, self.store.root / key.folder)
+            check_range(index, size, self.store.place(key))
             values[index], seconds[index] = (
                 frame["score"].to_numpy(dtype=np.float64),
                 frame["seconds"].to_numpy(),
@@ -234,12 +253,21 @@ class Reader:
         return self._columns[key]
 
 
-def scoring_commands(missing: Iterable[tuple[str, ScoreKey]]) -> dict[tuple[str, ScoreKey], str]:
-    """For each missing pair of population and partition the command that computes it.
+def scoring_commands(
+    missing: Iterable[tuple[str, ScoreKey]],
+    store: ScoreStore | None = None,
+    named: Mapping[str, str] | None = None,
+) -> dict[tuple[str, ScoreKey], str]:
+    """For each missing pair of population and partition the command that computes it, to be pasted into a shell.
 
     Proxies of equal population, inputs and seed share one. A proxy that reads no mini-batch joins those that read
-    noise. The store of the command is the default one.
+    noise. A `store` that is not the user's own by default is named.
+
+    Args:
+        named: how a command names the proxy of a label, where that is not the label itself.
     """
+    named = named or {}
+    place = "" if store is None or store.root == user_scores() else " " + shlex.quote(f"store={store.root}")
     groups: dict[tuple, list[tuple[str, ScoreKey]]] = {}
     for population, key in sorted(set(missing)):
         inputs = "random" if key.inputs == "none" else key.inputs
@@ -247,10 +275,10 @@ def scoring_commands(missing: Iterable[tuple[str, ScoreKey]]) -> dict[tuple[str,
     commands = {}
     for (population, space, dataset, inputs, seed), pairs in groups.items():
         source = "" if inputs == "random" else f" inputs={inputs} inputs.path=DATA"
-        names = ",".join(key.proxy for _, key in pairs)
+        names = ",".join(named.get(key.proxy, key.proxy) for _, key in pairs)
         command = (
             f'harness score benchmark={space} dataset={dataset}{source} "proxies=[{names}]" '
-            f'seed={seed} "population={population}"'
+            f'seed={seed} "population={population}"{place}'
         )
         commands.update(dict.fromkeys(pairs, command))
     return commands

@@ -184,7 +184,7 @@ class Board:
     def commands(self, entries: Iterable[Entry], population: str, seed: int = 0) -> list[str]:
         """Commands that compute what the entries lack over a population."""
         keys = {key for entry in entries for key in self.scores(entry, population, seed).missing}
-        return list(dict.fromkeys(scoring_commands((population, key) for key in keys).values()))
+        return list(dict.fromkeys(scoring_commands(((population, key) for key in keys), self.reader.store).values()))
 
     def defaults(self) -> list[Entry]:
         """Every proxy that applies to the space, with its defaults on its paper's mini-batches, and every aggregate."""

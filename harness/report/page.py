@@ -18,10 +18,11 @@ from scipy.stats import rankdata
 
 from harness.benchmarks.benchmark import Benchmark, list_benchmarks, load_benchmark
 from harness.charts.definitions import AXES, chart
-from harness.charts.vega import bundle, library
+from harness.charts.vega import bundle, library, shared
 from harness.correlation import metric as get_metric
-from harness.engine.store import ScoreStore
+from harness.engine.store import ScoreStore, open_store
 from harness.errors import HarnessError
+from harness.paths import cache_file
 from harness.progress import progress_bar
 from harness.proxies import available, get_proxy
 from harness.proxies.base import Proxy
@@ -61,7 +62,8 @@ CHARTS = (*(f"scatter_{axis}" for axis in AXES), "ndcg", "cost")
 #: Parts of a benchmark's card that its page prints as they are.
 TEXTS = ("notes", "origin", "licence", "citation")
 
-ASSETS = ("style.css", "page.js")
+#: Of the site's own files; style and drawing are shared with other pages.
+ASSETS = ("page.js",)
 
 #: Names the files of a build, so that the next one can remove those that it no longer has.
 FILES = "files.json"
@@ -392,7 +394,7 @@ def site_files(store: ScoreStore, metrics: Sequence[str], points: int, estimates
     limits = Points(max(1, min(points, POINT_BYTES // (BYTES_A_POINT * max(1, drawn)))))
     proxies = [proxy_facts(name) for name in (*available(), *AGGREGATES)]
     common = {"version": __version__, "resamples": estimates.resamples}
-    files = {asset: (templates.loader.get_source(templates, asset)[0]) for asset in ASSETS}
+    files = shared() | {asset: (templates.loader.get_source(templates, asset)[0]) for asset in ASSETS}
     files["vega.js"] = bundle()
     files["data/charts.js"] = _script("charts", {kind: chart(kind) for kind in CHARTS})
     rows = []
@@ -426,9 +428,9 @@ def build_page(config: Any) -> int:
     metrics = list(dict.fromkeys(get_metric(name).name for name in config.metrics))
     if config.points < 1 or config.resamples < 0 or not config.metrics:
         raise HarnessError("points have to be 1 or more, resamples 0 or more, and metrics at least one")
-    estimates = Estimates(Path(config.cache) / "estimates.json" if config.cache else None, config.resamples)
+    estimates = Estimates(cache_file(config.cache, "estimates.json"), config.resamples)
     try:
-        files = site_files(ScoreStore(config.store), metrics, config.points, estimates)
+        files = site_files(open_store(config.store, config.stores), metrics, config.points, estimates)
     finally:
         estimates.save()
     folder = Path(config.output)

@@ -20,8 +20,9 @@ from harness.charts.definitions import chart
 from harness.charts.vega import COLOURS, FORMATS, filled, library, save
 from harness.correlation import Estimate, Metric
 from harness.correlation import metric as get_metric
-from harness.engine.store import ScoreStore
+from harness.engine.store import open_store
 from harness.errors import HarnessError, UnknownNameError
+from harness.paths import cache_file, data_dir
 from harness.progress import progress_bar
 from harness.proxies import get_proxy
 from harness.rankings.aggregates import find_aggregate, ranks
@@ -312,9 +313,9 @@ def build_plots(config: Any) -> int:
     if config.population is not None:
         benchmark.population(config.population)
         asked = (config.population, *POPULATIONS)
-    board = Board(Reader(ScoreStore(config.store), benchmark), dataset, asked)
+    board = Board(Reader(open_store(config.store, config.stores), benchmark), dataset, asked)
     population, entries, left_out = choose(board, config.proxies, config.population)
-    estimates = Estimates(Path(config.cache) / "estimates.json" if config.cache else None, config.resamples)
+    estimates = Estimates(cache_file(config.cache, "estimates.json"), config.resamples)
     compared = Comparison(board, population, entries, estimates, chosen, config.top)
     folder = Path(config.output) / f"{benchmark.name}_{dataset}"
     lacking = board.commands(left_out, population)
@@ -340,8 +341,9 @@ def build_plots(config: Any) -> int:
 
 def _draw_published(config: Any) -> None:
     """The plot that is of no benchmark; without its table the command that writes it is listed."""
+    tables = data_dir("results") / "tables" if config.tables is None else Path(config.tables)
     try:
-        for path in draw_published(Path(config.tables), Path(config.output) / PUBLISHED, config.formats):
+        for path in draw_published(tables, Path(config.output) / PUBLISHED, config.formats):
             print(path)
     except HarnessError as error:
         print(f"  {PUBLISHED}: {error}", file=sys.stderr)

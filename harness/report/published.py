@@ -22,13 +22,14 @@ def draw_published(tables: Path, stem: Path, formats: Sequence[str]) -> list[Pat
         HarnessError: no such table, or one without a computed figure.
     """
     path = tables / "overview.csv"
+    command = f"harness report table=overview output={tables}"
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row["agrees"]]
     except (OSError, KeyError) as error:
-        raise HarnessError(f"{path} cannot be read ({error!r}): write it by `harness report table=overview`") from error
+        raise HarnessError(f"{path} cannot be read ({error!r}): write it by `{command}`") from error
     if not rows:
-        raise HarnessError(f"{path} holds no figure that is computed: `harness report table=overview`")
+        raise HarnessError(f"{path} holds no figure that is computed: `{command}`")
     papers = Counter(row["paper"] for row in rows)
     names = [name for name, _ in papers.most_common()]
     points = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.benchmarks.benchmark import list_benchmarks
+from harness.engine.store import open_store
 from harness.errors import HarnessError, UnknownNameError
 from harness.rankings.results import PAPER_INPUTS
 from harness.search.algorithms import get_algorithm
@@ -44,7 +45,12 @@ def _tabular(config: Any) -> int:
     benchmark = load_benchmark(config.benchmark)
     dataset = config.dataset or next(iter(benchmark.datasets))
     searches = TabularSearches(
-        config.benchmark, dataset, config.population, config.scores, config.target, config.score_seed
+        config.benchmark,
+        dataset,
+        config.population,
+        open_store(config.scores, config.stores),
+        config.target,
+        config.score_seed,
     )
     objective = searches.objective(list(config.proxies))
     ceilings = ceilings_of(config)

@@ -107,10 +107,9 @@ class StoredScores(Objective):
             versions.append(get_proxy(name).version if find_aggregate(name) is None else 1)
             self._seconds.append(0.0 if np.isnan(found.seconds) else found.seconds)
         if missing:
-            commands = dict.fromkeys(scoring_commands((population, key) for key in missing).values())
+            commands = dict.fromkeys(scoring_commands(((population, key) for key in missing), reader.store).values())
             raise HarnessError(
-                f"the store {reader.store.root} lacks scores of population {population}: run\n  "
-                + "\n  ".join(commands)
+                f"{reader.store} lacks scores of population {population}: run\n  " + "\n  ".join(commands)
             )
         self.versions = tuple(versions)
         self._values = np.stack(columns, axis=1).astype(np.float64)

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import bootstrap
 
 from harness.benchmarks.benchmark import load_benchmark
-from harness.engine.store import ScoreStore
+from harness.engine.store import ScoreStore, open_store
 from harness.rankings.results import PAPER_INPUTS, Reader
 from harness.search.algorithms import get_algorithm
 from harness.search.engine import Budget, Ceilings, Run
@@ -72,10 +72,20 @@ class Outcome:
 
 
 class TabularSearches:
-    """Searches on one population of a benchmark, which share its coding and the columns of its scores."""
+    """Searches on one population of a benchmark, which share its coding and the columns of its scores.
+
+    Args:
+        scores: an open store, or what `open_store` opens.
+    """
 
     def __init__(
-        self, benchmark: str, dataset: str, population: str, scores: str, target: str | None = None, seed: int = 0
+        self,
+        benchmark: str,
+        dataset: str,
+        population: str,
+        scores: ScoreStore | str | None = None,
+        target: str | None = None,
+        seed: int = 0,
     ):
         self.benchmark = load_benchmark(benchmark)
         self.population, self.score_seed = population, seed
@@ -83,7 +93,8 @@ class TabularSearches:
             self.benchmark, self.benchmark.dataset(dataset), self.benchmark.population(population)
         )
         self.accuracies = self.benchmark.accuracies(dataset, target).to_numpy()[self.space.population]
-        self._reader = Reader(ScoreStore(scores), self.benchmark)
+        store = scores if isinstance(scores, ScoreStore) else open_store(scores)
+        self._reader = Reader(store, self.benchmark)
 
     def objective(self, proxies: Sequence[str]) -> StoredScores:
         """Raises HarnessError where scores are missing."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.engine.store import write_text
+from harness.engine.store import open_store, write_text
 from harness.errors import HarnessError
 from harness.search.objective import NetworkScores
 from harness.search.outcome import Interval, Outcome, TabularSearches
@@ -130,10 +130,12 @@ _CACHE: dict[tuple[str, ...], TabularSearches] = {}
 
 
 def _searches(benchmark: str, dataset: str, population: str, config: Any) -> TabularSearches:
-    key = (benchmark, dataset, population, config.scores)
+    key = (benchmark, dataset, population, config.scores, *config.stores)
     if key not in _CACHE:
         _CACHE.clear()
-        _CACHE[key] = TabularSearches(benchmark, dataset, population, config.scores, seed=config.score_seed)
+        _CACHE[key] = TabularSearches(
+            benchmark, dataset, population, open_store(config.scores, config.stores), seed=config.score_seed
+        )
     return _CACHE[key]
 
 

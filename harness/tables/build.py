@@ -10,8 +10,9 @@ from typing import Any
 
 from harness.benchmarks.benchmark import list_targets
 from harness.config import choices
-from harness.engine.store import ScoreStore, write_text
+from harness.engine.store import ScoreStore, open_store, write_text
 from harness.errors import HarnessError, UnknownNameError
+from harness.paths import OUTPUT
 from harness.rankings.results import scoring_commands
 from harness.tables import leaderboard, overview, papers
 from harness.tables.cells import COLUMNS, Cell, find_block, load_table, retarget, to_csv
@@ -39,12 +40,12 @@ def build_tables(config: Any) -> int:
 
     Returns the exit code: 1 with `strict` where a figure could not be computed, or not from all seeds asked for.
     """
-    measurements = Measurements(ScoreStore(config.store))
+    measurements = Measurements(open_store(config.store, config.stores))
     tables = [config.table] if config.table is not None else [load_table(name) for name in choices("table")]
     if config.target is not None:
         tables = _retargeted(tables, config.target, measurements)
-    output = Path(config.output or ("results/tables" if config.target is None else "results/targets"))
-    lacking = 0
+    output = Path(config.output or Path(OUTPUT, "tables" if config.target is None else "targets"))
+    built: list[Cell] = []
     for table in tables:
         cells, sheet, columns = build_table(table, measurements)
         texts = {"csv": to_csv(cells, columns), **{kind: write(sheet) for kind, write in WRITERS.items()}}
@@ -58,27 +59,37 @@ def build_tables(config: Any) -> int:
             ) from error
         if len(tables) == 1:
             print(texts["md"])
-        lacking += _summarise(output / f"{table.name}.md", cells, measurements.store)
-    return 1 if config.strict and lacking else 0
+        print(f"{output / table.name}.md: {_counted(cells)}")
+        built += cells
+    _summarise(tables, built, measurements.store, output, config.missing)
+    return 1 if config.strict and any(cell.ours is None or cell.missing for cell in built) else 0
 
 
-def _summarise(path: Path, cells: Sequence[Cell], store: ScoreStore) -> int:
-    """Print how much of a table was computed and what is missing; returns the number of figures that lack scores."""
+def _counted(cells: Sequence[Cell]) -> str:
+    """How many figures of a table were computed, and how many of these agree with published ones."""
     computed = sum(cell.ours is not None for cell in cells)
     compared = [cell.agrees for cell in cells if cell.agrees is not None]
     agreement = f", {sum(compared)} of {len(compared)} published ones agree" if compared else ""
-    print(f"{path}: {computed} of {len(cells)} figures computed{agreement}")
-    commands = scoring_commands(pair for cell in cells for pair in cell.missing)
-    for command in dict.fromkeys(commands.values()):
-        print(f"  missing: {command} store={store.root}", file=sys.stderr)
+    return f"{computed} of {len(cells)} figures computed{agreement}"
+
+
+def _summarise(tables: Sequence[Any], cells: Sequence[Cell], store: ScoreStore, output: Path, listed: bool) -> None:
+    """Print three lines: what was read and built, what is missing, what is next; before them, if `listed`, each gap."""
+    commands = list(dict.fromkeys(scoring_commands((p for cell in cells for p in cell.missing), store).values()))
     without = dict.fromkeys(
-        (f"{cell.benchmark}/{cell.dataset}", cell.note.split("; ")[0])
+        f"{cell.benchmark}/{cell.dataset}: {cell.note.split('; ')[0]}"
         for cell in cells
         if cell.ours is None and not cell.missing
     )
-    for place, note in without:
-        print(f"  {place}: {note}", file=sys.stderr)
-    return sum(cell.ours is None or bool(cell.missing) for cell in cells)
+    for line in (*(f"missing: {command}" for command in commands), *without) if listed else ():
+        print(f"  {line}", file=sys.stderr)
+    lacking = sum(bool(cell.missing) for cell in cells)
+    gaps = [f"{lacking} figures lack scores, which {len(commands)} commands compute"] if commands else []
+    gaps += [f"{sum(cell.ours is None and not cell.missing for cell in cells)} can have none"] if without else []
+    more = "" if listed else " (missing=true lists them)"
+    print(f"{len(tables)} table{'s' * (len(tables) > 1)} in {output}, {_counted(cells)}, from {store}")
+    print(f"{', '.join(gaps)}{more}" if gaps else "no score is missing")
+    print(f"next: open {output / tables[0].name}.html, or see all proxies and benchmarks by `harness report page`")
 
 
 def _retargeted(tables: Sequence[Any], target: str, measurements: Measurements) -> list[Any]:

@@ -17,18 +17,30 @@ def indistinguishable(values: np.ndarray, resampled: np.ndarray) -> np.ndarray:
     same = np.ones((len(values), len(values)), dtype=bool)
     if not first.size or resampled.shape[1] < 2:
         return same
-    difference = np.abs(values[first] - values[second])
-    resampled_difference = resampled[first] - resampled[second]
-    spread = resampled_difference.std(axis=1, ddof=1)
-    varies = spread > 1e-12
-    if varies.any():
-        shift = np.abs(resampled_difference[varies] - (values[first] - values[second])[varies, None])
-        critical = np.quantile((shift / spread[varies, None]).max(axis=0), 0.95)
-        apart = np.where(varies, difference > critical * spread, difference > 1e-12)
-    else:
-        apart = difference > 1e-12
+    margin = margins(values[first] - values[second], resampled[first] - resampled[second])
+    apart = np.abs(values[first] - values[second]) > margin
     same[first, second] = same[second, first] = ~apart
     return same
+
+
+def margins(differences: np.ndarray, resampled: np.ndarray, confidence: float = 0.95) -> np.ndarray:
+    """By how much each of m differences may be off, so that all are within theirs with the given confidence: (m,).
+
+    The single-step max-|t| procedure (Romano & Wolf, 2005): the quantile of the largest deviation over all m, each in
+    units of its own bootstrap standard deviation, times that deviation.
+
+    Args:
+        differences: (m,) on the data.
+        resampled: (m, R) on paired resamples, R at least 2.
+    """
+    spread = resampled.std(axis=1, ddof=1)
+    varies = spread > 1e-12
+    margin = np.full(len(differences), 1e-12)
+    if varies.any():
+        shift = np.abs(resampled[varies] - differences[varies, None])
+        critical = np.quantile((shift / spread[varies, None]).max(axis=0), confidence)
+        margin[varies] = critical * spread[varies]
+    return margin
 
 
 def group_letters(best_first: np.ndarray, same: np.ndarray) -> list[str]:

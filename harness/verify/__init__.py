@@ -14,13 +14,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from harness.benchmarks.enumeration import verify_nasbench101
+from harness.engine.store import write_text
+from harness.errors import HarnessError
+from harness.proxies import get_proxy
 from harness.verify.accuracies import check_accuracies
 from harness.verify.baseline import check_correlations, write_baseline
-from harness.verify.expectation import check_expectations, find_proxy, parse_expectation
-from harness.verify.findings import Finding, show
+from harness.verify.expectation import check_expectations, parse_expectation
+from harness.verify.findings import Finding, show, to_json, to_junit
 from harness.verify.references import verify_references
 from harness.verify.scores import check_scores
 from harness.verify.tables import check_tables
@@ -34,25 +38,41 @@ GUARD: dict[str, Callable[[Any], Iterator[Finding]]] = {
 }
 
 
-def concluded(checks: Callable[[Any], Iterator[Finding]]) -> Callable[[Any], int]:
-    """The command that prints what a check finds; its exit code is 1 when something fails."""
+def concluded(checks: Callable[[Any], Iterator[Finding]]) -> Callable[..., int]:
+    """The command that prints what a check finds; its exit code is 1 when something fails.
 
-    def task(config: Any) -> int:
+    The command takes `junit`, a file that is written too, and `as_json`, for JSON in place of lines.
+    """
+
+    def task(config: Any, junit: str | None = None, as_json: bool = False) -> int:
         started = time.perf_counter()
-        verdicts = Counter(finding.verdict for finding in show(checks(config)))
-        print(
-            f"{verdicts['ok']} ok, {verdicts['FAILS']} failed, {verdicts['note']} notes; "
-            f"{time.perf_counter() - started:.0f} s"
-        )
+        findings = list(checks(config) if as_json else show(checks(config)))
+        verdicts = Counter(finding.verdict for finding in findings)
+        seconds = time.perf_counter() - started
+        if junit is not None:
+            _written(Path(junit), to_junit(findings, seconds))
+        if as_json:
+            print(to_json(findings, seconds))
+        else:
+            print(f"{verdicts['ok']} ok, {verdicts['FAILS']} failed, {verdicts['note']} notes; {seconds:.0f} s")
         return 1 if verdicts["FAILS"] else 0
 
     return task
 
 
-def expectations(proxy: str, texts: Sequence[str]) -> Callable[[Any], int]:
+def _written(path: Path, text: str) -> None:
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise HarnessError(
+            f"cannot write {path} ({error.strerror or error}): name a file in a folder that is there"
+        ) from error
+
+
+def expectations(proxy: str, texts: Sequence[str]) -> Callable[..., int]:
     """The command `harness verify --proxy … --expect …`. Raises HarnessError for either that cannot be read."""
     bounds = [parse_expectation(text) for text in texts]
-    return concluded(partial(check_expectations, find_proxy(proxy), bounds))
+    return concluded(partial(check_expectations, get_proxy(proxy), bounds))
 
 
 def _guard(config: Any) -> Iterator[Finding]:
@@ -60,7 +80,7 @@ def _guard(config: Any) -> Iterator[Finding]:
 
 
 #: What may follow `harness verify`, by name; nothing runs the whole guard.
-CHECKS: dict[str, Callable[[Any], int]] = {
+CHECKS: dict[str, Callable[..., int]] = {
     "": concluded(_guard),
     **{name: concluded(check) for name, check in GUARD.items()},
     "references": verify_references,

@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.benchmarks.benchmark import Benchmark
 from harness.errors import HarnessError
-from harness.verify.baseline import accuracy_digests, guarded_benchmarks, read_baseline
+from harness.verify.baseline import accuracy_digests, guarded_benchmarks, guarded_by, read_baseline
 from harness.verify.findings import Finding
 
 
@@ -17,7 +17,7 @@ def check_accuracies(config: Any) -> Iterator[Finding]:
     Two exchanged rows change neither a mean nor a maximum, and the sha256 of a file stands in the card beside it:
     the baseline's digests tell which column is no longer what it was when the correlations were written down.
     """
-    baseline = read_baseline(config.baseline)
+    baseline = read_baseline(guarded_by(config)[0])
     for benchmark in guarded_benchmarks():
         name = benchmark.name
         subject = f"accuracies of {name}"
@@ -32,7 +32,7 @@ def check_accuracies(config: Any) -> Iterator[Finding]:
             before = baseline["accuracies"].get(name, {})
             wrong += [
                 f"{column} differs from the baseline's: restore the files of {benchmark.folder}, or write a new "
-                " baseline (`harness verify baseline`) if the change was meant"
+                " baseline (`harness verify baseline baseline=FILE`) if the change was meant"
                 for column, digest in found.items()
                 if before.get(column, digest) != digest
             ]

@@ -18,8 +18,9 @@ import numpy as np
 
 from harness.benchmarks.benchmark import Benchmark, embedded_benchmark, list_benchmarks, load_benchmark
 from harness.correlation import correlate
-from harness.engine.store import ScoreKey, ScoreStore, write_text
+from harness.engine.store import ScoreKey, ScoreStore, open_store, write_text
 from harness.errors import HarnessError, UnknownNameError
+from harness.paths import REFERENCE, data_dir
 from harness.progress import progress_bar
 from harness.proxies import get_proxy
 from harness.rankings.aggregates import AGGREGATES
@@ -201,14 +202,24 @@ def read_baseline(path: str | Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise HarnessError(
-            f"{path} cannot be read ({error!r}): restore the file, or write a new one with `harness verify baseline`"
+            f"{path} cannot be read ({error!r}): restore the file, or write a new one with "
+            f"`harness verify baseline baseline={path}`"
         ) from error
+
+
+def guarded_by(config: Any) -> tuple[Path, ScoreStore]:
+    """The baseline of `harness verify` and the scores that it is about: those of the package where none is named."""
+    if config.baseline is None:
+        return data_dir("results") / "baseline.json", open_store(config.store, [REFERENCE])
+    return Path(config.baseline), open_store(config.store, config.stores)
 
 
 def write_baseline(config: Any) -> int:
     """Write the correlations of the store down, with their intervals; say how many moved since the last time."""
+    if config.baseline is None:
+        raise HarnessError("name the file that is written: harness verify baseline baseline=FILE")
     before = read_baseline(config.baseline)
-    entries = list(correlations(ScoreStore(config.store), config.populations, config.resamples))
+    entries = list(correlations(open_store(config.store, config.stores), config.populations, config.resamples))
     content = {
         "protocol": f"value, 95% interval of up to {config.resamples} resamples; default accuracies of the benchmark",
         "accuracies": {benchmark.name: accuracy_digests(benchmark) for benchmark in guarded_benchmarks()},
@@ -254,15 +265,15 @@ def check_correlations(config: Any) -> Iterator[Finding]:
     A move of more than `LARGEST_MOVE` fails, and so does a correlation that can no longer be computed. One that the
     baseline does not have yet is a note.
     """
-    baseline = read_baseline(config.baseline)
+    path, store = guarded_by(config)
+    baseline = read_baseline(path)
     if baseline is None:
-        yield Finding(str(config.baseline), "FAILS", "is not there: write it with `harness verify baseline`")
+        yield Finding(str(path), "FAILS", f"is not there: write it with `harness verify baseline baseline={path}`")
         return
     old: dict[tuple, Entry] = baseline["correlations"]
     labels = {get_proxy(spec).label for spec in config.proxies}
     names = dict.fromkeys([*config.populations, *(entry.population for entry in old.values())])
     names.pop(STORED, None)
-    store = ScoreStore(config.store)
     tables: dict[str, dict[str, str]] = {}
     compared: dict[tuple[str, str], list[float]] = {}
     seen, new = set(), []
@@ -290,7 +301,8 @@ def check_correlations(config: Any) -> Iterator[Finding]:
         yield Finding(
             "correlations",
             "note",
-            f"{len(new)} are not in the baseline yet, such as {new[0]}: `harness verify baseline` takes them in",
+            f"{len(new)} are not in the baseline yet, such as {new[0]}: `harness verify baseline baseline={path}` "
+            "takes them in",
         )
 
 

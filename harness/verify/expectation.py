@@ -1,28 +1,29 @@
-"""Does a proxy, anyone's, reach what its author claims? For the continuous integration of other projects."""
+"""Does a proxy, anyone's, reach what its author claims? For the continuous integration of other projects.
+
+A claim compares a figure with a number or with another figure:
+
+    tau>=0.6                      Kendall's tau of the proxy
+    tau.low>=0.55                 the lower end of its 95% interval
+    tau>tau(naswot)               more than another proxy's, on the same architectures and mini-batches
+    tau-tau(flops)>=0.05          by so much
+    (tau-tau(flops)).low>0        the paired difference, so that its 95% interval lies above 0
+"""
 
 from __future__ import annotations
 
-import importlib
 import operator
 import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-
-from harness.benchmarks.benchmark import load_benchmark
-from harness.correlation import correlate, metric
-from harness.engine.scorer import Job
-from harness.engine.scoring import run
-from harness.engine.store import ScoreStore
+from harness.comparison.scores import Contestant, Place, Scoring, contestant, place, score_missing
+from harness.correlation import Estimate, Sample, estimate, metric, sample_many
+from harness.engine.store import ScoreStore, open_store
 from harness.errors import HarnessError
-from harness.proxies import available, get_proxy
 from harness.proxies.base import Proxy
-from harness.specs import configure, split_spec
+from harness.rankings.results import PAPER_INPUTS
 from harness.verify.findings import Finding
 
 #: Small enough for every push, of every kind of cell, and known to every space.
@@ -34,114 +35,218 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?")
+_METRIC = re.compile(r"[A-Za-z]+(?:_\d+(?:\.\d+)?%?)?")
+_END = re.compile(r"\.(low|high)\b")
+
+
+@dataclass(frozen=True)
+class Term:
+    """A metric of the proxy that is checked, or of another one (`other`), or an end of its interval."""
+
+    metric: str
+    other: str = ""
+    end: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.metric}{f'({self.other})' if self.other else ''}{f'.{self.end}' if self.end else ''}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A term, or the paired difference of two, of which `end` may name an end of the interval."""
+
+    first: Term
+    minus: Term | None = None
+    end: str = ""
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        return (self.first,) if self.minus is None else (self.first, self.minus)
+
+    def __str__(self) -> str:
+        if self.minus is None:
+            return str(self.first)
+        text = f"{self.first} - {self.minus}"
+        return f"({text}).{self.end}" if self.end else text
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """A bound on a metric: `kendall >= 0.6`."""
+    """A claim: `kendall >= 0.6`, `kendall > kendall(naswot)`."""
 
-    metric: str
+    figure: Figure
     comparison: str
-    bound: float
+    bound: float | Figure
 
-    def holds(self, value: float) -> bool:
-        """NaN meets no bound."""
-        return _COMPARISONS[self.comparison](value, self.bound)
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        return self.figure.terms + (self.bound.terms if isinstance(self.bound, Figure) else ())
+
+    def holds(self, value: float, bound: float) -> bool:
+        """NaN meets no bound, and is none that is met."""
+        return _COMPARISONS[self.comparison](value, bound)
 
     def __str__(self) -> str:
-        return f"{self.comparison} {self.bound:g}"
+        bound = f"{self.bound:g}" if isinstance(self.bound, float) else str(self.bound)
+        return f"{self.figure} {self.comparison} {bound}"
+
+
+# Reading -------------------------------------------------------------------------------------------------------
 
 
 def parse_expectation(text: str) -> Expectation:
-    """The bound that a text such as `tau>=0.6`, `rho > 0.7` or `ndcg_10>=0.5` states. Raises HarnessError."""
-    match = re.fullmatch(r"\s*([\w.%]+)\s*(>=|<=|>|<)\s*([-+]?\d*\.?\d+(?:e[-+]?\d+)?)\s*", text)
-    if not match:
-        raise HarnessError(
-            f"{text!r} is no expectation: write METRIC>=VALUE in quotes, as in --expect 'tau>=0.6' (without them the "
-            "shell takes > for itself)"
-        )
+    """The claim that a text such as `tau>=0.6`, `tau.low>=0.3` or `tau>tau(naswot)` states. Raises HarnessError."""
+    parts = re.split(r"(>=|<=|>|<)", text)
     try:
-        return Expectation(metric(match[1]).name, match[2], float(match[3]))
-    except ValueError as error:
+        if len(parts) != 3:
+            raise ValueError
+        left, comparison, right = (part.strip() for part in parts)
+        number = _NUMBER.fullmatch(right)
+        return Expectation(_figure(left), comparison, float(right) if number else _figure(right))
+    except HarnessError as error:
         raise HarnessError(f"{text!r}: {error}") from error
-
-
-def find_proxy(spec: str) -> Proxy:
-    """A registered proxy, or one named `module:Class`, either followed by `:setting=value`.
-
-    Modules of the working directory are found, as a test runner would.
-
-    Raises:
-        HarnessError: no such module or class, an import that fails, or a class that is no `Proxy`.
-    """
-    module, colon, rest = spec.partition(":")
-    if not colon or "=" in rest.split(":")[0] or module in available():
-        return get_proxy(spec)
-    name, settings = split_spec(rest, "proxy")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        cls = getattr(importlib.import_module(module), name)
-    except Exception as error:
-        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    except ValueError:
         raise HarnessError(
-            f"proxy {spec!r} cannot be imported ({cause}): write --proxy MODULE:CLASS, importable from here"
-        ) from error
-    if not (isinstance(cls, type) and issubclass(cls, Proxy)):
-        raise HarnessError(
-            f"{module}:{name} is no subclass of harness.Proxy: write --proxy MODULE:CLASS with a class derived from it"
-        )
-    return configure(cls, settings)
+            f"{text!r} is no expectation: write METRIC>=VALUE in quotes, as in --expect 'tau>=0.6', 'tau.low>=0.3', "
+            "'tau>tau(naswot)' or '(tau-tau(flops)).low>0' (without quotes the shell takes > for itself)"
+        ) from None
+
+
+def _figure(text: str) -> Figure:
+    """Raises ValueError for what is no figure, HarnessError for a name that is none."""
+    end = ""
+    bracketed = re.fullmatch(r"\((.*)\)(?:\.(low|high))?", text)
+    if bracketed:
+        text, end = bracketed[1].strip(), bracketed[2] or ""
+    first, rest = _term(text)
+    rest = rest.strip()
+    if not rest:
+        if bracketed and end:
+            raise ValueError
+        return Figure(first)
+    if rest[0] != "-":
+        raise ValueError
+    second, rest = _term(rest[1:].strip())
+    if rest.strip() or first.end or second.end:  # an end less an end is the end of nothing
+        raise ValueError
+    return Figure(first, second, end)
+
+
+def _term(text: str) -> tuple[Term, str]:
+    """The term that a text begins with, and the rest."""
+    name = _METRIC.match(text)
+    if not name:
+        raise ValueError
+    rest, other = text[name.end() :], ""
+    if rest.startswith("("):
+        close = _closing(rest)
+        other, rest = rest[1:close].strip(), rest[close + 1 :]
+        if not other:
+            raise ValueError
+        contestant(other)  # raises where there is no such proxy
+    end = _END.match(rest)
+    if end:
+        rest = rest[end.end() :]
+    return Term(metric(name[0]).name, other, end[1] if end else ""), rest
+
+
+def _closing(text: str) -> int:
+    """Place of the bracket that closes the first one."""
+    depth = 0
+    for place_, mark in enumerate(text):
+        depth += {"(": 1, ")": -1}.get(mark, 0)
+        if depth == 0:
+            return place_
+    raise ValueError
+
+
+# Checking ------------------------------------------------------------------------------------------------------
 
 
 def check_expectations(proxy: Proxy, expectations: Sequence[Expectation], config: Any) -> Iterator[Finding]:
-    """Score a population of `config` with `proxy` and hold each metric against its bound.
+    """Score a population of `config` with `proxy` and hold each figure against its bound.
 
-    A proxy that reads images gets noise where `config.inputs.path` names none; the protocol line says which.
+    The proxy is computed anew. Others that a claim names are read from `config.stores`, and computed where they lack
+    scores of these mini-batches. A proxy that reads images gets noise where `config.inputs.path` names none; the
+    protocol line says which.
     """
-    benchmark = load_benchmark(config.benchmark)
-    dataset = config.dataset or next(iter(benchmark.datasets))
+    own = contestant(proxy)
+    others = {term.other: contestant(term.other) for one in expectations for term in one.terms if term.other}
     population = config.population or POPULATION
-    accuracies = benchmark.accuracies(dataset).to_numpy(dtype=np.float64)
-    benchmark.with_figures(population, accuracies)  # raises, before anything is scored, where they are of a selection
-    inputs = config.inputs.name if config.inputs.path else "random"
+    how = Scoring(config.inputs.name if config.inputs.path else None, config.inputs.path, config.workers, config.device)
     with TemporaryDirectory() as folder:
-        job = Job(
-            config.benchmark,
-            dataset,
-            (proxy,),
-            inputs=inputs,
-            inputs_path=config.inputs.path,
-            seed=config.seed,
-            population=population,
-            device=config.device,
-            workers=config.workers,
-            store=folder,
-        )
-        run(job)
-        rows = ScoreStore(folder).read(job.key(proxy)).set_index("index")
-    members = benchmark.population(population)
-    own = np.isin(members, rows.index.to_numpy())
-    rows = rows.loc[np.where(own, members, benchmark.representatives[members])]
-    accuracies = accuracies[members]
-    trained = np.isfinite(accuracies)
-    scores = rows["score"].to_numpy(dtype=np.float64)[trained]
-    metrics = list(dict.fromkeys(expectation.metric for expectation in expectations))
-    found = correlate(scores, accuracies[trained], metrics, resamples=config.resamples)
-    reads = "no mini-batch" if proxy.inputs == "none" else f"inputs {inputs}"
-    yield Finding(
-        proxy.label,
-        "note",
-        f"protocol: {benchmark.name}/{dataset}, {benchmark.card['default_target']}, {population}, n = {found.n}, "
-        f"{reads}, seed {config.seed}, 95% interval of {config.resamples} bootstrap resamples",
-    )
-    for status, count in rows["status"][rows["status"] != "ok"].value_counts().sort_index().items():
-        yield Finding(proxy.label, "note", f"{count} of {len(rows)} without a score, ranked last: {status}")
+        alone = place(config.benchmark, config.dataset, ScoreStore(folder), config.seed)
+        indices = alone.block.population(population)  # raises, before anything is scored, where there is none
+        score_missing(alone, [own], population, how)
+        alone = alone.afresh()
+        where = place(config.benchmark, config.dataset, open_store(folder, [folder, *config.stores]), config.seed)
+        if others:
+            score_missing(where, list(others.values()), population, how)
+            where = where.afresh()
+        values = {"": alone.read(own, population, how.source)[1].values}
+        statuses = alone.block.reader.statuses(proxy, alone.block.dataset, indices, how.source, config.seed)
+        values |= {name: where.read(one, population, how.source)[1].values for name, one in others.items()}
+    names = list(dict.fromkeys(term.metric for one in expectations for term in one.terms))
+    samples = sample_many(values, alone.block.accuracies[indices], names, config.resamples)
+    yield Finding(proxy.label, "note", _protocol(alone, own, others, population, how, config.resamples))
+    reasons = [status for status in statuses.values() if status != "ok"]
+    for status in sorted(set(reasons)):
+        text = f"{reasons.count(status)} of {len(indices)} without a score, ranked last: {status}"
+        yield Finding(proxy.label, "note", text)
     for expectation in expectations:
-        value = found[expectation.metric]
-        yield Finding(
-            f"{expectation.metric} of {proxy.label}",
-            "ok" if expectation.holds(value.value) else "FAILS",
-            f"{value.value:.4f} [{value.low:.4f}, {value.high:.4f}], expected {expectation}",
-        )
+        yield _held(proxy.label, expectation, samples)
+
+
+def _protocol(
+    where: Place, own: Contestant, others: Mapping[str, Contestant], population: str, how: Scoring, resamples: int
+) -> str:
+    """What every figure is about."""
+    source = how.source if how.source == PAPER_INPUTS else "random"
+    read = where.block.inputs(own.spec, source)
+    inputs = "no mini-batch" if read == "none" else f"inputs {read}"
+    beside = "".join(f", {one.label}: {where.block.inputs(one.spec, source)}" for one in others.values())
+    n = len(where.block.population(population))
+    return (
+        f"protocol: {where.name}, {where.block.figure.name}, {population}, n = {n}, "
+        f"{inputs}{beside}, seed {where.seed}, 95% interval of {resamples} bootstrap resamples"
+    )
+
+
+def _held(label: str, expectation: Expectation, samples: Mapping[str, Sample]) -> Finding:
+    left = _estimated(expectation.figure, samples)
+    value = _picked(expectation.figure, left)
+    figures = {"value": left.value, "low": left.low, "high": left.high}
+    detail = f"{left.value:.4f} [{left.low:.4f}, {left.high:.4f}]"
+    if isinstance(expectation.bound, Figure):
+        right = _estimated(expectation.bound, samples)
+        bound = _picked(expectation.bound, right)
+        detail += f" against {right.value:.4f} [{right.low:.4f}, {right.high:.4f}]"
+        if expectation.figure.minus is None and expectation.bound.minus is None:
+            apart = _estimated(Figure(expectation.figure.first, expectation.bound.first), samples)
+            detail += f", difference {apart.value:+.4f} [{apart.low:+.4f}, {apart.high:+.4f}]"
+            figures |= {"difference": apart.value, "difference_low": apart.low, "difference_high": apart.high}
+        figures["bound"] = bound
+    else:
+        bound = figures["bound"] = expectation.bound
+    return Finding(
+        f"{expectation.figure} of {label}",
+        "ok" if expectation.holds(value, bound) else "FAILS",
+        f"{detail}, expected {expectation.comparison} {str(expectation).split(f' {expectation.comparison} ')[1]}",
+        figures,
+    )
+
+
+def _estimated(figure: Figure, samples: Mapping[str, Sample]) -> Estimate:
+    """The figure with its interval; of a difference the paired one."""
+    first, *minus = [(samples[term.other], term.metric) for term in figure.terms]
+    value, drawn = first[0].values[first[1]], first[0].resampled[first[1]]
+    for sample, name in minus:
+        value, drawn = value - sample.values[name], drawn - sample.resampled[name]
+    return estimate(value, drawn)
+
+
+def _picked(figure: Figure, found: Estimate) -> float:
+    """The number that a claim is about: the value, or an end of its interval."""
+    end = figure.end or figure.first.end
+    return getattr(found, end or "value")

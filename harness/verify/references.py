@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from harness.benchmarks.benchmark import load_benchmark
-from harness.engine.store import ScoreStore
+from harness.engine.store import ScoreStore, open_store
 from harness.errors import HarnessError
 from harness.rankings.results import Reader
 
@@ -100,7 +101,7 @@ def verify_references(config: object) -> int:
     if not config.path:
         raise HarnessError("which file? harness verify references path=FILE.parquet (NAS-Bench-Suite-Zero's scores)")
     population, inputs = config.population or POPULATION, config.inputs.name
-    results = compare_references(config.path, ScoreStore(config.store), population, inputs)
+    results = compare_references(config.path, open_store(config.store, config.stores), population, inputs)
     print("| reference | ours | n | Spearman rho | at least | |\n|---|---|--:|--:|--:|---|")
     for result in results:
         rho = "not computed" if result.rho is None else f"{result.rho:.4f}"
@@ -111,6 +112,6 @@ def verify_references(config: object) -> int:
     if lacking:
         print(
             f'missing: harness score inputs={inputs} inputs.path=DATA "proxies=[{",".join(lacking)}]" '
-            f'"population={population}" store={config.store}'
+            f'"population={population}" {shlex.quote(f"store={config.store}")}'
         )
     return 1 if lacking or any(result.passes is False for result in results) else 0

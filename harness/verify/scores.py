@@ -12,7 +12,7 @@ import pandas as pd
 
 from harness.benchmarks.benchmark import load_benchmark
 from harness.engine.scorer import Job
-from harness.engine.store import Row, ScoreKey, ScoreStore, check_range
+from harness.engine.store import Row, ScoreKey, ScoreStore, check_range, open_store
 from harness.engine.workers import score_networks
 from harness.errors import HarnessError
 from harness.probes.base import EncodingProbe
@@ -47,7 +47,7 @@ def check_scores(config: Any) -> Iterator[Finding]:
     """
     if config.cells < 1:
         raise HarnessError(f"cells={config.cells} checks nothing: give at least 1")
-    store = ScoreStore(config.store)
+    store = open_store(config.store, config.stores)
     keys = chosen_keys(store, list(config.proxies))
     groups: dict[Job, list[_Partition]] = defaultdict(list)
     for key in keys:
@@ -59,7 +59,7 @@ def check_scores(config: Any) -> Iterator[Finding]:
             benchmark, proxy = load_benchmark(key.space), get_proxy(key.proxy)
             benchmark.dataset(key.dataset)
             stored = store.read(key, proxy.version)
-            check_range(stored["index"].to_numpy(), len(benchmark), store.root / key.folder)
+            check_range(stored["index"].to_numpy(), len(benchmark), store.place(key))
         except HarnessError as error:
             yield Finding(subject, "FAILS", str(error))
             continue
@@ -100,7 +100,7 @@ def chosen_keys(store: ScoreStore, proxies: list[str]) -> list[ScoreKey]:
         keys = [key for key in keys if key.proxy in labels]
     if not keys:
         what = f"scores of {', '.join(sorted(labels))}" if labels else "scores"
-        raise HarnessError(f"there are no {what} below {store.root}: run in the project's folder, or set store=DIR")
+        raise HarnessError(f"there are no {what} in {store}: set store=DIR, or stores=[DIR]")
     return keys
 
 

@@ -12,25 +12,28 @@ from typing import Any
 
 from harness.config import choices, compose_config
 from harness.errors import HarnessError
+from harness.paths import REFERENCE, data_dir
 from harness.tables.build import build_tables
 from harness.verify.findings import Finding
 
 
 def check_tables(config: Any) -> Iterator[Finding]:
-    """Build all tables, or `config.table`, as `harness report` does, and compare each file with the committed one.
+    """Build all tables, or `config.table`, as `harness report` does, and compare them with those in `config.tables`.
+
+    Without `config.tables` the package's tables are built from the package's scores alone.
 
     What a study of searches wrote is only named: searches take minutes, and some are limited by time. Other Markdown
     that the report does not write is text by hand and left alone; any other file that it does not write
     is a leftover of a table that is gone.
     """
-    committed = Path(config.tables)
+    committed, stores = data_dir("results") / "tables", [REFERENCE]
+    if config.tables is not None:
+        committed, stores = Path(config.tables), list(config.stores)
     if not committed.is_dir():
-        raise HarnessError(
-            f"there is no folder {committed}: run in the project's folder, or set tables=DIR to the committed tables"
-        )
+        raise HarnessError(f"there is no folder {committed}: set tables=DIR to a folder that `harness report` wrote")
     with TemporaryDirectory() as folder:
         report = compose_config("report", [])
-        report.table, report.store, report.output = config.table, config.store, folder
+        report.table, report.store, report.stores, report.output = config.table, config.store, stores, folder
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             build_tables(report)
         rebuilt = {str(path.relative_to(folder)): path.read_bytes() for path in _files(Path(folder))}
@@ -39,7 +42,7 @@ def check_tables(config: Any) -> Iterator[Finding]:
     for name in sorted({*rebuilt, *stored}):
         subject = f"table {committed / name}"
         if name not in stored:
-            yield Finding(subject, "FAILS", "is not there: run `harness report` and commit it")
+            yield Finding(subject, "FAILS", "is not there: run `harness report output={committed}` and commit it")
         elif name in rebuilt:
             difference = _difference(stored[name], rebuilt[name])
             if difference:

@@ -94,7 +94,7 @@ def decode(text: str) -> Genotype:
         if len(text) > _LONGEST:
             raise ValueError("it is too long")
         cells, at, size = text.partition("@")
-        tree = ast.parse(cells.strip(), mode="eval").body
+        tree = _expression(cells.strip())
         genotype = _named(tree) if isinstance(tree, ast.Call) else _compact(tree)
         return genotype._replace(**_sized(size)) if at else genotype
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
@@ -108,6 +108,14 @@ def decode(text: str) -> Genotype:
         ) from None
 
 
+def _expression(text: str) -> ast.expr:
+    """The genotype of a line as it stands in a module of genotypes: itself, or what a name is bound to."""
+    match ast.parse(text).body:
+        case [ast.Expr(value=value) | ast.Assign(targets=[ast.Name()], value=value)]:
+            return value
+    raise ValueError("it is not one genotype, nor NAME = one")
+
+
 def _sized(text: str) -> dict[str, int]:
     match = _SIZE.fullmatch(text.strip())
     size = [int(number) for number in match.groups()] if match else [0]
@@ -118,7 +126,8 @@ def _sized(text: str) -> dict[str, int]:
 
 def _named(call: ast.Call) -> Genotype:
     """The genotype of a call `Genotype(...)`, which is read and never run."""
-    if not (isinstance(call.func, ast.Name) and call.func.id == "Genotype") or call.args:
+    function = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if function != "Genotype" or call.args:
         raise ValueError("it names something else than Genotype and its four fields")
     fields = {keyword.arg: keyword.value for keyword in call.keywords}
     if len(call.keywords) != 4 or set(fields) != {"normal", "normal_concat", "reduce", "reduce_concat"}:
@@ -164,10 +173,17 @@ def _compact(tree: ast.expr) -> Genotype:
 
 
 def _pairs(cell: Any, nodes: Sequence[int]) -> list[tuple[Any, Any]]:
+    """The pairs of a cell, of which some codes make a list for each node."""
     pairs = list(cell) if isinstance(cell, (list, tuple)) else []
-    if len(pairs) not in [2 * n for n in nodes] or not all(isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs):
+    if len(pairs) in nodes and all(_is_pair(node) and all(map(_is_pair, node)) for node in pairs):
+        pairs = [pair for node in pairs for pair in node]
+    if len(pairs) not in [2 * n for n in nodes] or not all(map(_is_pair, pairs)):
         raise ValueError(f"a cell is not of {' or '.join(str(2 * n) for n in nodes)} pairs")
     return [tuple(pair) for pair in pairs]
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2
 
 
 def _checked(cell: list[tuple[int, Any]]) -> Cell:

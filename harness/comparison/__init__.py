@@ -1,0 +1,1 @@
+"""One proxy against the others: stored scores as a table, what is missing scored, differences with intervals."""
