@@ -142,8 +142,8 @@ THREE = np.array([[1.0, 2.0, nan, 4.0], [10.0, -20.0, 30.0, 0.5]])
             [log(2 / 4 * 3 / 4), log(3 / 4 * 1 / 4), log(1 / 4 * 4 / 4), log(4 / 4 * 2 / 4)],
         ),
         ("geo_mean", [(2 * 3) ** 0.5, (3 * 1) ** 0.5, (1 * 4) ** 0.5, (4 * 2) ** 0.5]),
-        ("max_sum", [1 / 4 + 10 / 30, 2 / 4 - 20 / 30, nan, 4 / 4 + 0.5 / 30]),
-        # First: against 2 it ties (2 < 3, 3 > 1), as against 3 (2 > 1, 3 < 4); 4 has more of one, less of the other.
+        ("max_sum", [(a / (4 + 1e-9) + b / (30 + 1e-9)) for a, b in ((1, 10), (2, -20), (nan, 30), (4, 0.5))]),
+        # 1 beats 2 in the second alone: 2 has more of the first. 4 beats 2 in both.
         ("vote", [0.0, -1.0, 0.0, 1.0]),
     ],
 )

@@ -966,7 +966,9 @@ def test_sed_of_a_cell(make_subject):
 
 
 #: What a small network without attention gives no score to: these need attention, an encoding or channels.
-NEEDY = {"dss", "sed", "skip", "swap", "swap_reg", "meco_opt", "lswag"}
+NEEDY = {
+    *("dss", "head_confidence", "token_entropy", "w_pca", "sed", "skip", "swap", "swap_reg", "meco_opt", "lswag"),
+}
 
 
 def test_no_score_depends_on_what_else_was_asked_for(make_subject):

@@ -22,14 +22,17 @@ HEAVY = (
     "az_expressivity",
     "az_progressivity",
     "az_trainability",
+    "dextr",
+    "epsinas",
     "grasp",
+    "knas",
     "ntk",
     "vkdnw",
     "vkdnw_single",
     "vkdnw_decile",
 )
 
-LIGHT = "all less az_nas, grasp, ntk, vkdnw"
+LIGHT = "all less az_nas, dextr, epsinas, grasp, knas, ntk, vkdnw"
 
 
 def _sets() -> dict[str, list[str]]:

@@ -421,7 +421,6 @@ OF_OUTPUTS = (
     "epsinas",
     "rbflex",
     "eznas_a",
-    "croze",
     "w_pca",
     "token_entropy",
 )
