@@ -31,7 +31,7 @@ from harness.tables.papers import table_cells
 NB201 = load_benchmark("nasbench201")
 SIDE = 8
 #: Settings that make the passes cheap, and settings that take another way through a proxy.
-CHEAP = {"batch_size": 6, "samples": 200, "repeats": 2, "minibatches": 2, "resolution": 16}
+CHEAP = {"batch_size": 6, "samples": 200, "repeats": 2, "minibatches": 4, "resolution": 16}
 VARIANTS = (
     *("meco:modules=all", "swap:cell=True:batch_size=16", "nregions:network=full:resolution=8", "zen:gamma=0.1"),
     *("entropic_score:over=layer", "entropic_score:over=positions", "entropic_score:signed=True", "sed:part=skip"),

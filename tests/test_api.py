@@ -28,7 +28,7 @@ def every(resolution: int) -> list[str]:
     """All proxies, those that make images of a side of their own with one that fits the network."""
     own = {
         "dextr": f":resolution={resolution}",
-        "knas": ":entries=8:minibatches=2",
+        "knas": ":entries=8:minibatches=4",
         "meco": f":resolution={resolution}",
         "meco_opt": f":channels=4:resolution={resolution}",
         "nregions": f":samples=60:resolution={resolution}",
@@ -325,7 +325,7 @@ def test_another_seed_draws_other_weights(scored):
     assert set(other.dropna().index) == set(series.dropna().index)
     for label in series.dropna().index:
         proxy = get_proxy(label)
-        if not proxy.random:
+        if not proxy.random or proxy.name == "epsinas":  # whose weights are constants: only mini-batches are drawn
             assert other[label] == series[label]
         elif not (4 * series[label]).is_integer():  # counts, and means of four of them, may coincide
             assert other[label] != series[label], label

@@ -13,7 +13,7 @@ from torch import nn
 from harness.benchmarks.benchmark import Benchmark, load_benchmark
 from harness.benchmarks.importers import read_archive
 from harness.benchmarks.importers.safe import unpickle_bz2
-from harness.cli.tracker import correlations_of
+from harness.cli.outcome import correlations_of
 from harness.config import RowConfig
 from harness.engine.scorer import Job, Scorer
 from harness.engine.scoring import run

@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 def every() -> list[str]:
     own = {
         "dextr": ":resolution=8",
-        "knas": ":entries=8:minibatches=2",
+        "knas": ":entries=8:minibatches=4",
         "meco": ":resolution=8",
         "meco_opt": ":channels=4:resolution=8",
         "nregions": ":samples=60:resolution=8",

@@ -72,7 +72,7 @@ def number_of_rows(root: Path) -> int:
 def every_proxy() -> tuple[str, ...]:
     """All proxies, with the smallest mini-batches that they can read."""
     small = {}
-    own = {"dextr": ":resolution=16", "knas": ":minibatches=2"}
+    own = {"dextr": ":resolution=16", "knas": ":minibatches=4"}
     for name, cls in available().items():
         fields = {field.name for field in dataclasses.fields(cls)}
         small[name] = name + (":batch_size=4" if "batch_size" in fields else "") + own.get(name, "")

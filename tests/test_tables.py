@@ -442,10 +442,9 @@ def test_tables_are_listed():
 PAPERS = [name for name in choices("table") if load_table(name).kind == "paper"]
 #: Tables that leave rows of their paper's out on purpose, as their own protocol says.
 PARTIAL = {
-    "zico_table3": {"KNAS"},
     "lswag_table1": {"LIBRA (L-SWAG based; uses accuracies)"},
     "apd_table2": {"APD"},
-    "eznas": {"AngleNAS", "EZNAS-A"},
+    "eznas": {"AngleNAS"},
     "vkdnw_seeds": {"GRAF", "VKDNW", "VKDNW+ZCS", "VKDNW+ZCS+GRAF"},
     "vkdnw_ablation_batch": {"VKDNW_single(real,B=-1)"},
 }

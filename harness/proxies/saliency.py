@@ -250,7 +250,7 @@ class Knas(Proxy):
     inputs: ClassVar[str] = "images"
     tolerance: ClassVar[float] = 0.5
     cancels: ClassVar[bool] = True
-    choices: ClassVar[Mapping[str, Collection]] = {"minibatches": at_least(2), "entries": at_least(1)}
+    choices: ClassVar[Mapping[str, Collection]] = {"minibatches": at_least(4), "entries": at_least(1)}
 
     init: str = "default"
     batch_size: int = 64
