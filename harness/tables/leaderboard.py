@@ -315,14 +315,17 @@ def _general(name: str) -> str:
 
 
 def _overall(rows: Sequence[Any], boards: Sequence[Board]) -> tuple[list[Cell], Ranked]:
-    """Mean rank over the boards of whole spaces with at least half of the rows, of the rows that are on all of these.
+    """Mean rank over the boards of whole spaces with half of the rows that are on any, of the rows on all of these.
 
     No cells where fewer than two boards have as many: the ranks of one are in its own section.
     """
+    scored = {label for board in boards for label in board.samples}
     counting = [
         board
         for board in boards
-        if board.samples and 2 * len(board.samples) >= len(rows) - len(board.inapplicable) and not board.is_selection
+        if board.samples
+        and 2 * len(board.samples) >= len(scored.difference(board.inapplicable))
+        and not board.is_selection
     ]
     labels = [_label(row) for row in rows if counting and all(_label(row) in board.samples for board in counting)]
     shared = [
@@ -398,8 +401,8 @@ def _state(rows: Sequence[Any], boards: Sequence[Board], ranked: Ranked) -> str:
     if len(ranked.boards) < 2:
         with_half = " and ".join(ranked.boards) or "none"
         text += (
-            " Mean ranks over benchmarks are given where at least two datasets rank half of all proxies on one "
-            f"population each; so far: {with_half}."
+            " Mean ranks over benchmarks are given where at least two datasets rank half of all proxies that "
+            f"have scores on one population each; so far: {with_half}."
         )
     return text
 
@@ -415,7 +418,7 @@ def _overall_section(sheet: Sheet, rows: Mapping[str, list[Cell]], ranked: Ranke
     section = Section("Over benchmarks", ["proxy", "rank", "group", *names, "notes"])
     section.text = (
         f"Mean of the ranks among the {ranked.n_rows} proxies that are on every dataset that has at least half of "
-        f"all proxies: {', '.join(ranked.boards)}."
+        f"all proxies that have scores: {', '.join(ranked.boards)}."
     )
     metrics = [f"rank by {name}" for name in ranked.metrics]
     for label, row in sorted(rows.items(), key=_order):
