@@ -176,14 +176,17 @@ def layers_of(network: nn.Module) -> Iterator[Layer]:
 _NETWORKS: weakref.WeakKeyDictionary[nn.Module, tuple] = weakref.WeakKeyDictionary()
 
 
-def _known(network: nn.Module) -> tuple[dict[str, Layer], dict[int, frozenset[str]]]:
-    """The layers of a network by name, and by id of each parameter what it belongs to: a layer, or itself."""
+def _known(network: nn.Module) -> tuple[dict[str, Layer], dict[int, frozenset[str]], list[torch.Tensor]]:
+    """The layers of a network by name, by id of each parameter what it belongs to (a layer, or itself), and those.
+
+    They are held: an id may be used again once its tensor is gone, as a weight that a hook makes anew each time.
+    """
     if network not in _NETWORKS:
         layers = {layer.name: layer for layer in layers_of(network)}
-        owners = {id(parameter): frozenset({name}) for name, parameter in network.named_parameters()}
-        for name, layer in layers.items():
-            owners.update({id(source): frozenset({name}) for source in layer.sources})
-        _NETWORKS[network] = layers, owners
+        named = list(network.named_parameters())
+        named += [(name, source) for name, layer in layers.items() for source in layer.sources]
+        owners = {id(tensor): frozenset({name}) for name, tensor in named}
+        _NETWORKS[network] = layers, owners, [tensor for _, tensor in named]
     return _NETWORKS[network]
 
 
@@ -298,10 +301,9 @@ class Watch(TorchFunctionMode):
         self._handlers, self._every = handlers, every
         self._count = 0
         self.uses: Counter[int] = Counter()
-        # An id may be used again after its tensor is gone, as a network's buffer is once it has put another there.
-        self._held: list[torch.Tensor] = [*network.parameters(), *network.buffers()]
         self._kept: dict[int, list[weakref.ref]] = {}
-        self.layers, owners = _known(network)
+        self.layers, owners, known = _known(network)
+        self._held: list[torch.Tensor] = [*known, *network.buffers()]
         self._fixed: dict[int, frozenset[str]] = dict.fromkeys(map(id, network.buffers()), frozenset()) | owners
 
     def __enter__(self) -> Watch:
