@@ -1,4 +1,4 @@
-"""Where files are: those that travel with the package, and those that a user makes.
+"""Where files are: those that travel with the package, and those that a user makes; and the processors at hand.
 
 What travels with the package lies beside it in a checkout and inside it in a wheel, and is read only. What a user
 computes goes to a folder of the user's own, and what is made of it for reading (tables, plots, pages) to `OUTPUT`,
@@ -108,3 +108,8 @@ def open_file(path: Path) -> BinaryIO:
     if not stat.S_ISREG(path.stat().st_mode):
         raise HarnessError(f"{path} is a folder, a pipe or a device: give a file")
     return path.open("rb")
+
+
+def usable_cores() -> int:
+    """Processors that this process may use, at least 1."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

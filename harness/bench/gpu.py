@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.bench.cost import LIGHT, _prepare, _sets, networks_a_second
-from harness.paths import OUTPUT
+from harness.paths import OUTPUT, usable_cores
 
 #: Of one figure; twelve of them with the start of their processes take eight minutes.
 SECONDS = 15.0
@@ -67,7 +67,7 @@ def utilisation(gpu: str) -> Iterator[list[int]]:
 
 def rates(cells: int, seed: int, device: str, gpu: str, seconds: float) -> Iterator[tuple[str, dict[str, Any]]]:
     """For each set of proxies and number of workers: networks a second, over those of one, median utilisation."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     sets = {"snip, naswot, synflow": ["snip", "naswot", "synflow"], LIGHT: _sets()[LIGHT], "all": _sets()["all"]}
     _, indices = _prepare(cells, seed, "cpu")  # the GPU is left to the processes that are measured
     for name, members in sets.items():

@@ -16,7 +16,7 @@ from harness.engine.inputs import load_inputs
 from harness.engine.scorer import resolve_device
 from harness.engine.store import ScoreKey, ScoreStore, is_sealed, open_store
 from harness.errors import HarnessError
-from harness.paths import reference_scores
+from harness.paths import reference_scores, usable_cores
 from harness.progress import progress_bar
 from harness.proxies import available, broken, get_proxy
 from harness.tables.cells import load_table, read_published
@@ -91,7 +91,7 @@ def _machine() -> Iterator[Finding]:
         yield Finding("device", "ok" if value == 8 else "FAILS", f"{device.type}, {name}")
     except RuntimeError as error:
         yield Finding("device", "FAILS", f"{device.type}, {name}: {str(error).splitlines()[0]}: use device=cpu")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = usable_cores()
     asked = os.environ.get("OMP_NUM_THREADS", "not set")
     yield Finding(
         "threads", "ok", f"{cores} cores, torch takes {torch.get_num_threads()} of them (OMP_NUM_THREADS {asked})"

@@ -34,7 +34,7 @@ from harness.engine.scorer import Job
 from harness.engine.scoring import Wanted, check_host, plan
 from harness.engine.store import ScoreKey, open_store
 from harness.errors import HarnessError, shown
-from harness.paths import data_dir, user_scores
+from harness.paths import data_dir, usable_cores, user_scores
 
 # Our files of the launchers' defaults bear the names of the plugins' own, which validate them. Hydra 1.3 warns of
 # that in every process that composes them.
@@ -305,7 +305,7 @@ def _cores(launcher: Any, runs: int) -> int:
     if kind == "LocalLauncher":
         return int(launcher.get("cpus_per_task") or 1)
     if kind == "JoblibLauncher":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = usable_cores()
         at_once = int(launcher.get("n_jobs") or 1)
         at_once = at_once if at_once > 0 else max(1, cores + 1 + at_once)
         return max(1, cores // min(at_once, runs))

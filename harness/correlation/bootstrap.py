@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from harness.correlation.inputs import proportion, whole
 from harness.correlation.metrics import Metric
 from harness.correlation.weighted.ties import Outcomes
 from harness.errors import InputError
+from harness.paths import usable_cores
 
 # Columns of a chunk: few enough for a chunk at n of about 10^4 to stay in cache, and not a power of two,
 # whose row stride would map a column to a few cache sets. The byte limit takes over for large n.
@@ -125,16 +125,11 @@ def resampled_values(
                 values[i, j, columns] = plan(weights)
 
     # numpy computes outside Python's lock. On few rows the lock is held most of the time, and threads only disturb.
-    threads = _cores() if n >= _WORTH_THREADS else 1
+    threads = usable_cores() if n >= _WORTH_THREADS else 1
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(fill, _chunks(resamples, _columns_of(n))):
             pass
     return values
-
-
-def _cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

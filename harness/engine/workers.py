@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from harness.engine.scorer import Job, Scorer, resolve_device
 from harness.engine.store import Row
 from harness.errors import HarnessError, cause
+from harness.paths import usable_cores
 from harness.probes.neutral import neutral
 
 #: Processes that share a GPU unless `workers` says otherwise; each holds a context of some hundred MB.
@@ -129,5 +130,5 @@ def _default_workers(device: str) -> int:
     Networks of these spaces are small: on a GPU what costs is to launch their kernels, one after the other, which
     several processes do at once.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     return cores if resolve_device(device).type == "cpu" else min(cores, GPU_WORKERS)
