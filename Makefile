@@ -11,6 +11,8 @@ READY   = $(VENV)/.ready
 # Scores of the checkout, and where the intervals of its plots and page are kept.
 RESULTS = store=results/scores cache=results/.cache
 TORCHVISION ?= torchvision==0.28.*
+# Two processes, each with the tests of whole files in a row, so that what the tests of a file share is made once.
+SPREAD = -n 2 --dist worksteal
 
 .PHONY: help setup setup-all test-torch reproduce-tables page test lint fuzz bench bench-gpu verify reference verify-references queue clean
 
@@ -36,7 +38,7 @@ page: $(READY)  ## draw plots and write the page to open in a browser into resul
 	$(HARNESS) report page $(RESULTS) output=results/site
 
 test: $(READY)  ## run the tests (PYTEST=--no-skip: those that miss something fail)
-	$(VENV)/bin/python -m pytest -n 2 $(PYTEST)
+	$(VENV)/bin/python -m pytest $(SPREAD) $(PYTEST)
 
 fuzz: $(READY)  ## read what nobody would write, for MINUTES=10: archives, cards, settings, images, parts of the store
 	$(VENV)/bin/python tests/fuzzing.py $(or $(MINUTES),10)
@@ -48,7 +50,7 @@ setup-all: $(READY)  ## install what the tests skip without: Ray, playwright, to
 # A torch of its own beside the one in $(VENV): make test-torch TORCH=torch==2.6.0
 test-torch:  ## run the tests of probes, proxies, scoring and API on another torch (TORCH=torch==2.6.0)
 	$(MAKE) setup VENV=.venv-$(subst torch==,torch,$(TORCH)) TORCH=$(TORCH)
-	.venv-$(subst torch==,torch,$(TORCH))/bin/python -m pytest -n 2 tests/test_proxies_by_hand.py \
+	.venv-$(subst torch==,torch,$(TORCH))/bin/python -m pytest $(SPREAD) tests/test_proxies_by_hand.py \
 	  tests/test_proxy_invariants.py tests/test_hessian.py tests/test_scoring.py tests/test_api.py $(PYTEST)
 
 lint: $(READY)  ## check the style

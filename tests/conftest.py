@@ -21,6 +21,10 @@ from harness.probes.base import Subject
 for _name in ("NAS_HARNESS_BENCHMARKS", "NAS_HARNESS_STORE", "NAS_HARNESS_REFERENCE", "XDG_CACHE_HOME"):
     os.environ[_name] = os.path.join(os.path.dirname(__file__), "nothing", _name.lower())
 
+#: The tests run in as many processes as there are cores, and no test says more about more threads.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skip", action="store_true", help="a test that is skipped fails: all that tests need is here")

@@ -97,8 +97,6 @@ THIN = {"nasbench201": False, "transnas101_micro": True, "transnas101_macro": Tr
 @pytest.fixture(scope="module")
 def compared() -> dict[str, list[bool]]:
     """By proxy whether its score of a network is the same for 7 and for 100 classes, for networks that have one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     found: dict[str, list[bool]] = {}
     for name in THIN:
         benchmark = load_benchmark(name)
@@ -107,7 +105,6 @@ def compared() -> dict[str, list[bool]]:
             for spec in few:
                 if few[spec][1] == "ok" or many[spec][1] == "ok":
                     found.setdefault(spec, []).append(few[spec] == many[spec])
-    torch.set_num_threads(threads)
     return found
 
 

@@ -21,14 +21,6 @@ from tests.any_network.table import KINDS, SPECS, line, near, row
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "any_network.md"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def images():
     return torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(1))

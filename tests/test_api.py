@@ -227,14 +227,6 @@ def make(name: str, **options: Any) -> tuple[nn.Module, torch.Tensor, torch.Tens
     return disturb(cls(**options)), images, torch.tensor([0, 1, 2, 0, 2, 1])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module", params=list(NETWORKS))
 def scored(request) -> tuple[str, pd.Series]:
     """Every proxy on one of the networks."""

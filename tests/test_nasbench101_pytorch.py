@@ -36,7 +36,7 @@ from harness.spaces.nasbench101.network import Cell, Network
 
 reference = pytest.importorskip("nasbench_pytorch.model", reason="needs nasbench-pytorch, of the extra `import`")
 
-CELLS, SIDE, CLASSES = 20, 16, 10
+CELLS, SIDE, CLASSES = 20, 8, 10
 OWN_MOMENTUM = 0.1
 
 

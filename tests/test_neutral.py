@@ -43,14 +43,6 @@ def every() -> list[str]:
     return [name + own.get(name, "") for name in sorted(available())]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class Net(nn.Module):
     """Convolutions, BatchNorm, ReLU, dropout, attention: something for every setting to change."""
 

@@ -233,14 +233,6 @@ def evaluate(proxies: Iterable[Proxy], subject: Subject) -> dict[str, tuple]:
     return found
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def together() -> dict[str, tuple]:
     """Every proxy on the usual network, in one call, by label."""

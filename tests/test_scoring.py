@@ -85,14 +85,6 @@ def score_cell(cell: list[int], proxies: tuple[str, ...], seed: int = 0) -> dict
     return {label: (None if row.score is None else row.score.hex(), row.status) for label, row in rows}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 # A score depends on what is scored and on nothing else ----------------------------------------------------
 
 CELL = [CONV3, POOL, CONV1, SKIP, NONE, CONV1]
