@@ -316,10 +316,12 @@ def register() -> None:
 
     OmegaConf.register_new_resolver("user_scores", lambda: str(user_scores()), replace=True)
     store = ConfigStore.instance()
-    for name, schema in SCHEMAS.items():
-        store.store(name=f"{name}_schema", node=schema)
+    if f"{next(reversed(SCHEMAS))}_schema.yaml" in store.repo:
+        return  # before now: a schema takes milliseconds, all of them half of what a command's settings take
     for group, schema in GROUPS.items():
         store.store(group=group, name="schema", node=schema)
+    for name, schema in SCHEMAS.items():
+        store.store(name=f"{name}_schema", node=schema)
 
 
 def choices(group: str) -> list[str]:
