@@ -40,8 +40,8 @@ page: $(READY)  ## draw plots and write the page to open in a browser into resul
 test: $(READY)  ## run the tests (PYTEST=--no-skip: those that miss something fail)
 	$(VENV)/bin/python -m pytest $(SPREAD) $(PYTEST)
 
-fuzz: $(READY)  ## read what nobody would write, for MINUTES=10 or TRIES=2000 a class: archives, cards, settings, images, parts of the store
-	$(VENV)/bin/python tests/fuzzing.py $(or $(MINUTES),10) $(TRIES)
+fuzz: $(READY)  ## read files and settings that nobody would write, for MINUTES=10, or TRIES=2000 of each kind
+	$(VENV)/bin/python tests/fuzzing.py $(or $(MINUTES),$(if $(TRIES),90,10)) $(TRIES)
 
 # torchvision of the same age as torch 2.13: the models that the tests score come from it and from timm.
 setup-all: $(READY)  ## install what the tests skip without: Ray, playwright, torchvision and timm
