@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 import harness
+from harness.cli import main
 from harness.engine.scorer import Job, Scorer
 from harness.engine.store import ScoreKey, ScoreStore
 from harness.proxies import ENTRY_POINTS, available, broken, get_proxy
@@ -151,6 +153,8 @@ def forget() -> None:
     """Look for entry points again at the next question."""
     available.cache_clear()
     broken.cache_clear()
+    for name in ("otherpackage", "anotherpackage", "brokenpackage"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture
@@ -159,6 +163,23 @@ def installed(site, monkeypatch):
     monkeypatch.syspath_prepend(str(site))
     forget()
     yield
+    forget()
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """`harness …` in this process, with `site` among its packages."""
+
+    def run(site: Path, *arguments: str) -> subprocess.CompletedProcess:
+        monkeypatch.syspath_prepend(str(site))
+        forget()
+        with warnings.catch_warnings(record=True) as seen:
+            code = main([*arguments])
+            told = [warnings.formatwarning(w.message, w.category, w.filename, w.lineno) for w in seen]
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, out, "".join([*told, err]))
+
+    yield run
     forget()
 
 
@@ -232,9 +253,9 @@ def mistake(done: subprocess.CompletedProcess) -> str:
         ("def (:\n", "invalid syntax"),
     ],
 )
-def test_one_that_cannot_be_imported(tmp_path, module, cause):
+def test_one_that_cannot_be_imported(here, tmp_path, module, cause):
     site = install(tmp_path / "packages", {"broken_one": "brokenpackage:Broken"}, "brokenpackage", module)
-    line = left_out(command(site, "list", "proxies"))
+    line = left_out(here(site, "list", "proxies"))
     assert "'broken_one'" in line
     assert "brokenpackage:Broken" in line
     assert cause in line
@@ -250,24 +271,24 @@ def left_out(done: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
-def test_one_that_cannot_be_imported_stops_nothing_else(tmp_path):
+def test_one_that_cannot_be_imported_stops_nothing_else(here, tmp_path):
     module = "import no_such_module_at_all\n"
     site = install(tmp_path / "packages", {"broken_one": "brokenpackage:Broken"}, "brokenpackage", module)
     fixed = ["limit=2", f"store={tmp_path / 'store'}", "device=cpu", "workers=1"]
-    done = command(site, "score", "proxies=[params]", *fixed)
+    done = here(site, "score", "proxies=[params]", *fixed)
     assert (done.returncode, len(done.stderr.splitlines())) == (0, 1), done.stderr
     assert "'broken_one'" in done.stderr
-    done = command(site, "score", "proxies=[broken_one]", *fixed)
+    done = here(site, "score", "proxies=[broken_one]", *fixed)
     assert done.returncode == 2
     assert "cannot be imported (No module named 'no_such_module_at_all')" in done.stderr.splitlines()[-1]
     (key,) = ScoreStore(tmp_path / "store").keys()
     assert key.proxy == "params"
 
 
-def test_one_with_a_name_that_is_taken(tmp_path):
+def test_one_with_a_name_that_is_taken(here, tmp_path):
     module = MODULE.replace('"logit_spread"', '"synflow"')
     site = install(tmp_path / "packages", {"mine": "otherpackage:LogitSpread"}, module=module)
-    line = left_out(command(site, "list", "proxies"))
+    line = left_out(here(site, "list", "proxies"))
     assert "'synflow'" in line
     assert "otherpackage:LogitSpread" in line
     assert "rename" in line
@@ -282,8 +303,8 @@ def test_two_packages_with_the_same_name(tmp_path):
 
 
 @pytest.mark.parametrize("value", ["otherpackage:Unrelated", "otherpackage:MODULE", "otherpackage"])
-def test_one_that_is_no_proxy(tmp_path, value):
+def test_one_that_is_no_proxy(here, tmp_path, value):
     site = install(tmp_path / "packages", {"mine": value}, module=MODULE + "\nMODULE = 3\n")
-    line = left_out(command(site, "list", "proxies"))
+    line = left_out(here(site, "list", "proxies"))
     assert value in line
     assert "Proxy" in line
