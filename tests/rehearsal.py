@@ -10,15 +10,15 @@ To torch's C++ code the device is `meta`, the one that every build knows and not
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map
 
 CUDA = torch.device("cuda", 0)
 _STAND_IN = torch.device("meta")
@@ -29,8 +29,35 @@ aten = torch.ops.aten
 _COPIES = {aten.copy_.default, aten._to_copy.default, aten._copy_from.default}
 #: Those that index with tensors of the CPU, which are brought over.
 _INDEXING = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default}
-#: Those whose result has a size that the host has to learn.
-_SIZED_BY_VALUES = {aten.nonzero.default, aten.masked_select.default, aten._unique2.default, aten.equal.default}
+#: Those whose result the host has to learn, or its size.
+_SIZED_BY_VALUES = {
+    aten._local_scalar_dense.default,
+    aten.nonzero.default,
+    aten.masked_select.default,
+    aten._unique2.default,
+    aten.equal.default,
+}
+
+
+def tree_leaves(tree: Any) -> Iterator[Any]:
+    """What lists, tuples and mappings hold, as `torch.utils._pytree` finds it for any class at ten times the cost."""
+    if isinstance(tree, (list, tuple)):
+        for branch in tree:
+            yield from tree_leaves(branch)
+    elif isinstance(tree, dict):
+        for branch in tree.values():
+            yield from tree_leaves(branch)
+    else:
+        yield tree
+
+
+def tree_map(function: Callable[[Any], Any], tree: Any) -> Any:
+    """The tree with the function's value in place of each leaf."""
+    if isinstance(tree, (list, tuple)):
+        return type(tree)([tree_map(function, branch) for branch in tree])
+    if isinstance(tree, dict):
+        return {key: tree_map(function, branch) for key, branch in tree.items()}
+    return function(tree)
 
 
 class DeviceError(RuntimeError):
@@ -140,37 +167,56 @@ def _held(value: Any) -> Any:
     return _CPU if _is_ours(value) else value
 
 
+class _Kind(NamedTuple):
+    """What an operation is, found once: an operation's hash and name take longer than small operations."""
+
+    name: str
+    copies: bool
+    indexes: bool
+    pointwise: bool
+    sized: bool
+
+
+@cache
+def _kind(operation: Any) -> _Kind:
+    pointwise = torch.Tag.pointwise in operation.tags
+    return _Kind(str(operation), operation in _COPIES, operation in _INDEXING, pointwise, operation in _SIZED_BY_VALUES)
+
+
 def _check(operation: Any, tensors: list, ours: list, here: bool, kwargs: dict) -> None:
     generator = kwargs.get("generator")
     if here and generator is not None:
         raise DeviceError(f"{operation}: expected a 'cuda' device type for generator but found {generator.device}")
-    others = [tensor for tensor in tensors if not isinstance(tensor, Rehearsed)]
-    if not ours or not others or operation in _COPIES:
+    if not ours or len(ours) == len(tensors):
         return
-    if operation in _INDEXING and isinstance(tensors[0], Rehearsed):
+    kind = _kind(operation)
+    others = [tensor for tensor in tensors if not isinstance(tensor, Rehearsed)]
+    if kind.copies:
+        return
+    if kind.indexes and isinstance(tensors[0], Rehearsed):
         others = [tensor for tensor in others if tensor.dtype not in (torch.int64, torch.bool, torch.uint8)]
-    if torch.Tag.pointwise in operation.tags:  # a number in a tensor is taken for a number
+    if kind.pointwise:  # a number in a tensor is taken for a number
         others = [tensor for tensor in others if tensor.ndim]
     if others:
         raise DeviceError(f"{operation}: expected all tensors to be on the same device, cuda:0 and cpu were found")
 
 
 def _count(operation: Any, args: tuple, ours: list, tensors: list, here: bool) -> None:
-    name = str(operation)
-    if operation is aten._local_scalar_dense.default or operation in _SIZED_BY_VALUES:
+    kind = _kind(operation)
+    if kind.sized:
         if ours:
-            _traffic.read.append(name)
+            _traffic.read.append(kind.name)
     elif operation is aten.copy_.default:
         to, source = (isinstance(one, Rehearsed) for one in args[:2])
         if to != source:
-            (_traffic.sent if to else _traffic.read).append(name)
+            (_traffic.sent if to else _traffic.read).append(kind.name)
     elif operation is aten._to_copy.default:
         if here != bool(ours):
-            (_traffic.sent if here else _traffic.read).append(name)
-    elif operation in _INDEXING and ours and len(ours) < len(tensors):
-        _traffic.sent.append(name)
-    if operation in _INDEXING and any(isinstance(t, torch.Tensor) and t.dtype == torch.bool for t in args[1] or []):
-        _traffic.read.append(name)
+            (_traffic.sent if here else _traffic.read).append(kind.name)
+    elif kind.indexes and ours and len(ours) < len(tensors):
+        _traffic.sent.append(kind.name)
+    if kind.indexes and any(isinstance(t, torch.Tensor) and t.dtype == torch.bool for t in args[1] or []):
+        _traffic.read.append(kind.name)
 
 
 class _Operations(TorchDispatchMode):

@@ -58,6 +58,12 @@ def table(benchmark) -> dict[str, np.ndarray]:
     return {name: columns[name].to_numpy() for name in columns.column_names}
 
 
+@pytest.fixture(scope="module")
+def counts(benchmark) -> dict[str, np.ndarray]:
+    """The counts of all cells, for ten classes and images of 32 x 32."""
+    return SPACE.topology(benchmark.architectures, 10, 32)
+
+
 def places(benchmark: Benchmark, n: int, seed: int) -> list[int]:
     return np.random.RandomState(seed).randint(len(benchmark), size=n).tolist()
 
@@ -265,8 +271,7 @@ def test_verify_reports_the_match(monkeypatch, capsys):
 # Counts ---------------------------------------------------------------------------------------------------
 
 
-def test_params_equal_the_stored_ones_of_all_cells(benchmark, table):
-    counts = SPACE.topology(benchmark.architectures, 10, 32)
+def test_params_equal_the_stored_ones_of_all_cells(benchmark, table, counts):
     np.testing.assert_array_equal(counts["params"], table["params"])
     assert counts["params"].min() == 227_274
     assert counts["params"].max() == 49_979_274
@@ -277,8 +282,7 @@ def test_params_equal_the_stored_ones_of_all_cells(benchmark, table):
 
 
 @pytest.mark.parametrize(("name", "tau"), [("params", 0.307), ("flops", 0.306), ("trainable_layers", 0.490)])
-def test_kendall_of_the_counts(benchmark, name, tau):
-    counts = SPACE.topology(benchmark.architectures, 10, 32)
+def test_kendall_of_the_counts(benchmark, counts, name, tau):
     found = stats.kendalltau(counts[name], benchmark.accuracies("cifar10").to_numpy()).statistic
     assert found == pytest.approx(tau, abs=0.001)
 
@@ -390,7 +394,7 @@ def test_forward_and_backward(benchmark, thin):
         torch.manual_seed(0)
         network = SPACE.build(cell, 10, thin=thin)
         assert network.training
-        logits = network(torch.randn(4, 3, 32, 32))
+        logits = network(torch.randn(4, 3, 8, 8))
         assert logits.shape == (4, 10)
         loss = nn.functional.cross_entropy(logits, torch.arange(4))
         loss.backward()
@@ -433,10 +437,10 @@ def test_a_cell_by_hand():
     torch.testing.assert_close(cell(x), expected)
 
 
-def test_scores_of_a_cell(benchmark):
+def test_scores_of_a_cell(counts):
     proxies = ("params", "sed", "synflow", "naswot:batch_size=4", "az_trainability:batch_size=4")
     scorer = Scorer(Job("nasbench101", "cifar10", proxies, device="cpu"))
-    smallest = int(SPACE.topology(benchmark.architectures, 10, 32)["params"].argmin())
+    smallest = int(counts["params"].argmin())
     rows = dict(scorer.score(smallest, list(scorer.proxies)))
     assert all(row.status == "ok" for row in rows.values()), rows
     assert rows["params"].score == 227_274
