@@ -108,6 +108,8 @@ BENCHMARKS = (
 )
 #: Below this side the last maps of accel_nasbench are single values, which BatchNorm cannot normalise.
 SIDES = {"accel_nasbench": 64}
+#: An architecture of few layers with all that a layer may have, where others have hundreds of modules.
+FEW_LAYERS = {"accel_nasbench": "e1k3l1-e6k5l2se-e1k3l1-e1k3l1-e4k3l1se-e1k5l1se-e1k3l1"}
 #: Open spaces, with the side of the images that their networks read.
 OPEN = {"zennas:classes=4:resolution=32": 32, "esformer:classes=4:resolution=64": 64}
 
@@ -116,7 +118,7 @@ def network_of(name: str) -> Callable[[], nn.Module]:
     """Builds a network of the benchmark's space, thin where the space has thin ones; of an open space, a small one."""
     if name not in OPEN:
         benchmark = load_benchmark(name)
-        architecture = benchmark.architectures[len(benchmark.architectures) * 2 // 3]
+        architecture = FEW_LAYERS.get(name) or benchmark.architectures[len(benchmark.architectures) * 2 // 3]
         return lambda: benchmark.space.build(architecture, CLASSES, thin=True)
     space = get_open_space(name)
     rng = np.random.RandomState(0)
