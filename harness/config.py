@@ -384,7 +384,20 @@ def check_overrides(command: str, overrides: list[str], sweep: bool = False) -> 
         if key in groups and value is not None and value not in choices(key):
             raise UnknownNameError(key, value if isinstance(value, str) else shown(value), choices(key))
         single.append(text)
+    _check_groups(command, single)
     return single
+
+
+def _check_groups(command: str, overrides: list[str]) -> None:
+    """Raises HarnessError for a setting of a group of which no option is chosen, such as `study.name` with no study."""
+    keys = [text.partition("=")[0].lstrip("+") for text in overrides]
+    for group in (entry.name for entry in fields(SCHEMAS[command]) if entry.name in GROUPS and entry.default is None):
+        inner = next((key for key in keys if key.startswith(f"{group}.")), None)
+        if inner is not None and group not in keys:
+            raise HarnessError(
+                f"{inner} is a setting of one {group}, and none is chosen: give {group}=NAME too, one of "
+                f"{', '.join(choices(group))}"
+            )
 
 
 #: Settings that hold a path: what the grammar of Hydra takes for something else in one is quoted.
