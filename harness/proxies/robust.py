@@ -55,8 +55,9 @@ class Croze(Proxy):
 
     |weights|, BatchNorm off, in float64 (`Consistency`). Meant for accuracies under attack and corruption, by which it
     is to be judged. The images are cut to [0, 1] once they are moved, though they are normalised: as in the authors'
-    code (HyeonjeongHa/CRoZe @ 3e89e3d1, `croze.py`), whose batch of 8 this takes. `variant=repo` reads the features
-    that the code takes on NAS-Bench-201, the default those of the stage that a layer is in, as it does on DARTS.
+    code (HyeonjeongHa/CRoZe @ 3e89e3d1, `croze.py`), whose batch of 8 this takes. The features are those of the stage
+    that a layer is in, as that code takes them on DARTS; `variant=repo` is what it computes on NAS-Bench-201, where it
+    reads other features, adds gradients of the attack and keeps BatchNorm in the reductions.
     """
 
     name: ClassVar[str] = "croze"
