@@ -744,6 +744,18 @@ def test_mlfe(make_subject, variant):
     assert case.score("mlfe", batch_size=None, variant=variant) == near(expected)
 
 
+def test_patches_whose_softmax_underflows_count_as_the_code_has_them():
+    """Values that differ by more than float32's exponential reaches: an entropy all the same, 0 in the code."""
+    from harness.probes.patches import patch_entropies
+
+    small = torch.randn(2, 3, 3, generator=torch.Generator().manual_seed(1))
+    (large,) = patch_entropies(200 * small, exact=False)
+    (exact,) = patch_entropies(200 * small)
+    assert (float(large), exact.dtype) == (0.0, torch.float64)
+    assert float(exact) == pytest.approx(patch_sum(200 * small.double().numpy()), rel=1e-6)
+    assert float(patch_entropies(small, exact=False)) == pytest.approx(patch_sum(small.double().numpy()), rel=1e-5)
+
+
 # Transformers ---------------------------------------------------------------------------------------------
 
 
