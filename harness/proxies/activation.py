@@ -251,7 +251,7 @@ class Swap(Proxy):
     N(0, 1) weights, one mini-batch of 16 images for all repeats. The authors' script averages 32 repeats, this one 4
     (`repeats`). A count at its ceiling, 2 to the number of images, says nothing of the network: a status. Their
     script for DARTS counts in one cell that reads the images (`cell`; pym1024/SWAP @ f6049f7c, `correlation.py`): in
-    a whole network nearly all 2^16 patterns occur. On SWAPNETS cells of NAS-Bench-201, the same weights and images, the
+    a whole network nearly all 2^16 patterns occur. On 8 cells of NAS-Bench-201, the same weights and images, the
     counts are those of its code, and of pym1024/SWAP_Universal @ 13b65704.
     """
 
@@ -282,8 +282,8 @@ class SwapReg(Swap):
     a leak. Without them (`mu=0`, `sigma=0`) they are fixed a priori: the median of P over all members of the space, and
     its variance, where the space is listed in full; elsewhere there is no score. Parameters are those that `params`
     counts; the authors leave out auxiliary heads, which no network here has. The factor favours sizes near mu, whatever
-    the patterns: set mu to see by how much. For mu and sigma given, it is that of the authors' code (see `Swap`) to
-    float64's rounding.
+    the patterns: set mu to see by how much. For mu and sigma given the score is that of the authors' code (see `Swap`)
+    on 7 cells of NAS-Bench-201; on an eighth, with a dead convolution, that counts weights that no gradient reaches.
     """
 
     name: ClassVar[str] = "swap_reg"
