@@ -146,7 +146,7 @@ class EPads(Proxy):
 
     On 10 cells of NAS-Bench-201, the same weights, images and noise, the largest relative difference from that port is
     5e-7 where it reads ReLUs alone; as it is run, modules whose class is named after ReLU count too, which about
-    doubles each score.
+    doubles each score (rank correlation over 20 other cells, with other noise, 0.997).
     """
 
     name: ClassVar[str] = "epads"
@@ -194,7 +194,7 @@ class RBFleX(Proxy):
 
     On 6 cells of NAS-Bench-201, the same weights and images, the largest relative difference from that script is 3e-9
     where it reads ReLUs alone; as it is run it reads modules whose class is named after ReLU, too, for scores 1 to 2 %
-    higher, in the same order.
+    higher (rank correlation over 20 other cells 0.998).
     """
 
     name: ClassVar[str] = "rbflex"
