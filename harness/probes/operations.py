@@ -309,10 +309,6 @@ class Watch(TorchFunctionMode):
     def __enter__(self) -> Watch:
         return super().__enter__()
 
-    def restart(self) -> None:
-        """Count the operations from 0 again: another forward begins."""
-        self._count = 0
-
     def keep(self, tensor: torch.Tensor) -> Kept:
         """A view of `tensor`'s memory as it is now."""
         kept = Kept(tensor)

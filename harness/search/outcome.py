@@ -63,13 +63,6 @@ class Outcome:
         """Accuracy of what the runs found."""
         return Interval.of(self.accuracy[:, -1])
 
-    def evaluations_to(self, accuracy: float) -> float:
-        """Median over runs of the evaluations after which the best member reaches `accuracy`; NaN: not half do."""
-        reached = self.accuracy >= accuracy
-        first = np.where(reached.any(axis=1), reached.argmax(axis=1) + 1.0, np.inf)
-        median = float(np.median(first))
-        return median if np.isfinite(median) else float("nan")
-
 
 class TabularSearches:
     """Searches on one population of a benchmark, which share its coding and the columns of its scores.
