@@ -26,8 +26,7 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	@if [ -n "$(TORCH_INDEX)" ]; then \
 	  $(VENV)/bin/pip install -q --retries 0 --timeout 10 --no-deps --index-url $(TORCH_INDEX) "$(TORCH)" >/dev/null 2>&1 || true; fi
-	$(VENV)/bin/pip install -q "$(TORCH)"
-	$(VENV)/bin/pip install -q -e ".[dev]"
+	$(VENV)/bin/pip install -q "$(TORCH)" -e ".[dev]"
 	@touch $@
 
 reproduce-tables: $(READY)  ## build every table from the stored scores into results/tables
