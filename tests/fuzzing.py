@@ -46,6 +46,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from hypothesis import strategies as st
+from omegaconf import ListConfig, OmegaConf
 
 from harness.benchmarks.benchmark import Benchmark, load_benchmark
 from harness.benchmarks.importers import nats, read_archive, safe
@@ -452,6 +453,19 @@ def read_of_card(text: bytes, folder: Path) -> None:
 # Settings -------------------------------------------------------------------------------------------------
 
 
+def defaults(command: str) -> dict[str, str]:
+    """The settings of a command as one would type their defaults."""
+    config = compose_config(command, [])
+
+    def typed(value: Any) -> str:
+        if isinstance(value, ListConfig):
+            return f"[{','.join(map(typed, value))}]"
+        return "null" if value is None else str(value)
+
+    names = [name for name in setting_names(command) if config[name.partition(".")[0]] is not None]
+    return {name: typed(OmegaConf.select(config, name)) for name in names}
+
+
 def settings() -> st.SearchStrategy:
     words = [
         "a=b",
@@ -488,8 +502,10 @@ def settings() -> st.SearchStrategy:
         keys = st.one_of(
             st.sampled_from(setting_names(command)), st.sampled_from(["+x", "~seed", "nope", "hydra.run.dir", "a/b"])
         )
-        pair = st.tuples(keys, text).map("=".join)
-        return st.tuples(st.just(command), st.lists(st.one_of(pair, pair, pair, text), min_size=1, max_size=3))
+        odd = st.tuples(keys, text).map("=".join)
+        plain = st.sampled_from([f"{name}={value}" for name, value in defaults(command).items()])
+        typed = st.tuples(st.lists(plain, max_size=3), st.lists(st.one_of(odd, odd, text), min_size=1, max_size=2))
+        return st.tuples(st.just(command), typed.map(lambda both: both[0] + both[1]))
 
     return st.sampled_from([*SCHEMAS, "score", "score", "score"]).flatmap(of)
 

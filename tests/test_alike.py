@@ -100,8 +100,7 @@ def compared() -> dict[str, list[bool]]:
     found: dict[str, list[bool]] = {}
     for name in THIN:
         benchmark = load_benchmark(name)
-        number = 1 if THIN[name] else 2  # some proxies score cells of NAS-Bench-201 alone
-        for index in benchmark.population(f"unique.sample({number}, seed=1)"):
+        for index in benchmark.population("unique.sample(2, seed=1)"):
             few, many = (scores_of(benchmark, int(index), classes) for classes in (7, 100))
             for spec in few:
                 if few[spec][1] == "ok" or many[spec][1] == "ok":
