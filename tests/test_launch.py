@@ -289,7 +289,7 @@ def test_a_ray_cluster_of_two_machines(site, tmp_path):
 
 def test_rows_that_failed_are_told_by_their_status(here, tmp_path):
     """Two of a run's rows end by an exception: the run goes on, and is reported with their status."""
-    command = ["-m", "shard=0/2,1/2", "proxies=[trapped_network]", "limit=6"]
+    command = ["-m", "shard=0/2,1/2", "proxies=[trapped_network]", "limit=6", "workers=1"]
     done = here(*command, traps={0: "raise", 2: "raise"})
     assert done.returncode == 1
     assert faults(done) == {
