@@ -679,8 +679,8 @@ def attempt(read: Callable[[Any, Path], None], case: Any, folder: Path) -> tuple
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     signal.setitimer(signal.ITIMER_PROF, SECONDS)  # of the processor, which others may hold
-    signal.setitimer(signal.ITIMER_REAL, 6 * SECONDS)
-    faulthandler.dump_traceback_later(12 * SECONDS, exit=True)  # where no signal is looked at
+    signal.setitimer(signal.ITIMER_REAL, 12 * SECONDS)  # of the clock, for what waits; a busy machine makes all wait
+    faulthandler.dump_traceback_later(18 * SECONDS, exit=True)  # where no signal is looked at
     try:
         read(case, folder)
         return "taken", ""
