@@ -35,6 +35,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -453,6 +454,7 @@ def read_of_card(text: bytes, folder: Path) -> None:
 # Settings -------------------------------------------------------------------------------------------------
 
 
+@cache
 def defaults(command: str) -> dict[str, str]:
     """The settings of a command as one would type their defaults."""
     config = compose_config(command, [])
@@ -716,8 +718,8 @@ def fuzz(name: str, seconds: float, seed: int, tries: int | None = None) -> dict
     load_benchmark("macro")
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, resource.RLIM_INFINITY))
-    end = time.monotonic() + seconds
     made = strategy()
+    end = time.monotonic() + seconds
     with tempfile.TemporaryDirectory() as root:
         for round_ in itertools.count():
 
