@@ -114,7 +114,11 @@ class ReluCorrelations:
         """(R, B, B), NaN for a ReLU that no gradient reaches."""
         import torch
 
-        shape = (self._count, self._count)
-        nothing = torch.full(shape, float("nan"), dtype=torch.float64)
-        found = [self._gradients.get(number, nothing).cpu() for number in range(len(self._inputs))]
-        return torch.stack(found).numpy()
+        found = [self._gradients.get(number) for number in range(len(self._inputs))]
+        return (
+            torch.stack(
+                [torch.full_like(i, float("nan")) if g is None else g for i, g in zip(self._inputs, found, strict=True)]
+            )
+            .cpu()
+            .numpy()
+        )

@@ -18,10 +18,10 @@ def effective_rank(matrix: torch.Tensor) -> torch.Tensor:
     """exp of the entropy of the singular values of a matrix over their sum: 0 of zeros, NaN of what is not finite."""
     import torch
 
-    if not torch.isfinite(matrix).all():
-        return torch.full((), float("nan"), dtype=torch.float64)
-    values = torch.linalg.svdvals(matrix.double())
-    return torch.special.entr(values / values.sum()).sum().exp().nan_to_num(0.0)
+    finite = torch.isfinite(matrix).all()  # a tensor: the host is not to wait for each matrix
+    values = torch.linalg.svdvals(torch.where(finite, matrix, 0.0).double())
+    rank = torch.special.entr(values / values.sum()).sum().exp().nan_to_num(0.0)
+    return torch.where(finite, rank, float("nan"))
 
 
 @dataclass(frozen=True)
