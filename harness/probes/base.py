@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -217,17 +217,53 @@ def finite_logits(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
     import torch
 
     logits = outputs(network, images)
-    if not torch.isfinite(logits).all():
-        raise Unscorable("logits are not finite")
+    check_finite([torch.isfinite(logits).all()])
     return logits
+
+
+def check_finite(of_forwards: Sequence[torch.Tensor]) -> None:
+    """Raises Unscorable unless the logits of all forwards are finite, which a tensor of one element says of each.
+
+    A pass of several forwards asks once, at its end: on a GPU the host waits for what it reads.
+    """
+    import torch
+
+    if not torch.stack(list(of_forwards)).all():
+        raise Unscorable("logits are not finite")
+
+
+def together(values: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Numbers (n,) float64 of n tensors of one element, on the device of any that is not the CPU."""
+    import torch
+
+    device = next((v.device for v in values if v.device.type != "cpu"), torch.device("cpu"))
+    return torch.stack([v.to(device=device, dtype=torch.float64) for v in values])
 
 
 def to_host(values: Sequence[torch.Tensor]) -> np.ndarray:
     """Numbers (n,) float64 of n tensors of one element, in one transfer: on a GPU the host waits for each."""
+    return together(values).cpu().numpy()
+
+
+def read_back(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Observables with their tensors as arrays, or as floats where they have no dimension, in one transfer.
+
+    On its way a tensor is float64. What is no tensor stays as it is.
+    """
     import torch
 
-    device = next((v.device for v in values if v.device.type != "cpu"), torch.device("cpu"))
-    return torch.stack([v.to(device=device, dtype=torch.float64) for v in values]).cpu().numpy()
+    tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+    if all(tensor.device.type == "cpu" for tensor in tensors.values()):
+        arrays = [tensor.numpy() for tensor in tensors.values()]
+    else:
+        flat = torch.cat([tensor.flatten().double() for tensor in tensors.values()]).cpu()
+        parts = flat.split([tensor.numel() for tensor in tensors.values()])
+        arrays = [
+            part.reshape(tensor.shape).to(tensor.dtype).numpy()
+            for part, tensor in zip(parts, tensors.values(), strict=True)
+        ]
+    read = {name: array if array.ndim else float(array) for name, array in zip(tensors, arrays, strict=True)}
+    return {name: read.get(name, value) for name, value in found.items()}
 
 
 def reading(network: nn.Module, images: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:

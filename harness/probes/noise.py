@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.probes.base import Probe, Subject, Unscorable, finite_logits, outputs
+from harness.probes.base import Probe, Subject, Unscorable, check_finite, finite_logits, outputs
 from harness.probes.gradient import agreement
 from harness.probes.rows import refuse_weights
 
@@ -95,8 +95,7 @@ class FeatureDistances(Probe):
                 rows.append(relus)
                 heads.append(head)
                 finite.append(torch.isfinite(logits).all())
-        if not torch.stack(finite).all():
-            raise Unscorable("logits are not finite")
+        check_finite(finite)
         if not rows[0]:
             raise Unscorable("the network computes no ReLU")
         if len({tuple(map(len, relus)) for relus in rows}) > 1 or len(set(map(len, heads))) > 1:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.probes.base import Probe, Subject, Unscorable, finite_logits, gradients, hooked, to_host, weight_layers
+from harness.probes.base import (
+    Probe,
+    Subject,
+    Unscorable,
+    check_finite,
+    gradients,
+    hooked,
+    outputs,
+    to_host,
+    weight_layers,
+)
 from harness.probes.positive import _make_positive, _without_normalisation
 
 if TYPE_CHECKING:
@@ -53,7 +63,8 @@ class Consistency(Probe):
                 if first[name] is not None:
                     weight += 2 * weight.norm() / (first[name].norm() + 1e-30) * first[name]
         probe = images.clone().requires_grad_(True)
-        loss = F.cross_entropy(_Pass(subject, probe).logits, labels)
+        probed = _Pass(subject, probe)
+        loss = F.cross_entropy(probed.logits, labels)
         (slope,) = torch.autograd.grad(loss, probe, allow_unused=True) if loss.requires_grad else (None,)
         moved = images if slope is None else images - self.epsilon * slope.sign()
         worse = _Pass(subject, moved.clamp(0, 1))
@@ -67,6 +78,7 @@ class Consistency(Probe):
             alike = _cosines(weight.detach(), before[name]), _cosines(clean.of(feature, name), worse.of(feature, name))
             of_weights, of_features = ((1 + cosine).sum() for cosine in alike)
             terms.append((of_weights * _cosines(second[name], first[name]).abs().sum() * of_features).abs())
+        check_finite([clean.finite, probed.finite, worse.finite])
         if not terms:
             raise Unscorable("no trainable weight")
         return {"consistency": to_host(terms)}
@@ -92,6 +104,8 @@ class _Pass:
     """One forward: logits, outputs of the stages, what layers behind them read, and the stages of the layers."""
 
     def __init__(self, subject: Subject, images: torch.Tensor):
+        import torch
+
         from harness.probes.operations import LAYERS, PRODUCT
 
         self.owners: dict[str, int] = {}
@@ -101,7 +115,8 @@ class _Pass:
         handlers = {**dict.fromkeys(LAYERS, self._layer), PRODUCT: self._product}
         stages = [(stage, self._finish) for stage in subject.stages]
         with _without_normalisation(subject.network, handlers), hooked(stages):
-            self.logits = finite_logits(subject.network, images.clone())
+            self.logits = outputs(subject.network, images.clone())
+        self.finite = torch.isfinite(self.logits).all()
         if len(self._stages) != self._last:
             raise Unscorable("a stage is not computed, or more than once")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from harness.probes.base import Probe, Subject, Unscorable, gradients, outputs
+from harness.probes.base import Probe, Subject, Unscorable, check_finite, gradients, outputs
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,11 @@ class GradientSeries(Probe):
         for number in range(self.minibatches):
             images, labels = subject.images(self.batch_size, self.dtype, number, self.minibatches)
             logits = outputs(network, images)
-            finite.append(torch.isfinite(logits).all())  # read once for all: on a GPU the host waits for each value
+            finite.append(torch.isfinite(logits).all())
             found = gradients(F.cross_entropy(logits, labels), chosen)
             reached = [grad.detach().flatten()[: self.entries] for grad in found if grad is not None]
             if not reached:
                 raise Unscorable(f"no gradient reaches a parameter of {self.entries} entries")
             rows.append(torch.stack(reached[: self.tensors]))
-        if not torch.stack(finite).all():
-            raise Unscorable("logits are not finite")
+        check_finite(finite)
         return {"gradient_series": torch.stack(rows).double().cpu().numpy().swapaxes(0, 1)}
