@@ -136,18 +136,25 @@ class Subject:
         import torch
 
         from harness.probes.initialise import initialise
+        from harness.probes.modules import buffers_of, modules_of, parameters_of
 
         if dtype not in DTYPES:
             raise HarnessError(f"dtype={dtype!r} is none of {', '.join(DTYPES)}")
         network = self.network
         if self._hidden:
             raise Unscorable(self._hidden)
-        network.to(getattr(torch, dtype))
-        for parameter, trainable in zip(network.parameters(), self._trainable, strict=True):
+        wanted, parameters = getattr(torch, dtype), parameters_of(network)
+        # torch goes over all modules for each, which takes longer than some passes.
+        numbers = (tensor for tensor in (*parameters, *buffers_of(network)) if not _is_whole(tensor))
+        if any(tensor.dtype != wanted for tensor in numbers):
+            network.to(wanted)
+            parameters = parameters_of(network)
+        for parameter, trainable in zip(parameters, self._trainable, strict=True):
             parameter.requires_grad_(trainable)
-        network.train()
+        if not all(module.training for _, module in modules_of(network)):
+            network.train()
         if self._state is not None:
-            self._state.restore(getattr(torch, dtype))
+            self._state.restore(wanted)
         if not self.keep_weights:
             initialise(network, scheme, self.generator("initialisation", scheme, repeat))
 
@@ -162,6 +169,11 @@ class Subject:
             generator = self.generator("layout")
             self._layouts[training] = find_layout(self.network, self.shape, self.device, generator)
         return self._layouts[training]
+
+
+def _is_whole(tensor: torch.Tensor) -> bool:
+    """Whether a tensor holds whole numbers or truth values, whose type no pass changes."""
+    return not (tensor.is_floating_point() or tensor.is_complex())
 
 
 def _why_hidden(network: nn.Module) -> str | None:

@@ -18,6 +18,7 @@ from harness.probes.base import (
     to_host,
     weight_layers,
 )
+from harness.probes.modules import modules_of, parameters_of
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,7 @@ def _make_positive(subject: Subject, init: str, repeat: int) -> None:
         for source in layer.sources
     }
     with torch.no_grad():
-        for parameter in subject.network.parameters():
+        for parameter in parameters_of(subject.network):
             if id(parameter) not in hidden:
                 parameter.abs_()
 
@@ -128,7 +129,7 @@ def _own_normalisations(network: nn.Module, only: str) -> list[nn.Module]:
     named = re.compile(r"BatchNorm" if only else r"Norm(?!al)")
     return [
         module
-        for module in network.modules()
+        for _, module in modules_of(network)
         if not type(module).__module__.startswith("torch.nn")
         and (isinstance(module, kinds) or (named.search(type(module).__name__) and not list(module.children())))
     ]
