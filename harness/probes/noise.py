@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.probes.base import Probe, Subject, Unscorable, check_finite, finite_logits, outputs
+from harness.probes.base import (
+    OncePerTensor,
+    Probe,
+    Subject,
+    Unscorable,
+    by_image,
+    check_finite,
+    finite_logits,
+    outputs,
+)
 from harness.probes.gradient import agreement
 from harness.probes.rows import refuse_weights
 
@@ -32,6 +41,7 @@ class NoisyCodes(Probe):
         import numpy as np
         import torch
 
+        from harness.probes.layout import FIRST
         from harness.probes.operations import ACTIVATION, RELUS, Watch
 
         subject.initialise(self.init, dtype=self.dtype)
@@ -44,13 +54,19 @@ class NoisyCodes(Probe):
         noisy_changes: list[torch.Tensor] = []
         codes: list[int] = []
 
+        def compared(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+            own, noisy = (by_image(values) > 0).split(count)
+            return own.shape[1] - agreement(own), (own ^ noisy).sum(), own.numel()
+
+        once = OncePerTensor(compared)
+
         def rectify(operation: Operation) -> Any:
             if operation.name in RELUS and not operation.fixed:
-                values = layout.place(operation.index).split(operation.input, 2 * count)
-                own, noisy = (part.flatten(1) > 0 for part in values.split(count))
-                differing.append(own.shape[1] - agreement(values[:count]))
-                noisy_changes.append((own ^ noisy).sum())
-                codes.append(own.numel())
+                place = layout.place(operation.index)
+                first = place == FIRST and len(operation.input) == 2 * count
+                found = once(operation.input) if first else compared(place.split(operation.input, 2 * count))
+                for kept, value in zip((differing, noisy_changes, codes), found, strict=True):
+                    kept.append(value)
             return operation.run()
 
         with torch.no_grad(), Watch(network, {ACTIVATION: rectify}):

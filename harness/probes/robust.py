@@ -70,14 +70,17 @@ class Consistency(Probe):
         worse = _Pass(subject, moved.clamp(0, 1))
         second = _gradients(F.cross_entropy(worse.logits, labels), weights)
         terms = []
+        alike: dict[Any, torch.Tensor] = {}  # of the features, which the layers of a stage share
         for name, weight in weights.items():
             place = clean.owners.get(name)
             if first[name] is None or second[name] is None or place is None:
                 continue
             feature = self._feature(place, len(subject.stages))
-            alike = _cosines(weight.detach(), before[name]), _cosines(clean.of(feature, name), worse.of(feature, name))
-            of_weights, of_features = ((1 + cosine).sum() for cosine in alike)
-            terms.append((of_weights * _cosines(second[name], first[name]).abs().sum() * of_features).abs())
+            key = feature if feature < len(subject.stages) else name
+            if key not in alike:
+                alike[key] = (1 + _cosines(clean.of(feature, name), worse.of(feature, name))).sum()
+            of_weights = (1 + _cosines(weight.detach(), before[name])).sum()
+            terms.append((of_weights * _cosines(second[name], first[name]).abs().sum() * alike[key]).abs())
         check_finite([clean.finite, probed.finite, worse.finite])
         if not terms:
             raise Unscorable("no trainable weight")
