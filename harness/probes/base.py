@@ -67,6 +67,7 @@ class Subject:
         stages: modules whose outputs count as the network's stages, in order (AZ-NAS).
         thin: makes a subject of the space's thin network (linear regions), where there is one.
         cell: makes a subject of the space's network of one cell (SWAP); None where the space has none.
+        biased: makes a subject of the network with biases in its cells' convolutions; None where the space has none.
         regions: makes a subject of the network that TE-NAS counts linear regions in; None where the space has none.
         restore: bring back the weights that the network came with before each initialisation.
         keep_weights: score the weights that the network came with, instead of initialising them.
@@ -88,6 +89,7 @@ class Subject:
         thin: Callable[[], Subject] | None = None,
         cell: Callable[[], Subject | None] | None = None,
         regions: Callable[[], Subject | None] | None = None,
+        biased: Callable[[], Subject | None] | None = None,
         images_at_hand: int | None = None,
         plain: bool = False,
     ):
@@ -95,7 +97,7 @@ class Subject:
         self.shape, self.num_classes, self.device = shape, num_classes, device
         self.stages = stages or []
         self.keep_weights = keep_weights
-        self.thin, self.cell, self.regions = thin, cell, regions
+        self.thin, self.cell, self.regions, self.biased = thin, cell, regions, biased
         self.images_at_hand = images_at_hand
         self.plain, self._hidden = plain, _why_hidden(network)
         self._layouts: dict[bool, Layout] = {}

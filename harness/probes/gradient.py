@@ -63,12 +63,15 @@ class GradientPass(Probe):
     - `input_jacobian_correlation` (B, B): Pearson correlation of the gradients of the summed logits with
       respect to each image; `labels` (B,); `classes`, the number of logits
     - `grasp` (L,): sum of -w * (H g), H the Hessian of the loss
+
+    `biases`: of the space's network with biases in the convolutions of its cells. Raises Unscorable where it has none.
     """
 
     init: str = "kaiming_fan_in"
     batch_size: int = 64
     minibatches: int = 2
     dtype: str = "float32"
+    biases: bool = False
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import numpy as np
@@ -77,6 +80,10 @@ class GradientPass(Probe):
 
         from harness.probes.operations import Grouped
 
+        if self.biases:
+            subject = subject.biased() if subject.biased else None
+            if subject is None:
+                raise Unscorable("there is no network with biases in its cells here: leave out biases=True")
         subject.initialise(self.init, dtype=self.dtype)
         network = subject.network
         images, labels = subject.images(self.batch_size, self.dtype)
