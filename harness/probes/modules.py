@@ -9,16 +9,24 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-#: By network its modules but itself, which would keep it from being freed.
-_BELOW: weakref.WeakKeyDictionary[nn.Module, list[tuple[str, nn.Module]]] = weakref.WeakKeyDictionary()
+#: By network its modules but itself, which would keep it from being freed, and which are whose children.
+_BELOW: weakref.WeakKeyDictionary[nn.Module, tuple[list[tuple[str, nn.Module]], list[int]]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def modules_of(network: nn.Module) -> list[tuple[str, nn.Module]]:
-    """What `network.named_modules()` gave when it was first asked for here: a network is to keep its modules."""
-    below = _BELOW.get(network)
-    if below is None:
-        below = _BELOW[network] = list(network.named_modules())[1:]
-    return [("", network), *below]
+    """What `network.named_modules()` gives."""
+    below, children = _BELOW.get(network, ([], []))
+    found = [("", network), *below]
+    if not below or children != _children(found):  # it is new here, or has made or changed modules
+        found = list(network.named_modules())
+        _BELOW[network] = found[1:], _children(found)
+    return found
+
+
+def _children(modules: list[tuple[str, nn.Module]]) -> list[int]:
+    return [id(child) for _, module in modules for child in module._modules.values()]
 
 
 def parameters_of(network: nn.Module) -> list[torch.Tensor]:
