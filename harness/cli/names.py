@@ -21,8 +21,9 @@ def lists() -> dict[str, Callable[[], dict[str, str]]]:
 
         found = {name: cls.summary for name, cls in available().items()}
         found |= {name: f"aggregate: {cls.summary}" for name, cls in AGGREGATES.items()}
-        found |= {name: f"learned ranking: {model.summary}" for name, model in LEARNED.items()}
-        return dict(sorted(found.items()))
+        # Last and by themselves: they spend accuracies, which no proxy does.
+        spending = {name: f"spends accuracies: {model.summary}" for name, model in LEARNED.items()}
+        return dict(sorted(found.items())) | dict(sorted(spending.items()))
 
     def benchmarks() -> dict[str, str]:
         from harness.benchmarks.benchmark import list_benchmarks

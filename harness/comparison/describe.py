@@ -26,6 +26,7 @@ from harness.probes.base import Probe
 from harness.proxies import available, spec_of
 from harness.proxies.base import SHARED_CHOICES, Proxy
 from harness.rankings.aggregates import AGGREGATES, Aggregate, find_aggregate
+from harness.rankings.labelled import Labelled
 from harness.rankings.learned import LEARNED
 from harness.rankings.results import proxies_of
 from harness.specs import settings_of
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
 #: What mini-batches a proxy reads, in words.
 READS = {"none": "none", "images": "images of the dataset", "random": "noise"}
-#: Of the learned rankings, which have no class of their own.
-FORESTS = "Tybl & Neumann, VKDNW, CVPR 2025 (arXiv 2502.04975); Kadlecova et al., GRAF, ICML 2024"
 
 
 def list_benchmarks() -> pd.DataFrame:
@@ -82,8 +81,8 @@ def list_proxies(pattern: str = "*") -> pd.DataFrame:
         rows.append((name, "proxy", cls.summary, READS[cls.inputs], cls.citation, cls.__module__.split(".")[0]))
     for name, cls in AGGREGATES.items():
         rows.append((name, "aggregate", cls.summary, "its members'", cls.citation, "harness"))
-    for name in LEARNED:
-        rows.append((name, "learned", LEARNED[name].summary, "its members'", FORESTS, "harness"))
+    for name, model in LEARNED.items():
+        rows.append((name, "learned", model.summary, "its members'", model.citation, "harness"))
     frame = pd.DataFrame(rows, columns=["proxy", "kind", "summary", "inputs", "citation", "package"])
     return frame[[fnmatchcase(name, pattern) for name in frame["proxy"]]].set_index("proxy").sort_index()
 
@@ -229,16 +228,17 @@ def _pass(probe: Probe, names: Iterable[str]) -> str:
 
 
 def _combined(one: Contestant, aggregate: Aggregate | None, stand: tuple[Standing, ...]) -> Description:
-    members = ", ".join(aggregate.members if aggregate is not None else LEARNED[one.spec].members)
-    citation = FORESTS if aggregate is None else getattr(aggregate, "citation", "")
-    summary = LEARNED[one.spec].summary if aggregate is None else getattr(aggregate, "summary", "a combination")
+    combined = LEARNED[one.spec] if aggregate is None else aggregate
+    members = ", ".join(combined.members)
+    citation, summary = getattr(combined, "citation", ""), getattr(combined, "summary", "a combination")
     probes = {type(probe).__name__ for proxy in proxies_of(one.spec) for probe in proxy.needs()}
     facts = {"members": members or "none", "passes": ", ".join(sorted(probes)) or "none", "citation": citation}
-    text = type(aggregate).__doc__ if aggregate is not None else summary
-    facts["value"] = (
-        "fitted on a part of the population, given for the rest alone" if aggregate is None
-        else "depends on the population that it ranks"
-    )  # fmt: skip
+    text = type(combined).__doc__ if aggregate is not None or isinstance(combined, Labelled) else summary
+    if aggregate is None:
+        facts["accuracies"] = f"{combined.train:,} of the population's"
+        facts["value"] = "fitted to these accuracies, given for the rest of the population alone"
+    else:
+        facts["value"] = "depends on the population that it ranks"
     return Description(one.label, one.kind, summary, text or "", facts, bibtex(citation), stand)
 
 

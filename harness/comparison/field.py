@@ -20,6 +20,7 @@ from harness.comparison.scores import EVERY, Contestant, Place, Scoring, contest
 from harness.correlation import Estimate, Sample, estimate, metric, sample_many
 from harness.engine.definitions import check_definitions
 from harness.errors import HarnessError
+from harness.rankings.learned import LEARNED
 from harness.rankings.results import PAPER_INPUTS, Scores, proxies_of
 from harness.tables.groups import group_letters, indistinguishable, margins
 from harness.tables.leaderboard import gain_places, inapplicable
@@ -426,6 +427,7 @@ def _notes(where: Place, one: Contestant, source: str, scores: Scores, sample: S
     if source != PAPER_INPUTS and where.block.inputs(one.spec, source) != where.block.inputs(one.spec, PAPER_INPUTS):
         notes.append("on noise, where its definition reads images")
     if one.kind == "learned":
-        notes.append(f"over the {sample.n:,} architectures that it was not trained on, on which it is not ranked")
+        spent = f"spends {LEARNED[one.spec].train:,} accuracies, over the {sample.n:,} other architectures"
+        notes.append(f"{spent}, on which it is not ranked")
     notes.append(where.block.stand_in(one.spec, source))
     return tuple(filter(None, notes))

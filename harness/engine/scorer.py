@@ -229,6 +229,7 @@ class Scorer:
                 thin=lambda: self.subject(index, partial(space.build, thin=True)),
                 cell=lambda: self.subject(index, space.build_cell),
                 regions=lambda: self.subject(index, space.build_regions, 1),
+                biased=lambda: self.subject(index, space.build_biased),
             )
 
     def score(self, index: int, labels: Sequence[str]) -> list[tuple[str, Row]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -67,6 +67,7 @@ class Subject:
         stages: modules whose outputs count as the network's stages, in order (AZ-NAS).
         thin: makes a subject of the space's thin network (linear regions), where there is one.
         cell: makes a subject of the space's network of one cell (SWAP); None where the space has none.
+        biased: makes a subject of the network with biases in its cells' convolutions; None where the space has none.
         regions: makes a subject of the network that TE-NAS counts linear regions in; None where the space has none.
         restore: bring back the weights that the network came with before each initialisation.
         keep_weights: score the weights that the network came with, instead of initialising them.
@@ -88,6 +89,7 @@ class Subject:
         thin: Callable[[], Subject] | None = None,
         cell: Callable[[], Subject | None] | None = None,
         regions: Callable[[], Subject | None] | None = None,
+        biased: Callable[[], Subject | None] | None = None,
         images_at_hand: int | None = None,
         plain: bool = False,
     ):
@@ -95,7 +97,7 @@ class Subject:
         self.shape, self.num_classes, self.device = shape, num_classes, device
         self.stages = stages or []
         self.keep_weights = keep_weights
-        self.thin, self.cell, self.regions = thin, cell, regions
+        self.thin, self.cell, self.regions, self.biased = thin, cell, regions, biased
         self.images_at_hand = images_at_hand
         self.plain, self._hidden = plain, _why_hidden(network)
         self._layouts: dict[bool, Layout] = {}
@@ -136,18 +138,25 @@ class Subject:
         import torch
 
         from harness.probes.initialise import initialise
+        from harness.probes.modules import buffers_of, modules_of, parameters_of
 
         if dtype not in DTYPES:
             raise HarnessError(f"dtype={dtype!r} is none of {', '.join(DTYPES)}")
         network = self.network
         if self._hidden:
             raise Unscorable(self._hidden)
-        network.to(getattr(torch, dtype))
-        for parameter, trainable in zip(network.parameters(), self._trainable, strict=True):
+        wanted, parameters = getattr(torch, dtype), parameters_of(network)
+        # torch goes over all modules for each, which takes longer than some passes.
+        numbers = (tensor for tensor in (*parameters, *buffers_of(network)) if not _is_whole(tensor))
+        if any(tensor.dtype != wanted for tensor in numbers):
+            network.to(wanted)
+            parameters = parameters_of(network)
+        for parameter, trainable in zip(parameters, self._trainable, strict=True):
             parameter.requires_grad_(trainable)
-        network.train()
+        if not all(module.training for _, module in modules_of(network)):
+            network.train()
         if self._state is not None:
-            self._state.restore(getattr(torch, dtype))
+            self._state.restore(wanted)
         if not self.keep_weights:
             initialise(network, scheme, self.generator("initialisation", scheme, repeat))
 
@@ -162,6 +171,11 @@ class Subject:
             generator = self.generator("layout")
             self._layouts[training] = find_layout(self.network, self.shape, self.device, generator)
         return self._layouts[training]
+
+
+def _is_whole(tensor: torch.Tensor) -> bool:
+    """Whether a tensor holds whole numbers or truth values, whose type no pass changes."""
+    return not (tensor.is_floating_point() or tensor.is_complex())
 
 
 def _why_hidden(network: nn.Module) -> str | None:
@@ -217,17 +231,53 @@ def finite_logits(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
     import torch
 
     logits = outputs(network, images)
-    if not torch.isfinite(logits).all():
-        raise Unscorable("logits are not finite")
+    check_finite([torch.isfinite(logits).all()])
     return logits
+
+
+def check_finite(of_forwards: Sequence[torch.Tensor]) -> None:
+    """Raises Unscorable unless the logits of all forwards are finite, which a tensor of one element says of each.
+
+    A pass of several forwards asks once, at its end: on a GPU the host waits for what it reads.
+    """
+    import torch
+
+    if not torch.stack(list(of_forwards)).all():
+        raise Unscorable("logits are not finite")
+
+
+def together(values: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Numbers (n,) float64 of n tensors of one element, on the device of any that is not the CPU."""
+    import torch
+
+    device = next((v.device for v in values if v.device.type != "cpu"), torch.device("cpu"))
+    return torch.stack([v.to(device=device, dtype=torch.float64) for v in values])
 
 
 def to_host(values: Sequence[torch.Tensor]) -> np.ndarray:
     """Numbers (n,) float64 of n tensors of one element, in one transfer: on a GPU the host waits for each."""
+    return together(values).cpu().numpy()
+
+
+def read_back(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Observables with their tensors as arrays, or as floats where they have no dimension, in one transfer.
+
+    On its way a tensor is float64. What is no tensor stays as it is.
+    """
     import torch
 
-    device = next((v.device for v in values if v.device.type != "cpu"), torch.device("cpu"))
-    return torch.stack([v.to(device=device, dtype=torch.float64) for v in values]).cpu().numpy()
+    tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+    if all(tensor.device.type == "cpu" for tensor in tensors.values()):
+        arrays = [tensor.numpy() for tensor in tensors.values()]
+    else:
+        flat = torch.cat([tensor.flatten().double() for tensor in tensors.values()]).cpu()
+        parts = flat.split([tensor.numel() for tensor in tensors.values()])
+        arrays = [
+            part.reshape(tensor.shape).to(tensor.dtype).numpy()
+            for part, tensor in zip(parts, tensors.values(), strict=True)
+        ]
+    read = {name: array if array.ndim else float(array) for name, array in zip(tensors, arrays, strict=True)}
+    return {name: read.get(name, value) for name, value in found.items()}
 
 
 def reading(network: nn.Module, images: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from harness.probes.base import Probe, Subject, finite_logits
+from harness.probes.base import Probe, Subject, finite_logits, read_back
 from harness.probes.gradient import Seen
 
 
@@ -33,5 +33,5 @@ class EvalCodes(Probe):
         seen = Seen(subject, frozenset({"layer_kernels"}), len(images))
         with torch.no_grad(), seen.watch:
             finite_logits(network, images)
-        found = seen.kernels()
+        found = read_back(seen.kernels())
         return {"eval_kernels": found["layer_kernels"], "eval_places": found["layer_places"]}

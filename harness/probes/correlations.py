@@ -108,13 +108,11 @@ class ReluCorrelations:
 
         if not self._inputs:
             raise Unscorable("the network computes no ReLU")
-        return torch.stack(self._inputs).cpu().numpy()
+        return torch.stack(self._inputs)
 
     def gradients(self) -> Any:
         """(R, B, B), NaN for a ReLU that no gradient reaches."""
         import torch
 
-        shape = (self._count, self._count)
-        nothing = torch.full(shape, float("nan"), dtype=torch.float64)
-        found = [self._gradients.get(number, nothing).cpu() for number in range(len(self._inputs))]
-        return torch.stack(found).numpy()
+        pairs = [(self._gradients.get(number), values) for number, values in enumerate(self._inputs)]
+        return torch.stack([torch.full_like(values, float("nan")) if g is None else g for g, values in pairs])

@@ -13,6 +13,7 @@ from harness.probes.base import (
     Unscorable,
     by_channel,
     hooked,
+    read_back,
     reading,
     to_host,
 )
@@ -64,13 +65,17 @@ class StagePass(Probe):
         if len(held) != len(subject.stages):
             raise Unscorable("a stage is not computed, or more than once")
         maps = [(kept.value, start) for kept, start in held]
-        if not to_host([torch.isfinite(output).all() for output, _ in maps]).all():
-            raise Unscorable("a stage's output is not finite")
-        found = {}
+        found: dict[str, Any] = {}
+        finite = {"a stage's output": torch.stack([torch.isfinite(output).all() for output, _ in maps]).all()}
         if "stage_gains" in wanted:
-            found["stage_gains"] = _gains(maps, subject.generator("stage signs"))
+            found["stage_gains"], finite["a gradient between stages"] = _gains(maps, subject.generator("stage signs"))
         if "stage_entropies" in wanted:
-            found["stage_entropies"] = _spectral_entropies([output.detach() for output, _ in maps])
+            entropies, known = _spectral_entropies([output.detach() for output, _ in maps])
+            found["stage_entropies"], finite["the covariance of a stage's channels"] = entropies, known
+        found = read_back({**finite, **found})
+        for what in finite:
+            if not found.pop(what):
+                raise Unscorable(f"{what} is not finite")
         return found
 
 
@@ -84,51 +89,45 @@ def _signs(maps: list, generator: Any) -> Iterator[Any]:
         yield torch.empty_like(like, requires_grad=False).copy_(bits.view(like.shape)).mul_(2).sub_(1)
 
 
-def _spectral_entropies(maps: list) -> Any:
+def _spectral_entropies(maps: list) -> tuple[Any, Any]:
+    """Per stage, and whether all covariances are finite."""
     import torch
 
-    covariances = []
+    entropies, finite = [], []
     for features in maps:
         samples = by_channel(features)
         samples = samples - samples.mean(dim=0)
-        covariances.append((samples.T @ samples).double() / len(samples))
-    if not to_host([torch.isfinite(covariance).all() for covariance in covariances]).all():
-        raise Unscorable("the covariance of a stage's channels is not finite")
-    entropies = []
-    for covariance in covariances:
-        eigenvalues = torch.linalg.eigvalsh(covariance).clamp_min(0)
+        covariance = (samples.T @ samples).double() / len(samples)
+        finite.append(torch.isfinite(covariance).all())
+        eigenvalues = torch.linalg.eigvalsh(torch.where(finite[-1], covariance, 0.0)).clamp_min(0)
         share = eigenvalues / eigenvalues.sum()  # NaN where all are 0
         entropies.append(-(share * (share + 1e-8).log()).sum())
-    return to_host(entropies)
+    return torch.stack(entropies), torch.stack(finite).all()
 
 
-def _gains(maps: list, generator: Any) -> Any:
+def _gains(maps: list, generator: Any) -> tuple[Any, Any]:
     """Per pair of stages, of which `maps` holds the output and the leaf that the next one starts from.
 
-    NaN where the gradient that arrives is the one that left, 0 where none arrives.
+    NaN where the gradient that arrives is the one that left, 0 where none arrives. And whether all are finite.
     """
-    import numpy as np
     import torch
 
-    gains = np.zeros(len(maps) - 1)
-    places, products, unchanged = [], [], []
+    nothing = torch.zeros((), dtype=torch.float64, device=maps[0][0].device)
+    gains, finite = [], [nothing == 0]
     signs = _signs([after for after, _ in maps[1:]], generator)
-    for place, (((_, before), (after, _)), sign) in enumerate(zip(pairwise(maps), signs, strict=True)):
+    for ((_, before), (after, _)), sign in zip(pairwise(maps), signs, strict=True):
         (grad,) = torch.autograd.grad(after, before, sign, allow_unused=True) if after.requires_grad else (None,)
         if grad is None:
+            gains.append(nothing)
             continue
-        places.append(place)
-        unchanged.append((grad == sign).all() if grad.shape == sign.shape else torch.zeros(()))
         left, right = by_channel(_as_wide(grad, sign)), by_channel(sign)
-        products.append((left.T @ right).double() / len(left))
-    if not places:
-        return gains
-    if not to_host([torch.isfinite(product).all() for product in products]).all():
-        raise Unscorable("a gradient between stages is not finite")
-    norms = [torch.linalg.matrix_norm(product, ord=2) for product in products]
-    found = to_host(norms + unchanged).reshape(2, -1)
-    gains[places] = np.where(found[1], np.nan, found[0])
-    return gains
+        product = (left.T @ right).double() / len(left)
+        finite.append(torch.isfinite(product).all())
+        gain = torch.linalg.matrix_norm(torch.where(finite[-1], product, 0.0), ord=2)
+        if grad.shape == sign.shape:
+            gain = torch.where((grad == sign).all(), float("nan"), gain)
+        gains.append(gain)
+    return torch.stack(gains), torch.stack(finite).all()
 
 
 def _as_wide(grad: Any, like: Any) -> Any:

@@ -6,7 +6,17 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.probes.base import OncePerTensor, Probe, Subject, Unscorable, by_image, finite_logits, reading
+from harness.probes.base import (
+    OncePerTensor,
+    Probe,
+    Subject,
+    Unscorable,
+    by_image,
+    check_finite,
+    outputs,
+    reading,
+    to_host,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -169,7 +179,6 @@ class UnitPatterns(Probe):
     depth: float = 1.0
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
-        import numpy as np
         import torch
 
         from harness.probes.layout import FIRST
@@ -208,26 +217,28 @@ class UnitPatterns(Probe):
                     mark(place.split(operation.input, count))
             return operation.run()
 
-        counts = []
+        counts, finite = [], []
         for repeat in range(self.repeats):
             subject.initialise("gaussian", repeat, self.dtype)
             met.zero_()
             layout, count = subject.layout(), len(images)
             if self.depth < 1 and counted is None:
                 with torch.no_grad(), Watch(network, {ACTIVATION: rectify}):
-                    finite_logits(network, images.clone())
+                    finite.append(torch.isfinite(outputs(network, images.clone())).all())
                 counted = math.ceil(self.depth * met_relus)
                 subject.initialise("gaussian", repeat, self.dtype)
                 met.zero_()
             met_relus = 0
             with torch.no_grad(), Watch(network, {ACTIVATION: rectify}):
-                finite_logits(network, images)
-            if not met.any():
-                raise Unscorable("no four-dimensional ReLU output")
-            if met.all():
-                raise Unscorable(f"all {len(met)} patterns of {len(images)} images occur: give more images")
-            counts.append(int(met.sum()))
-        return {"distinct_patterns": np.array(counts, dtype=np.float64)}
+                finite.append(torch.isfinite(outputs(network, images)).all())
+            counts.append(met.sum())
+        check_finite(finite)
+        found = to_host(counts)
+        if not found.all():
+            raise Unscorable("no four-dimensional ReLU output")
+        if (found == len(met)).any():
+            raise Unscorable(f"all {len(met)} patterns of {len(images)} images occur: give more images")
+        return {"distinct_patterns": found}
 
 
 @dataclass(frozen=True)

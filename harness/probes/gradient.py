@@ -20,7 +20,8 @@ from harness.probes.base import (
     gradients,
     hooked,
     outputs,
-    to_host,
+    read_back,
+    together,
     weight_layers,
 )
 from harness.probes.correlations import CACHED_UNITS, ReluCorrelations
@@ -62,19 +63,27 @@ class GradientPass(Probe):
     - `input_jacobian_correlation` (B, B): Pearson correlation of the gradients of the summed logits with
       respect to each image; `labels` (B,); `classes`, the number of logits
     - `grasp` (L,): sum of -w * (H g), H the Hessian of the loss
+
+    `biases`: of the space's network with biases in the convolutions of its cells. Raises Unscorable where it has none.
     """
 
     init: str = "kaiming_fan_in"
     batch_size: int = 64
     minibatches: int = 2
     dtype: str = "float32"
+    biases: bool = False
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        import numpy as np
         import torch
         import torch.nn.functional as F
 
         from harness.probes.operations import Grouped
 
+        if self.biases:
+            subject = subject.biased() if subject.biased else None
+            if subject is None:
+                raise Unscorable("there is no network with biases in its cells here: leave out biases=True")
         subject.initialise(self.init, dtype=self.dtype)
         network = subject.network
         images, labels = subject.images(self.batch_size, self.dtype)
@@ -89,10 +98,10 @@ class GradientPass(Probe):
         found.update(seen.kernels())
         if "input_jacobian_correlation" in wanted:
             rows = _input_jacobian(logits, images)
-            found["input_jacobian_correlation"] = _correlation(rows.flatten(1)).cpu().numpy()
-            found["labels"], found["classes"] = labels.cpu().numpy(), logits.shape[1]
+            found["input_jacobian_correlation"] = _correlation(rows.flatten(1))
+            found["labels"], found["classes"] = labels, logits.shape[1]
         if not wanted & OF_THE_LOSS:
-            return found
+            return read_back(found)
         weights = Grouped(seen.weights.tensors())
         parameters = [p for p in network.parameters() if p.requires_grad] if wanted & OF_ALL_PARAMETERS else []
         targets = _distinct([*parameters, *weights.tensors, *([images] if seen.needs_images else [])])
@@ -106,9 +115,9 @@ class GradientPass(Probe):
             found["grasp"] = _grasp(weights, graph_grads)
         if "all_gradient_norm" in wanted:
             present = [by_id[id(p)].detach().flatten() for p in parameters if by_id[id(p)] is not None]
-            found["all_gradient_norm"] = float(torch.cat(present).double().norm()) if present else 0.0
+            found["all_gradient_norm"] = torch.cat(present).double().norm() if present else 0.0
         if "gradient_spread" in wanted:
-            found["gradient_spread"] = _spread([by_id[id(p)] for p in parameters])
+            found["gradient_spread"] = _spreads([by_id[id(p)] for p in parameters])
         if "gradient_correlations" in wanted:
             found["gradient_correlations"] = seen.correlations.gradients()
         held = [weight.detach() for weight in weights.firsts]
@@ -125,10 +134,13 @@ class GradientPass(Probe):
             "fisher": seen.fisher_sums,
         }
         saliencies = [w * g for w, g in zip(held, grads, strict=True)]
-        found.update({name: to_host(compute()) for name, compute in per_layer.items() if name in wanted})
+        found.update({name: together(compute()) for name, compute in per_layer.items() if name in wanted})
         if wanted & OF_MINIBATCHES:
             varied = self._variations(subject, grads, len(labels), OF_MINIBATCHES & wanted)
-            found.update({name: to_host(values) for name, values in varied.items()})
+            found.update({name: together(values) for name, values in varied.items()})
+        found = read_back(found)
+        if "gradient_spread" in wanted:
+            found["gradient_spread"] = float(np.sum(found["gradient_spread"]))
         return found
 
     def _variations(self, subject: Subject, first: list, read: int, wanted: frozenset[str]) -> dict[str, list]:
@@ -195,11 +207,11 @@ CORRELATIONS = frozenset({"activation_correlations", "gradient_correlations", "r
 OF_RELUS = CORRELATIONS | {"relu_kernels", "participations"}
 
 
-def _spread(grads: list) -> float:
-    """Sum over parameter tensors of min(1, std(g) / (max |g| + 1e-8)); a tensor without gradient adds nothing."""
+def _spreads(grads: list) -> Any:
+    """Per parameter tensor that has a gradient min(1, std(g) / (max |g| + 1e-8)); 0 where none has."""
     present = [grad.detach().double() for grad in grads if grad is not None]
     parts = [(grad.std(correction=0) / (grad.abs().max() + 1e-8)).clamp(max=1) for grad in present]
-    return float(to_host(parts).sum()) if parts else 0.0
+    return together(parts) if parts else 0.0
 
 
 def _distinct(tensors: list) -> list:
@@ -210,7 +222,7 @@ def _grasp(weights: Grouped, grads: list) -> Any:
     import torch
 
     products = weights.sums(hessian_gradient(weights.tensors, grads))
-    return to_host(
+    return together(
         [
             torch.zeros(()) if h is None else -(w.detach() * h).sum(dtype=torch.float64)
             for w, h in zip(weights.firsts, products, strict=True)
@@ -390,7 +402,7 @@ class Seen:
         return [(sum(found) * share).sum() if found else torch.zeros(()) for share, found in calls.values()]
 
     def kernels(self) -> dict[str, Any]:
-        """What the forward alone has shown of ReLUs and layers, where it was asked for.
+        """What the forward alone has shown of ReLUs and layers, where it was asked for, still on its device.
 
         Raises Unscorable when nothing that was to give them was computed.
         """
@@ -402,14 +414,14 @@ class Seen:
         if "relu_kernels" in self._wanted:
             if not self._relu_kernels:
                 raise Unscorable("the network computes no ReLU")
-            found["relu_kernels"] = torch.stack(self._relu_kernels).cpu().numpy()
+            found["relu_kernels"] = torch.stack(self._relu_kernels)
         if self.correlations is not None:
             found["activation_correlations"] = self.correlations.inputs()
             found["relu_stages"] = self.correlations.stages()
         if "participations" in self._wanted:
             if not self._participations:
                 raise Unscorable("the network computes no ReLU")
-            found["participations"] = to_host(self._participations)
+            found["participations"] = together(self._participations)
         if "map_sizes" in self._wanted:
             found["map_sizes"] = np.array([self._map_sizes.get(name, 0.0) for name in names])
         if "relu_places" in self._wanted:
@@ -421,7 +433,7 @@ class Seen:
                 raise Unscorable("the network computes no layer")
             called = [name for name in names if name in self._layer_kernels]
             place = {name: i for i, name in enumerate(called)}
-            found["layer_kernels"] = torch.stack([self._layer_kernels[name] for name in called]).cpu().numpy()
+            found["layer_kernels"] = torch.stack([self._layer_kernels[name] for name in called])
             found["layer_places"] = np.array([place.get(name, -1) for name in names])
         return found
 

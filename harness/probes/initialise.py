@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from harness.errors import UnknownNameError, Unscorable
+from harness.probes.modules import modules_of
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +84,7 @@ def initialise(network: nn.Module, scheme: str, generator: torch.Generator) -> N
         raise UnknownNameError("initialisation", scheme, SCHEMES)
     drawn: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # by the tensor that they are for
     with torch.no_grad():
-        for name, module in network.named_modules():
+        for name, module in modules_of(network):
             if isinstance(module, nn.MultiheadAttention):
                 _draw_projections(module, scheme, generator, drawn)
             elif isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):

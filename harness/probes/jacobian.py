@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from harness.probes.base import Probe, Subject, Unscorable, finite_logits, to_host
+from harness.probes.base import Probe, Subject, Unscorable, finite_logits, read_back, to_host
 
 if TYPE_CHECKING:
     from harness.probes.layout import Layout, Place
@@ -41,10 +41,7 @@ class WeightJacobian(Probe):
         with recordings(subject, self) as recorded:
             parts = [(part.jacobian(), part.logits.detach()) for part in recorded]
         jacobian, logits = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        return {
-            "jacobian": jacobian.cpu().numpy(),
-            "probabilities": logits.double().softmax(dim=1).cpu().numpy(),
-        }
+        return read_back({"jacobian": jacobian, "probabilities": logits.double().softmax(dim=1)})
 
 
 @contextmanager

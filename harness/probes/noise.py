@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.probes.base import Probe, Subject, Unscorable, finite_logits, to_host
+from harness.probes.base import (
+    OncePerTensor,
+    Probe,
+    Subject,
+    Unscorable,
+    by_image,
+    check_finite,
+    finite_logits,
+    outputs,
+)
 from harness.probes.gradient import agreement
 from harness.probes.rows import refuse_weights
 
@@ -32,6 +41,7 @@ class NoisyCodes(Probe):
         import numpy as np
         import torch
 
+        from harness.probes.layout import FIRST
         from harness.probes.operations import ACTIVATION, RELUS, Watch
 
         subject.initialise(self.init, dtype=self.dtype)
@@ -40,29 +50,38 @@ class NoisyCodes(Probe):
         layout, count = subject.layout(), len(images)
         noise = torch.randn(images.shape, generator=subject.generator("noise")).to(images)
         draws = subject.generator("permutations")
-        changes: list[tuple] = []
+        differing: list[torch.Tensor] = []
+        noisy_changes: list[torch.Tensor] = []
+        codes: list[int] = []
+
+        def compared(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+            own, noisy = (by_image(values) > 0).split(count)
+            return own.shape[1] - agreement(own), (own ^ noisy).sum(), own.numel()
+
+        once = OncePerTensor(compared)
 
         def rectify(operation: Operation) -> Any:
             if operation.name in RELUS and not operation.fixed:
-                values = layout.place(operation.index).split(operation.input, 2 * count)
-                own, noisy = (part.flatten(1) > 0 for part in values.split(count))
-                if self.pairs == "all":
-                    permuted = (own.shape[1] - agreement(values[:count])).sum() / count
-                else:
-                    permuted = (own ^ own[torch.randperm(count, generator=draws).to(own.device)]).sum()
-                changes.append((permuted, (own ^ noisy).sum(), own.numel()))
+                place = layout.place(operation.index)
+                first = place == FIRST and len(operation.input) == 2 * count
+                found = once(operation.input) if first else compared(place.split(operation.input, 2 * count))
+                for kept, value in zip((differing, noisy_changes, codes), found, strict=True):
+                    kept.append(value)
             return operation.run()
 
         with torch.no_grad(), Watch(network, {ACTIVATION: rectify}):
             finite_logits(network, torch.cat([images, images + self.sigma * noise]))
-        if not changes:
+        if not codes:
             raise Unscorable("the network computes no ReLU")
-        permuted, noisy, codes = zip(*changes, strict=True)
-        return {
-            "permuted_changes": to_host(permuted),
-            "noisy_changes": to_host(noisy),
-            "codes": np.array(codes, dtype=np.float64),
-        }
+        changes = torch.stack(differing).flatten(1), torch.stack(noisy_changes)[:, None].double()
+        host = torch.cat(changes, dim=1).cpu().numpy()
+        between, noisy = host[:, :-1].reshape(-1, count, count), host[:, -1]
+        if self.pairs == "all":
+            permuted = between.sum(axis=(1, 2)) / count
+        else:
+            partners = np.stack([torch.randperm(count, generator=draws).numpy() for _ in codes])
+            permuted = between[np.arange(len(codes))[:, None], np.arange(count), partners].sum(axis=1)
+        return {"permuted_changes": permuted, "noisy_changes": noisy, "codes": np.array(codes, dtype=np.float64)}
 
 
 @dataclass(frozen=True)
@@ -85,24 +104,25 @@ class FeatureDistances(Probe):
         images, _ = subject.images(self.batch_size, self.dtype)
         rows: list[list[torch.Tensor]] = []
         heads: list[torch.Tensor] = []
+        finite: list[torch.Tensor] = []
         with torch.no_grad():
             for image in images:
-                relus, head = _features(subject.network, image[None].clone())
+                relus, head, logits = _features(subject.network, image[None].clone())
                 rows.append(relus)
                 heads.append(head)
+                finite.append(torch.isfinite(logits).all())
+        check_finite(finite)
         if not rows[0]:
             raise Unscorable("the network computes no ReLU")
         if len({tuple(map(len, relus)) for relus in rows}) > 1 or len(set(map(len, heads))) > 1:
             raise Unscorable("which operations are computed depends on the images")
-        distances = sum(_distances(torch.stack(parts)) for parts in zip(*rows, strict=True))
-        return {
-            "relu_distances": distances.cpu().numpy(),
-            "head_distances": _distances(torch.stack(heads)).cpu().numpy(),
-        }
+        of_relus = sum(_distances(torch.stack(parts)) for parts in zip(*rows, strict=True))
+        of_relus, of_head = torch.stack([of_relus, _distances(torch.stack(heads))]).cpu().numpy()
+        return {"relu_distances": of_relus, "head_distances": of_head}
 
 
-def _features(network: Any, image: Any) -> tuple[list, Any]:
-    """Of one image the outputs of the ReLUs, each flat, and what the last layer reads."""
+def _features(network: Any, image: Any) -> tuple[list, Any, Any]:
+    """Of one image the outputs of the ReLUs, each flat, what the last layer reads, and the logits."""
     from harness.probes.operations import ACTIVATION, LAYERS, PRODUCT, RELUS, Watch
 
     relus: list = []
@@ -121,10 +141,10 @@ def _features(network: Any, image: Any) -> tuple[list, Any]:
 
     watch = Watch(network, {ACTIVATION: rectify, **dict.fromkeys(LAYERS, layer), PRODUCT: refuse_weights})
     with watch:
-        finite_logits(network, image)
+        logits = outputs(network, image)
     if not last:
         raise Unscorable("no convolution or linear layer")
-    return relus, last[0].value.flatten()
+    return relus, last[0].value.flatten(), logits
 
 
 def _distances(rows: Any) -> Any:
@@ -132,6 +152,5 @@ def _distances(rows: Any) -> Any:
     rows = rows.double()
     least = rows.amin(dim=0)
     spread = rows.amax(dim=0) - least
-    spread[spread == 0] = 1
-    rows = (rows - least) / spread
+    rows = (rows - least) / spread.masked_fill(spread == 0, 1.0)
     return (rows[:, None] - rows[None]).square().sum(dim=2)

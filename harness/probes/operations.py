@@ -31,6 +31,7 @@ from harness.probes.functions import (
     TRANSPOSED,
     Function,
 )
+from harness.probes.modules import buffers_of
 
 __all__ = ["ACTIVATION", "CONVOLUTION", "LAYERS", "LINEAR", "NORMALISATION", "POOLING", "PRODUCT", "RANDOM", "RELUS"]
 
@@ -303,8 +304,9 @@ class Watch(TorchFunctionMode):
         self.uses: Counter[int] = Counter()
         self._kept: dict[int, list[weakref.ref]] = {}
         self.layers, owners, known = _known(network)
-        self._held: list[torch.Tensor] = [*known, *network.buffers()]
-        self._fixed: dict[int, frozenset[str]] = dict.fromkeys(map(id, network.buffers()), frozenset()) | owners
+        buffers = buffers_of(network)
+        self._held: list[torch.Tensor] = [*known, *buffers]
+        self._fixed: dict[int, frozenset[str]] = dict.fromkeys(map(id, buffers), frozenset()) | owners
 
     def __enter__(self) -> Watch:
         return super().__enter__()

@@ -34,11 +34,11 @@ def patch_entropies(features: torch.Tensor, exact: bool = True) -> torch.Tensor:
     bins = ((values - least) / spread.clamp(min=1e-10) * (total - 1)).long().clamp(0, total - 1)
     counts = torch.zeros_like(values).scatter_add_(1, bins, torch.ones_like(values))
     discrete = torch.special.entr(counts / total).sum(dim=1) / torch.log(torch.tensor(2.0))
-    discrete[spread[:, 0] < 1e-10] = 0.0
+    discrete = discrete.masked_fill(spread[:, 0] < 1e-10, 0.0)
     shares = values.abs().softmax(dim=1)
     continuous = torch.special.entr(shares).sum(dim=1) / torch.log(torch.tensor(2.0))
     if not exact:
-        continuous[(shares == 0).any(dim=1)] = 0.0
+        continuous = continuous.masked_fill((shares == 0).any(dim=1), 0.0)
     return discrete * continuous
 
 

@@ -12,12 +12,13 @@ from harness.probes.base import (
     Probe,
     Subject,
     Unscorable,
-    finite_logits,
+    check_finite,
     gradients,
     outputs,
     to_host,
     weight_layers,
 )
+from harness.probes.modules import modules_of, parameters_of
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,7 @@ def _make_positive(subject: Subject, init: str, repeat: int) -> None:
         for source in layer.sources
     }
     with torch.no_grad():
-        for parameter in subject.network.parameters():
+        for parameter in parameters_of(subject.network):
             if id(parameter) not in hidden:
                 parameter.abs_()
 
@@ -132,7 +133,7 @@ def _own_normalisations(network: nn.Module, only: str) -> list[nn.Module]:
     named = re.compile(r"BatchNorm" if only else r"Norm(?!al)")
     return [
         module
-        for module in network.modules()
+        for _, module in modules_of(network)
         if not type(module).__module__.startswith("torch.nn")
         and (isinstance(module, kinds) or (named.search(type(module).__name__) and not list(module.children())))
     ]
@@ -151,13 +152,12 @@ class LinearisedPass(Probe):
     repeats: int = 1
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
-        import numpy as np
         import torch
 
         from harness.probes.operations import Grouped
 
         network = subject.network
-        rows: dict[str, list] = {"synflow": [], "synflow_std": [], "logsynflow": []}
+        rows: list[torch.Tensor] = []
         ones = torch.ones(1, *subject.shape, dtype=torch.float64, device=subject.device)
         for repeat in range(self.repeats):
             _make_positive(subject, self.init, repeat)
@@ -174,9 +174,10 @@ class LinearisedPass(Probe):
                 values[0, place] = flow.sum()
                 values[1, place] = flow.std(correction=0)
                 values[2, place] = (weight.detach() * (grad + 1).log()).abs().sum()
-            for name, row in zip(rows, values.cpu().numpy(), strict=True):
-                rows[name].append(row)
-        return {name: np.stack(row) for name, row in rows.items() if name in wanted}
+            rows.append(values)
+        host = torch.stack(rows, dim=1).cpu().numpy()
+        named = zip(("synflow", "synflow_std", "logsynflow"), host, strict=True)
+        return {name: values for name, values in named if name in wanted}
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,6 @@ class PositivePass(Probe):
     signed: bool = False
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
-        import numpy as np
         import torch
 
         from harness.probes.operations import ACTIVATION, LINEAR, ChannelsLast
@@ -227,7 +227,7 @@ class PositivePass(Probe):
             share = torch.where(top > 0, output / top, torch.zeros_like(output))
             collected.append(-(share * (share + self.eps).log()).mean())
 
-        rows = []
+        rows, finite = [], []
         for repeat in range(self.repeats):
             if self.signed:
                 subject.initialise(self.init, repeat, "float64")
@@ -240,11 +240,12 @@ class PositivePass(Probe):
             positive, orientation = _Positive(network), ChannelsLast()
             handlers = {**positive.handlers, LINEAR: linear, ACTIVATION: rectify}
             with torch.no_grad(), _without_normalisation(network, handlers):
-                finite_logits(network, noise.to(subject.device))
+                finite.append(torch.isfinite(outputs(network, noise.to(subject.device))).all())
             if not collected:
                 raise Unscorable("the network computes no activation")
-            rows.append(torch.stack(collected).cpu().numpy())
-        return {"entropies": np.stack(rows)}
+            rows.append(torch.stack(collected))
+        check_finite(finite)
+        return {"entropies": torch.stack(rows).cpu().numpy()}
 
 
 @dataclass(frozen=True)

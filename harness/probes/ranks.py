@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.probes.base import Probe, Subject, Unscorable, finite_logits, to_host
+from harness.probes.base import Probe, Subject, Unscorable, check_finite, outputs, together
 from harness.probes.rows import Rows, refuse_weights
 
 if TYPE_CHECKING:
@@ -18,10 +18,10 @@ def effective_rank(matrix: torch.Tensor) -> torch.Tensor:
     """exp of the entropy of the singular values of a matrix over their sum: 0 of zeros, NaN of what is not finite."""
     import torch
 
-    if not torch.isfinite(matrix).all():
-        return torch.full((), float("nan"), dtype=torch.float64)
-    values = torch.linalg.svdvals(matrix.double())
-    return torch.special.entr(values / values.sum()).sum().exp().nan_to_num(0.0)
+    finite = torch.isfinite(matrix).all()  # a tensor: the host is not to wait for each matrix
+    values = torch.linalg.svdvals(torch.where(finite, matrix, 0.0).double())
+    rank = torch.special.entr(values / values.sum()).sum().exp().nan_to_num(0.0)
+    return torch.where(finite, rank, float("nan"))
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,9 @@ class EffectiveRanks(Probe):
     dtype: str = "float32"
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
-        import numpy as np
         import torch
 
-        ranks = []
+        ranks, finite = [], []
         for repeat in range(self.repeats):
             subject.initialise(self.init, repeat, self.dtype)
             blocks = _Blocks(subject.layout(), subject.generator("rank blocks", repeat), self.whole)
@@ -57,10 +56,11 @@ class EffectiveRanks(Probe):
             while number == 0 or (blocks.open and self._more(subject, number)):
                 images, _ = subject.images(self.batch_size, self.dtype, number)
                 with torch.no_grad(), blocks.watch(subject.network, len(images), self.variant):
-                    finite_logits(subject.network, images)
+                    finite.append(torch.isfinite(outputs(subject.network, images)).all())
                 number += 1
             ranks.append(blocks.ranks())
-        return {"effective_ranks": np.stack(ranks)}
+        check_finite(finite)
+        return {"effective_ranks": torch.stack(ranks).cpu().numpy()}
 
     def _more(self, subject: Subject, number: int) -> bool:
         """Whether there is a whole mini-batch of that number."""
@@ -139,4 +139,4 @@ class _Blocks:
         for number, rows in enumerate(self._rows):
             if number not in self._ranks:
                 self._ranks[number] = effective_rank(torch.cat(rows))
-        return to_host([self._ranks[number] for number in range(len(self._rows))])
+        return together([self._ranks[number] for number in range(len(self._rows))])

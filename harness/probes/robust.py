@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.probes.base import Probe, Subject, Unscorable, finite_logits, gradients, hooked, to_host, weight_layers
+from harness.probes.base import (
+    Probe,
+    Subject,
+    Unscorable,
+    check_finite,
+    gradients,
+    hooked,
+    outputs,
+    to_host,
+    weight_layers,
+)
 from harness.probes.positive import _make_positive, _without_normalisation
 
 if TYPE_CHECKING:
@@ -58,7 +68,8 @@ class Consistency(Probe):
                 if first[name] is not None:
                     weight += 2 * weight.norm() / (first[name].norm() + 1e-30) * first[name]
         probe = images.clone().requires_grad_(True)
-        loss = F.cross_entropy(_Pass(subject, probe, repo).logits, labels)
+        attacked = _Pass(subject, probe, repo)
+        loss = F.cross_entropy(attacked.logits, labels)
         attack = _gradients(loss, {**weights, "": probe} if repo else {"": probe}) if loss.requires_grad else {}
         slope = attack.pop("", None)
         moved = images if slope is None else images - self.epsilon * slope.sign()
@@ -68,14 +79,18 @@ class Consistency(Probe):
             if earlier is not None and second[name] is not None:
                 second[name] = second[name] + earlier
         terms = []
+        alike: dict[Any, torch.Tensor] = {}  # of the features, which the layers of a stage share
         for name, weight in weights.items():
             place = clean.owners.get(name)
             if first[name] is None or second[name] is None or place is None:
                 continue
             feature = self._feature(place, len(subject.stages))
-            alike = _cosines(weight.detach(), before[name]), _cosines(clean.of(feature, name), worse.of(feature, name))
-            of_weights, of_features = ((1 + cosine).sum() for cosine in alike)
-            terms.append((of_weights * _cosines(second[name], first[name]).abs().sum() * of_features).abs())
+            key = feature if feature < len(subject.stages) else name
+            if key not in alike:
+                alike[key] = (1 + _cosines(clean.of(feature, name), worse.of(feature, name))).sum()
+            of_weights = (1 + _cosines(weight.detach(), before[name])).sum()
+            terms.append((of_weights * _cosines(second[name], first[name]).abs().sum() * alike[key]).abs())
+        check_finite([clean.finite, attacked.finite, worse.finite])
         if not terms:
             raise Unscorable("no trainable weight")
         return {"consistency": to_host(terms)}
@@ -101,6 +116,8 @@ class _Pass:
     """One forward: logits, outputs of the stages, what layers behind them read, and the stages of the layers."""
 
     def __init__(self, subject: Subject, images: torch.Tensor, repo: bool):
+        import torch
+
         from harness.probes.operations import LAYERS, PRODUCT
 
         self.owners: dict[str, int] = {}
@@ -110,7 +127,8 @@ class _Pass:
         handlers = {**dict.fromkeys(LAYERS, self._layer), PRODUCT: self._product}
         stages = [(stage, self._finish) for stage in subject.stages]
         with _without_normalisation(subject.network, handlers, spared=self._is_spared), hooked(stages):
-            self.logits = finite_logits(subject.network, images.clone())
+            self.logits = outputs(subject.network, images.clone())
+        self.finite = torch.isfinite(self.logits).all()
         if len(self._stages) != self._last:
             raise Unscorable("a stage is not computed, or more than once")
 

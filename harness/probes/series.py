@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from harness.probes.base import Probe, Subject, Unscorable, finite_logits, gradients
+from harness.probes.base import Probe, Subject, Unscorable, check_finite, gradients, outputs
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class GradientSeries(Probe):
     dtype: str = "float32"
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
-        import numpy as np
+        import torch
         import torch.nn.functional as F
 
         subject.initialise(self.init, dtype=self.dtype)
@@ -32,10 +32,15 @@ class GradientSeries(Probe):
         chosen = [p for p in network.parameters() if p.requires_grad and p.numel() >= self.entries]
         if not chosen:
             raise Unscorable(f"no trainable parameter has {self.entries} entries")
-        rows = []
+        rows, finite = [], []
         for number in range(self.minibatches):
             images, labels = subject.images(self.batch_size, self.dtype, number, self.minibatches)
-            found = gradients(F.cross_entropy(finite_logits(network, images), labels), chosen)
+            logits = outputs(network, images)
+            finite.append(torch.isfinite(logits).all())
+            found = gradients(F.cross_entropy(logits, labels), chosen)
             reached = [grad.detach().flatten()[: self.entries] for grad in found if grad is not None]
-            rows.append([grad.double().cpu().numpy() for grad in reached[: self.tensors]])
-        return {"gradient_series": np.array(rows).swapaxes(0, 1)}
+            if not reached:
+                raise Unscorable(f"no gradient reaches a parameter of {self.entries} entries")
+            rows.append(torch.stack(reached[: self.tensors]))
+        check_finite(finite)
+        return {"gradient_series": torch.stack(rows).double().cpu().numpy().swapaxes(0, 1)}

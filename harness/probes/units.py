@@ -21,11 +21,10 @@ def sign_norm(values: torch.Tensor) -> torch.Tensor:
     """
     import torch
 
-    if not torch.isfinite(values).all():
-        return torch.full((), float("nan"), dtype=torch.float64)
-    sign, size = torch.linalg.slogdet(values.sign().double())
+    finite = torch.isfinite(values).all()  # a tensor: the host is not to wait for each unit
+    sign, size = torch.linalg.slogdet(torch.where(finite, values.sign(), 0.0).double())
     size = size.masked_fill(sign < 0, 0.0).masked_fill(size < -0.5, -torch.inf)
-    return size.sigmoid().norm()
+    return torch.where(finite, size.sigmoid().norm(), float("nan"))
 
 
 @dataclass(frozen=True)

@@ -111,12 +111,24 @@ class Fisher(_Gradient):
     A channel counts once for each of its weights, as in the code of Abdelfattah et al., which spreads the
     channel's value over them before it sums. Their NAS-Bench-201 has biases in the cells' convolutions, which
     BatchNorm takes out of the function but not out of these activations; the benchmark's network, ours, has none.
+    `biases=True` scores it with them, as torch draws them, which takes `init=default` (their code's, too).
     """
 
     name: ClassVar[str] = "fisher"
     summary: ClassVar[str] = "channel-wise Fisher information of the activations"
     citation: ClassVar[str] = f"Turner et al., BlockSwap, ICLR 2020; {ABDELFATTAH}"
     observables: ClassVar[tuple[str, ...]] = ("fisher",)
+
+    biases: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.biases and self.init != "default":
+            raise HarnessError(f"proxy 'fisher': biases=True are 0 with init={self.init}: set init=default")
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        settings = {"dtype": self.dtype, "biases": self.biases}
+        return {GradientPass(self.init, self.batch_size, **settings): self.observables}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Learned rankings: a random forest on training-free features, for VKDNW's model-driven rows.
+"""Learned rankings: random forests on training-free features, for VKDNW's model-driven rows, and `labelled`'s.
 
 Trained on the stored accuracies of a seeded subset of the population and scored on the rest, never on the
 architectures that it has seen.
@@ -18,6 +18,7 @@ import numpy as np
 from harness.benchmarks.benchmark import Benchmark
 from harness.engine.store import write_table
 from harness.errors import HarnessError
+from harness.rankings.labelled import LABELLED, Labelled
 from harness.seeds import stable_rng
 
 DECILES = tuple(f"vkdnw_decile:k={k}" if k != 5 else "vkdnw_decile" for k in range(1, 10))
@@ -30,13 +31,15 @@ ZERO_COST = (
 
 @dataclass(frozen=True)
 class Learned:
-    """A learned ranking.
+    """A ranking by a random forest.
 
     Attributes:
         members: proxies whose scores are features.
         graf: whether the space's GRAF features join them (Kadlecova et al., ICML 2024).
         train: architectures that the forest is fitted on; VKDNW takes 1,024.
     """
+
+    citation: ClassVar[str] = "Tybl & Neumann, VKDNW, CVPR 2025 (arXiv 2502.04975); Kadlecova et al., GRAF, ICML 2024"
 
     members: tuple[str, ...]
     graf: bool
@@ -50,11 +53,13 @@ class Learned:
         return f"random forest on {' and '.join(filter(None, [read, graf]))}, trained on {self.train:,} architectures"
 
 
-LEARNED: Mapping[str, Learned] = {
+#: All rankings that spend accuracies.
+LEARNED: Mapping[str, Learned | Labelled] = {
     "graf_model": Learned((), graf=True),
     "vkdnw_model": Learned((*DECILES, "trainable_layers"), graf=False),
     "vkdnw_zcs_model": Learned((*DECILES, "trainable_layers", *ZERO_COST), graf=False),
     "vkdnw_zcs_graf_model": Learned((*DECILES, "trainable_layers", *ZERO_COST), graf=True),
+    **LABELLED,
 }
 
 

@@ -20,7 +20,9 @@ from harness.probes.base import Probe
 from harness.proxies import get_proxy
 from harness.proxies.base import Proxy
 from harness.rankings.aggregates import Aggregate, find_aggregate
+from harness.rankings.labelled import Accuracies, Labelled
 from harness.rankings.learned import LEARNED, Forest, remembered, training_subset
+from harness.seeds import stable_rng
 
 #: Where the store keeps what learned rankings predict; readers of Hive folders skip names with this first letter.
 LEARNED_FOLDER = "_learned"
@@ -184,19 +186,26 @@ class Reader:
         values = np.full(len(population), np.nan)
         if len(population) <= model.train:
             return Scores(values, {}, 0.0, np.zeros(len(values), bool))
+        known = self.benchmark.accuracies(dataset).to_numpy()[population]
+        if isinstance(model, Labelled):
+            accuracies = Accuracies(known, model.train)
+            if not missing:
+                rng = stable_rng("accuracies spent", spec, self.benchmark.name, seed)
+                values = model.rank(np.stack([parts[name].values for name in model.members]), accuracies, rng)
+                values = np.where(accuracies.asked, np.nan, values)
+            return Scores(values, missing, _seconds_of(parts), ~accuracies.asked, _alike_of(parts))
         train = training_subset(self.benchmark, population, model.train, seed)
         if not missing:
             columns = [parts[name].values[:, None] for name in model.members]
             if model.graf:
                 architectures = [self.benchmark.architectures[i] for i in population]
                 columns.append(self.benchmark.space.graph_features(architectures))
-            accuracies = self.benchmark.accuracies(dataset).to_numpy()[population]
             features = np.concatenate(columns, axis=1)
             name = Path(LEARNED_FOLDER, f"{self.benchmark.name}-{dataset}-{spec}-{len(population)}-seed{seed}.parquet")
             values = remembered(
                 self.store.root / name,
-                (Forest.VERSION, features, accuracies, train, seed),
-                lambda: Forest().rank(features, accuracies, train, seed),
+                (Forest.VERSION, features, known, train, seed),
+                lambda: Forest().rank(features, known, train, seed),
                 [layer / name for layer in self.store.layers],
             )
         return Scores(values, missing, _seconds_of(parts), ~train, _alike_of(parts))

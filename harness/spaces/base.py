@@ -116,6 +116,13 @@ class Space(ABC):
         """
         return None
 
+    def build_biased(self, architecture: str, num_classes: int) -> nn.Module | None:
+        """The network of `build` with biases in the convolutions of its cells, as Zero-Cost NAS scores them.
+
+        None for a space whose network Zero-Cost NAS does not build so.
+        """
+        return None
+
     def build_regions(self, architecture: str, num_classes: int) -> nn.Module | None:
         """The cells without a stem that read images of one channel, in which TE-NAS counts linear regions.
 

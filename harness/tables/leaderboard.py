@@ -28,6 +28,8 @@ from harness.engine.store import ScoreKey
 from harness.errors import HarnessError
 from harness.proxies import available
 from harness.rankings.aggregates import AGGREGATES
+from harness.rankings.labelled import LABELLED
+from harness.rankings.learned import LEARNED
 from harness.rankings.results import PAPER_INPUTS, Scores, proxies_of
 from harness.tables import cells as figures
 from harness.tables.cells import (
@@ -74,11 +76,16 @@ def entries(table: Any) -> list[str]:
 
 
 def rows_of(table: Any) -> list[Any]:
-    """The table's rows: every proxy and aggregate of this package where it names none."""
+    """The table's rows: every proxy and aggregate of this package, and what spends few accuracies, if it names none."""
     if table.rows:
         return list(table.rows)
     own = {name: cls.caveat for name, cls in available().items() if cls.__module__.startswith("harness.")}
-    return [RowConfig(proxy=name, note=own.get(name, "")) for name in sorted([*own, *AGGREGATES])]
+    return [RowConfig(proxy=name, note=own.get(name, "")) for name in [*sorted([*own, *AGGREGATES]), *LABELLED]]
+
+
+def _parted(rows: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Those that are ranked, and those that spend accuracies: they stand apart."""
+    return [row for row in rows if row.proxy not in LEARNED], [row for row in rows if row.proxy in LEARNED]
 
 
 @dataclass
@@ -89,12 +96,15 @@ class Board:
     dataset: str
     block: Block | None
     reason: str = ""
+    seed: int = 0
     population: str = ""
     metrics: Sequence[str] = ()
     samples: Mapping[str, Sample] = ()
     cells: Sequence[Cell] = ()
     #: Labels of rows with figures on another population.
     elsewhere: Sequence[str] = ()
+    #: How many accuracies rows spend that stand apart, by their labels.
+    spent: Mapping[str, int] = field(default_factory=dict)
     #: What rows that cannot have figures require, by their labels.
     inapplicable: Mapping[str, str] = field(default_factory=dict)
 
@@ -144,23 +154,23 @@ def _ranks(name: str, values: np.ndarray) -> np.ndarray:
 
 def build_leaderboard(table: Any, measurements: Measurements) -> tuple[list[Cell], Sheet]:
     """Figures and sheet of the leaderboard."""
-    rows = rows_of(table)
-    boards = [_board(table, rows, entry, measurements) for entry in entries(table)]
+    rows, spending = _parted(rows_of(table))
+    boards = [_board(table, rows, spending, entry, measurements) for entry in entries(table)]
     if not table.datasets:  # first what compares most proxies
         boards.sort(key=lambda board: -len(board.samples))
     overall, ranked = _overall(rows, boards)
     cells = with_commands([*overall, *(cell for board in boards for cell in board.cells)])
-    return cells, _sheet(table, rows, boards, cells, ranked)
+    return cells, _sheet(table, [*rows, *spending], boards, cells, ranked)
 
 
 def _label(row: Any) -> str:
     return row.label or row.proxy
 
 
-def _board(table: Any, rows: Sequence[Any], entry: str, measurements: Measurements) -> Board:
+def _board(table: Any, rows: Sequence[Any], spending: Sequence[Any], entry: str, measurements: Measurements) -> Board:
     benchmark, dataset = split_dataset(table, entry)
     block, reason = find_block(table, entry, measurements)
-    board = Board(benchmark, dataset, block, reason)
+    board = Board(benchmark, dataset, block, reason, table.seeds[0])
     if block is None:
         return board
     populations = populations_of(table, block)
@@ -198,6 +208,14 @@ def _board(table: Any, rows: Sequence[Any], entry: str, measurements: Measuremen
             if label not in complete:
                 others.setdefault(label, one)
     board.elsewhere = list(others)
+    apart = [row for row in spending if not inapplicable(row.proxy, block.benchmark.space)] if board.population else []
+    for row in apart:
+        for source in SOURCES if row.inputs == PAPER_INPUTS else (row.inputs,):
+            scores = block.scores(row.proxy, board.population, source, table.seeds[0])
+            if not scores.missing and scores.members.any():
+                others[_label(row)] = _Found(population, source, scores)
+                board.spent[_label(row)] = LEARNED[row.proxy].train
+                break
     columns = {label: block.column(one.population, one.scores) for label, one in {**complete, **others}.items()}
     measured = block.measure((columns[label] for label in complete), board.metrics, table.resamples)
     board.samples = {label: measured[columns[label].digest] for label in complete}
@@ -207,6 +225,7 @@ def _board(table: Any, rows: Sequence[Any], entry: str, measurements: Measuremen
     samples = board.samples | {label: measured[columns[label].digest] for label in others}
     ask = next((name for name in populations if n[name] <= min(n[population], WORKABLE)), population)
     missing = {label: tuple((ask, key) for key in scores.missing) for label, scores in lacking[ask].items()}
+    rows = [*rows, *(row for row in apart if _label(row) in board.spent)]
     board.cells = _cells(board, rows, complete | others, samples, missing, population)
     return board
 
@@ -262,6 +281,8 @@ def _cells(
         notes.append(board.block.stand_in(row.proxy, source))
         if label in board.elsewhere:
             notes.insert(0, f"not ranked: {one.population}, {sample.n:,} architectures")
+        if label in board.spent:
+            notes.insert(0, f"spends {board.spent[label]:,} accuracies, over the {sample.n:,} other architectures")
         done = replace(
             empty,
             n=sample.n,
@@ -373,7 +394,7 @@ def _overall(rows: Sequence[Any], boards: Sequence[Board]) -> tuple[list[Cell], 
 
 
 def _sheet(table: Any, rows: Sequence[Any], boards: Sequence[Board], cells: Sequence[Cell], ranked: Ranked) -> Sheet:
-    sheet = Sheet(table.title, [table.protocol.strip(), _state(rows, boards, ranked)])
+    sheet = Sheet(table.title, [table.protocol.strip(), _state(_parted(rows)[0], boards, ranked)])
     sheet.paragraphs.append(
         "Each cell: value [95% interval]. "
         + " ".join(filter(None, [interval_text(table.resamples, [cell.n for cell in cells]), legend(rows)]))
@@ -385,7 +406,7 @@ def _sheet(table: Any, rows: Sequence[Any], boards: Sequence[Board], cells: Sequ
     if ("all", "all") in found:
         sheet.sections.append(_overall_section(sheet, found["all", "all"], ranked, shown))
     for board in boards:
-        sheet.sections.append(_board_section(sheet, board, found.get((board.benchmark, board.dataset), {}), shown))
+        sheet.sections += _sections(sheet, board, found.get((board.benchmark, board.dataset), {}), shown)
     return sheet
 
 
@@ -426,7 +447,8 @@ def _overall_section(sheet: Sheet, rows: Mapping[str, list[Cell]], ranked: Ranke
     return section
 
 
-def _board_section(sheet: Sheet, board: Board, rows: Mapping[str, list[Cell]], shown: Mapping[str, str]) -> Section:
+def _sections(sheet: Sheet, board: Board, rows: Mapping[str, list[Cell]], shown: Mapping[str, str]) -> list[Section]:
+    """What is ranked, and apart from it what spends accuracies."""
     names = [metric_name(name) for name in board.metrics]
     header = ["proxy", "rank", "group", "n", *names, "seconds, at most", "inputs", "notes"]
     section = Section(f"{board.benchmark}, {board.dataset}", header)
@@ -434,15 +456,21 @@ def _board_section(sheet: Sheet, board: Board, rows: Mapping[str, list[Cell]], s
         notes = [note for row in rows.values() for cell in row for note in cell.note.split("; ")]
         commands = dict.fromkeys(command for note in notes for command in re.findall("`harness score [^`]*`", note))
         section.text = " ".join([f"Not computed: {board.reason}.", *commands])
-        return section
+        return [section]
     n = len(board.block.population(board.population))
     section.text = f"Ranks are over population {board.population}, {n:,} architectures."
     texts = board.block.benchmark.populations_of_card
     section.text += "".join(f" {name}: {text}" for name, text in texts.items() if board.population.startswith(name))
+    apart = Section(f"{section.heading}: with accuracies", header)
+    apart.text = (
+        "What spends accuracies is no training-free proxy. Each has its figures over the population less the "
+        f"architectures whose accuracies it asked for, chosen with seed {board.seed}, and is not ranked."
+    )
     for label, row in sorted(rows.items(), key=_order):
         counted = [f"{row[0].n:,}" if row[0].n else ""]
-        section.rows.append(_row(sheet, shown[label], row, [*board.metrics, "seconds"], counted, [row[0].inputs]))
-    return section
+        line = _row(sheet, shown[label], row, [*board.metrics, "seconds"], counted, [row[0].inputs])
+        (apart if label in board.spent else section).rows.append(line)
+    return [section, apart] if apart.rows else [section]
 
 
 def _row(

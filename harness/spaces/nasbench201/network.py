@@ -13,18 +13,21 @@ from harness.spaces.nasbench201.cell import CELLS_PER_STAGE, CHANNELS, CONV1, CO
 class ReLUConvBN(nn.Sequential):
     """ReLU, convolution without bias, BatchNorm: the order of the benchmark's operations."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1):
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = False):
         super().__init__(
             nn.ReLU(),
-            nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False),
+            nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=bias),
             nn.BatchNorm2d(outputs),
         )
 
 
 class Cell(nn.Module):
-    """One cell of four nodes; `codes` are its six operations. Every edge is computed, dead ones too."""
+    """One cell of four nodes; `codes` are its six operations. Every edge is computed, dead ones too.
 
-    def __init__(self, codes: Sequence[int], channels: int):
+    `biases`: its convolutions have them, as those of the benchmark have not.
+    """
+
+    def __init__(self, codes: Sequence[int], channels: int, biases: bool = False):
         super().__init__()
         self.edges = nn.ModuleDict()
         self._plan: list[tuple[int, int, str | None]] = []
@@ -33,7 +36,7 @@ class Cell(nn.Module):
                 continue
             name = f"{source}_{target}"
             if code in (CONV1, CONV3):
-                self.edges[name] = ReLUConvBN(channels, channels, 1 if code == CONV1 else 3)
+                self.edges[name] = ReLUConvBN(channels, channels, 1 if code == CONV1 else 3, bias=biases)
             elif code == POOL:
                 self.edges[name] = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
             self._plan.append((source, target, name if name in self.edges else None))
@@ -102,13 +105,14 @@ class Network(Stack):
         num_classes: int,
         channels: Sequence[int] = CHANNELS,
         cells_per_stage: int = CELLS_PER_STAGE,
+        biases: bool = False,
     ):
         def cells() -> Iterator[nn.Module]:
             for stage, width in enumerate(channels):
                 if stage:
                     yield Reduction(channels[stage - 1], width)
                 for _ in range(cells_per_stage):
-                    yield Cell(codes, width)
+                    yield Cell(codes, width, biases)
 
         super().__init__(channels[0], cells(), channels[-1], num_classes)
 

@@ -166,6 +166,12 @@ class NasBench201(Space):
         codes = decode(architecture)
         return Network(codes, num_classes, (1, 2, 4), 1) if thin else Network(codes, num_classes)
 
+    def build_biased(self, architecture: str, num_classes: int) -> nn.Module:
+        """As Zero-Cost NAS, whose cells' BatchNorms are built without a scale and their convolutions with biases."""
+        from harness.spaces.nasbench201.network import Network
+
+        return Network(decode(architecture), num_classes, biases=True)
+
     def build_regions(self, architecture: str, num_classes: int) -> nn.Module:
         """One cell of one channel, as TE-NAS's `model_config_thin` (C = 1, depth = 1, no stem)."""
         from harness.spaces.nasbench201.network import OneCell

@@ -1,0 +1,45 @@
+"""The modules of a network and what they hold, found once: torch walks the whole tree each time that it is asked."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+#: By network its modules but itself, which would keep it from being freed, and which are whose children.
+_BELOW: weakref.WeakKeyDictionary[nn.Module, tuple[list[tuple[str, nn.Module]], list[int]]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def modules_of(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """What `network.named_modules()` gives."""
+    below, children = _BELOW.get(network, ([], []))
+    found = [("", network), *below]
+    if not below or children != _children(found):  # it is new here, or has made or changed modules
+        found = list(network.named_modules())
+        _BELOW[network] = found[1:], _children(found)
+    return found
+
+
+def _children(modules: list[tuple[str, nn.Module]]) -> list[int]:
+    return [id(child) for _, module in modules for child in module._modules.values()]
+
+
+def parameters_of(network: nn.Module) -> list[torch.Tensor]:
+    """The parameters that the modules hold now, as `network.parameters()` has them."""
+    return _held(network, "_parameters")
+
+
+def buffers_of(network: nn.Module) -> list[torch.Tensor]:
+    """The buffers that the modules hold now, as `network.buffers()` has them."""
+    return _held(network, "_buffers")
+
+
+def _held(network: nn.Module, kind: str) -> list[torch.Tensor]:
+    found = {id(one): one for _, module in modules_of(network) for one in getattr(module, kind).values()}
+    found.pop(id(None), None)
+    return list(found.values())
