@@ -235,7 +235,8 @@ class Reader:
         if key not in self._columns:
             frame = self.store.read(key, version)
             # What an exception kept from its score may yet get one: it is missing, not failed.
-            frame = frame[~frame["status"].str.startswith("error")]
+            if (frame["status"] != "ok").any():
+                frame = frame[~frame["status"].str.startswith("error")]
             size = len(self.benchmark)
             if frame.empty:
                 self._columns[key] = self._nothing

@@ -309,7 +309,7 @@ class Ranked:
     n_rows: int
 
 
-def _general(name: str) -> str:
+def general_name(name: str) -> str:
     """A metric without the cut-off that differs between boards."""
     return "ndcg_P" if name.startswith("ndcg_") else name
 
@@ -330,8 +330,8 @@ def _overall(rows: Sequence[Any], boards: Sequence[Board]) -> tuple[list[Cell], 
     labels = [_label(row) for row in rows if counting and all(_label(row) in board.samples for board in counting)]
     shared = [
         name
-        for name in dict.fromkeys(_general(name) for board in counting for name in board.metrics)
-        if all(name in map(_general, board.metrics) for board in counting)
+        for name in dict.fromkeys(general_name(name) for board in counting for name in board.metrics)
+        if all(name in map(general_name, board.metrics) for board in counting)
     ]
     ranked = Ranked([board.name for board in counting], shared, len(labels))
     if not labels or len(counting) < 2:
@@ -341,7 +341,7 @@ def _overall(rows: Sequence[Any], boards: Sequence[Board]) -> tuple[list[Cell], 
     for general in shared:
         values, draws = [], []
         for board in counting:
-            (name,) = (one for one in board.metrics if _general(one) == general)
+            (name,) = (one for one in board.metrics if general_name(one) == general)
             values.append(_ranks(name, np.array([board.samples[label].values[name] for label in labels])))
             draws.append(_ranks(name, np.stack([board.samples[label].resampled[name] for label in labels])))
         fewest = min(draw.shape[1] for draw in draws)
