@@ -296,12 +296,9 @@ def choose(
     left_out = [e for e in entries if population not in complete[e]]
     lacking = [entry for entry in marked if entry in left_out]
     if lacking or not found:
-        which = ", ".join(entry.title(board.dataset) for entry in lacking) or "no proxy"
+        who = f"not every one of highlight=[{','.join(highlight)}]" if lacking else "no proxy"
         command = next(iter(board.commands(lacking or left_out, population)))
-        raise HarnessError(
-            f"{which} has {'not all' if lacking else 'no'} scores on {'' if lacking else 'all of '}{population} of "
-            f"{board.benchmark.name}: run `{command}`"
-        )
+        raise HarnessError(f"{who} has scores on all of {population} of {board.benchmark.name}: run `{command}`")
     return population, found, left_out
 
 

@@ -375,7 +375,7 @@ def _overall(rows: Sequence[Any], boards: Sequence[Board]) -> tuple[list[Cell], 
 def _sheet(table: Any, rows: Sequence[Any], boards: Sequence[Board], cells: Sequence[Cell], ranked: Ranked) -> Sheet:
     sheet = Sheet(table.title, [table.protocol.strip(), _state(rows, boards, ranked)])
     sheet.paragraphs.append(
-        "Each cell: value [95% interval]. "
+        "Each cell: value [95% interval], in bold the best of the column. "
         + " ".join(filter(None, [interval_text(table.resamples, [cell.n for cell in cells]), legend(rows)]))
     )
     found: dict[tuple[str, str], dict[str, list[Cell]]] = {}
@@ -422,7 +422,7 @@ def _overall_section(sheet: Sheet, rows: Mapping[str, list[Cell]], ranked: Ranke
     )
     metrics = [f"rank by {name}" for name in ranked.metrics]
     for label, row in sorted(rows.items(), key=_order):
-        section.rows.append(_row(sheet, shown[label], row, metrics))
+        section.rows.append(_row(sheet, shown[label], row, metrics, _best(rows)))
     return section
 
 
@@ -441,7 +441,8 @@ def _board_section(sheet: Sheet, board: Board, rows: Mapping[str, list[Cell]], s
     section.text += "".join(f" {name}: {text}" for name, text in texts.items() if board.population.startswith(name))
     for label, row in sorted(rows.items(), key=_order):
         counted = [f"{row[0].n:,}" if row[0].n else ""]
-        section.rows.append(_row(sheet, shown[label], row, [*board.metrics, "seconds"], counted, [row[0].inputs]))
+        figures = [*board.metrics, "seconds"]
+        section.rows.append(_row(sheet, shown[label], row, figures, _best(rows), counted, [row[0].inputs]))
     return section
 
 
@@ -450,22 +451,40 @@ def _row(
     name: str,
     row: Sequence[Cell],
     metrics: Sequence[str],
+    best: Mapping[str, float],
     before: Sequence[str] = (),
     after: Sequence[str] = (),
 ) -> list[str]:
-    """One line: rank and group by the first figure, what stands before the figures and after, marks of the notes."""
+    """One line: rank and group by the first figure, what stands before the figures and after, marks of the notes.
+
+    Args:
+        best: the best rank by metric, of which the values are bold.
+    """
     marks = " ".join(sheet.mark(n) for n in dict.fromkeys(n for cell in row for n in cell.note.split("; ") if n))
     first = row[0]
-    figures = {cell.metric: _shown(cell) for cell in row if cell.ours is not None}
+    figures = {
+        cell.metric: _shown(cell, cell.rank is not None and cell.rank == best.get(cell.metric))
+        for cell in row
+        if cell.ours is not None
+    }
     blank = "–" if figures else NOT_APPLICABLE if first.note.startswith(NOT_APPLICABLE) else "not computed"
     rank = "–" if first.rank is None else f"{first.rank:g}"
     return [name, rank, first.group or "–", *before, *(figures.get(one, blank) for one in metrics), *after, marks]
 
 
-def _shown(cell: Cell) -> str:
+def _best(rows: Mapping[str, Sequence[Cell]]) -> dict[str, float]:
+    """The best rank by metric."""
+    found: dict[str, float] = {}
+    for cell in (cell for row in rows.values() for cell in row if cell.rank is not None):
+        found[cell.metric] = min(cell.rank, found.get(cell.metric, math.inf))
+    return found
+
+
+def _shown(cell: Cell, bold: bool = False) -> str:
     if math.isnan(cell.ours):
         return "undefined"
     if cell.metric == "seconds":
         return f"{cell.ours:.3f}"
     digits = 2 if cell.metric.startswith(("rank", "regret")) else 3
-    return f"{cell.ours:.{digits}f} [{cell.ci_low:.{digits}f}, {cell.ci_high:.{digits}f}]"
+    value = f"{cell.ours:.{digits}f}"
+    return f"{f'**{value}**' if bold else value} [{cell.ci_low:.{digits}f}, {cell.ci_high:.{digits}f}]"
