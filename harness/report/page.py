@@ -53,7 +53,7 @@ from harness.report.measures import (
 )
 from harness.report.standing import cells_of, groups_of, standing
 from harness.seeds import stable_rng
-from harness.tables.leaderboard import inapplicable
+from harness.tables.leaderboard import digits_of, inapplicable
 
 #: Bytes that the scores of all scatter plots may take: the folder stays under 5 MB however many scores there are.
 POINT_BYTES = 1_300_000
@@ -118,7 +118,10 @@ def leaderboard_data(
         paper = []
         if row["published"] is not None:
             paper = [row["published"], row["source"], _rounded(row["value"] - row["published"])]
-        line["metrics"][row["metric"]] = [*(_rounded(row[name]) for name in ("value", "low", "high")), *paper]
+        line["metrics"][row["metric"]] = [
+            *(_rounded(row[name], digits_of(row["metric"])) for name in ("value", "low", "high")),
+            *paper,
+        ]
     by_place = {(board.benchmark.name, board.dataset): board for board in found}
     for line in lines.values():
         board = by_place[line["benchmark"], line["dataset"]]
@@ -135,6 +138,7 @@ def leaderboard_data(
                 "name": name,
                 "title": metric_title(name),
                 "heading": metric_heading(get_metric(name)),
+                "digits": digits_of(name),
                 "lower": get_metric(name).direction == "lower",
             }
             for name in metrics

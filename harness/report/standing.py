@@ -16,7 +16,7 @@ from harness.engine.store import ScoreStore
 from harness.proxies import available
 from harness.report.measures import Board, metric_title
 from harness.tables.cells import Cell, load_table
-from harness.tables.leaderboard import build_leaderboard, entries, general_name, rows_of
+from harness.tables.leaderboard import build_leaderboard, digits_of, entries, general_name, rows_of
 from harness.tables.measure import Measurements
 
 #: Of a metric over datasets, the mean of its ranks.
@@ -70,20 +70,22 @@ def standing(cells: Sequence[Cell], pages: Mapping[str, str]) -> dict[str, Any]:
         )
         if cell.dataset == "all":
             name = cell.metric.removeprefix(_RANK)
-            row["mean"][name] = [*_rounded(cell, 2), cell.rank]
+            row["mean"][name] = [*_rounded(cell, digits_of(cell.metric)), cell.rank]
             if cell.group:
                 row |= {"rank": cell.rank, "group": cell.group}
             continue
         name = general_name(cell.metric)
         figures = row["figures"].setdefault(name, [None] * len(places))
         figures[list(places).index((cell.benchmark, cell.dataset))] = [
-            *_rounded(cell, _digits(name)),
+            *_rounded(cell, digits_of(name)),
             cell.rank,
             cell.n,
         ]
     order = sorted(rows.values(), key=lambda row: (row["rank"] or math.inf, -_count(row), row["proxy"]))
     return {
-        "metrics": [{"name": n, "title": metric_title(n), "digits": _digits(n), "lower": _is_lower(n)} for n in names],
+        "metrics": [
+            {"name": n, "title": metric_title(n), "digits": digits_of(n), "lower": _is_lower(n)} for n in names
+        ],
         "places": [
             {"benchmark": benchmark, "dataset": dataset, "population": population, "n": n}
             for (benchmark, dataset), (population, n) in places.items()
@@ -91,10 +93,6 @@ def standing(cells: Sequence[Cell], pages: Mapping[str, str]) -> dict[str, Any]:
         "counted": next((cell.n for cell in cells if cell.dataset == "all" and cell.ours is not None), 0),
         "rows": order,
     }
-
-
-def _digits(name: str) -> int:
-    return 2 if name.startswith("regret") else 3
 
 
 def _is_lower(name: str) -> bool:

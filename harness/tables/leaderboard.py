@@ -480,11 +480,16 @@ def _best(rows: Mapping[str, Sequence[Cell]]) -> dict[str, float]:
     return found
 
 
+def digits_of(name: str) -> int:
+    """Digits after the point with which a metric, or the mean of its ranks, is shown."""
+    return 2 if name.startswith(("rank", "regret")) else 3
+
+
 def _shown(cell: Cell, bold: bool = False) -> str:
     if math.isnan(cell.ours):
         return "undefined"
     if cell.metric == "seconds":
         return f"{cell.ours:.3f}"
-    digits = 2 if cell.metric.startswith(("rank", "regret")) else 3
+    digits = digits_of(cell.metric)
     value = f"{cell.ours:.{digits}f}"
     return f"{f'**{value}**' if bold else value} [{cell.ci_low:.{digits}f}, {cell.ci_high:.{digits}f}]"

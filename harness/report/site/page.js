@@ -118,7 +118,7 @@
     function metricCell(row, metric, ends) {
       const found = row.metrics[metric.name];
       if (!found) return html("td", { class: "none", title: "a cut-off means another thing on a sample: given for whole populations" }, "–");
-      const cell = html("td", { class: ends && found[0] === ends.best ? "best" : null }, fixed(found[0]), " ", html("small", {}, bracket(found)));
+      const cell = html("td", { class: ends && found[0] === ends.best ? "best" : null }, fixed(found[0], metric.digits), " ", html("small", {}, bracket(found, metric.digits)));
       return ends ? heat(cell, metric.lower && found[0] !== null ? 1 - found[0] / Math.max(ends.most, 1e-9) : found[0]) : cell;
     }
     /** By metric the best and the greatest value of the rows of one population. */
@@ -207,7 +207,7 @@
       const start = passes.length ? Math.min(...passes) / 1.6 : 0.001; // as `cost_start` has it
       const points = drawn.map((row) => {
         const [value, low, high] = row.metrics[metric.name];
-        return { name: row.title, seconds: row.seconds, value, low, high, x: Math.max(row.seconds, start), y: value, detail: `${metric.title} ${fixed(value)} ${bracket(row.metrics[metric.name])}, ${short(row.seconds)} s an architecture, n = ${whole(row.n)}` };
+        return { name: row.title, seconds: row.seconds, value, low, high, x: Math.max(row.seconds, start), y: value, detail: `${metric.title} ${fixed(value, metric.digits)} ${bracket(row.metrics[metric.name], metric.digits)}, ${short(row.seconds)} s an architecture, n = ${whole(row.n)}` };
       });
       const caption = `${metric.title} against cost, with 95% intervals. In colour: the Pareto front, of which no proxy is both cheaper and better. Point at one to see its figures; a name without room is left out.`;
       const signals = { heading: metric.heading, better: metric.lower ? "lower" : "higher", start };
