@@ -772,6 +772,15 @@ def test_browser_shows_the_matrix_first_and_saves_it(site, page):
     assert rows[0]["rank"] == "1"
 
 
+def test_browser_says_on_a_phone_that_a_table_goes_on(site, page):
+    page.goto(f"file://{site}/index.html")
+    hint = page.locator("#leaderboard .more")
+    expect(hint).to_be_hidden()
+    page.set_viewport_size({"width": 390, "height": 844})
+    expect(hint).to_be_visible()
+    expect(page.locator("#matrix .more")).to_be_hidden()  # of one dataset
+
+
 def colour(page, name: str) -> str:
     """A colour of the style sheet, as a chart has it."""
     return page.evaluate(f"getComputedStyle(document.documentElement).getPropertyValue('--{name}').trim()")

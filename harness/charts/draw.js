@@ -168,5 +168,12 @@
     return canvas;
   }
 
+  // What says that a table is wider than the screen stands above those alone that are.
+  for (const note of document.querySelectorAll(".more")) {
+    const wide = note.nextElementSibling;
+    const sizes = new ResizeObserver(() => (note.hidden = wide.scrollWidth <= wide.clientWidth));
+    for (const element of [wide, wide.firstElementChild]) sizes.observe(element);
+  }
+
   window.HARNESS_DRAW = { html, fill, whole, fixed, bracket, breakable, signed, short, load, chart, clear, interval, csv, heat };
 })();
