@@ -701,7 +701,6 @@ def test_intervals_do_not_depend_on_the_chunk(monkeypatch):
     scores, accuracies = table(150, "score and accuracy")
     before = correlate(scores, accuracies, ALL_METRICS, resamples=30)
     monkeypatch.setattr(bootstrap, "_CHUNK_COLUMNS", 7)
-    monkeypatch.setattr(bootstrap, "_CHUNK_COUNTS", 0)
     after = correlate(scores, accuracies, ALL_METRICS, resamples=30)
     for name in ALL_METRICS:
         assert after[name].low == pytest.approx(before[name].low, rel=1e-12)

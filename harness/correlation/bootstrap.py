@@ -18,10 +18,8 @@ from harness.errors import InputError
 from harness.paths import usable_cores
 
 # Columns of a chunk: few enough for a chunk at n of about 10^4 to stay in cache, and not a power of two,
-# whose row stride would map a column to a few cache sets. The byte limit takes over for large n; for small n there are
-# more, so that the arithmetic takes longer than the calls that ask for it.
+# whose row stride would map a column to a few cache sets. The byte limit takes over for large n.
 _CHUNK_COLUMNS = 56
-_CHUNK_COUNTS = 300_000
 _CHUNK_BYTES = 64 * 2**20
 
 # Counts of resamples are kept for the next call up to this many of one n, 10 MB.
@@ -50,8 +48,7 @@ def bootstrap_weights(n: int, resamples: int, seed: int, chunk: int | None = Non
         n: rows of the data, at least 1.
         resamples: number of resamples, in [0, 2^32].
         seed: whole number in [0, 2^32), of any type of integer but bool.
-        chunk: resamples in each array; by default at most 56, or as many as are 300,000 counts, and no more than
-            64 MiB (or 1 resample).
+        chunk: resamples in each array; by default at most 56, and no more than 64 MiB (or 1 resample).
 
     Yields:
         (n, c) float64 counts with c <= chunk; each column sums to n.
@@ -66,7 +63,7 @@ def bootstrap_weights(n: int, resamples: int, seed: int, chunk: int | None = Non
 
 
 def _columns_of(n: int) -> int:
-    return max(1, min(max(_CHUNK_COLUMNS, _CHUNK_COUNTS // n), _CHUNK_BYTES // (8 * n)))
+    return max(1, min(_CHUNK_COLUMNS, _CHUNK_BYTES // (8 * n)))
 
 
 def _chunks(resamples: int, chunk: int) -> list[slice]:

@@ -9,8 +9,9 @@ import numpy as np
 
 from harness.correlation.weighted.ties import Outcomes, Running, Ties, Weighted, ratio
 
-# A dense sign matrix and a product in BLAS beat a merge level up to blocks of about this many points.
-_BLOCK = 96
+# A dense sign matrix and a product in BLAS beat a merge level up to blocks of about this many points. Of larger
+# ones OpenBLAS would share the product with a chunk of resamples among threads of its own, which wait for one another.
+_BLOCK = 64
 
 
 @dataclass(frozen=True)
