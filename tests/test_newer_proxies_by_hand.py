@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from harness.engine.scorer import score_subject
@@ -16,6 +17,8 @@ from harness.probes.base import Unscorable
 from harness.probes.topology import Sizes
 from harness.proxies import get_proxy
 from harness.spaces.nasbench201 import NONE, SKIP, NasBench201, encode
+from harness.spaces.nasbench201.cell import CONV3
+from harness.spaces.nasbench201.network import Network
 from harness.spaces.nats_sss import NatsSss
 from tests.by_hand import CASES, Case, Tape, by_hand, cross_entropy, forward, inputs_of, near
 
@@ -635,6 +638,66 @@ def test_croze(make_subject):
     assert case.result("croze", dtype=None, variant="repo").status.endswith("NAS-Bench-201's network")
 
 
+def croze_network(weights: dict[str, torch.Tensor], x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Logits of NAS-Bench-201's network of cells of one 3 x 3 convolution, and the five features of CRoZe's code.
+
+    Normalised are the residual branches of the reductions alone.
+    """
+
+    def convolve(x: torch.Tensor, key: str, stride: int = 1) -> torch.Tensor:
+        return F.conv2d(x, weights[key], stride=stride, padding=weights[key].shape[-1] // 2)
+
+    x = convolve(x, "stem.0.weight")
+    features = [x]
+    for place in range(17):
+        key = f"cells.{place}"
+        if place in (5, 11):
+            inner = F.batch_norm(convolve(x.relu(), f"{key}.conv_a.1.weight", stride=2), None, None, training=True)
+            inner = F.batch_norm(convolve(inner.relu(), f"{key}.conv_b.1.weight"), None, None, training=True)
+            x = convolve(F.avg_pool2d(x, 2), f"{key}.shortcut.1.weight") + inner
+            features.append(x)
+        else:
+            x = convolve(x.relu(), f"{key}.edges.0_3.1.weight")
+    x = x.relu()
+    pooled = x.mean(dim=(2, 3))
+    return F.linear(pooled, weights["classifier.weight"], weights["classifier.bias"]), [*features, x, pooled]
+
+
+def test_croze_as_the_code_has_it(make_subject):
+    network = Network([NONE, NONE, NONE, CONV3, NONE, NONE], 3, channels=(2, 3, 4))
+    subject = make_subject(network, shape=(3, 8, 8))
+    subject.initialise("default", 0, "float64")
+    weights = {name: w.detach().abs().requires_grad_() for name, w in network.named_parameters()}
+    layers = [name for name, w in weights.items() if w.ndim > 1]
+    moved = {name: w.detach().clone().requires_grad_() for name, w in weights.items()}
+    images, labels = subject.images(4, "float64")
+    logits, features = croze_network(weights, images)
+    F.cross_entropy(logits, labels).backward()
+    with torch.no_grad():
+        for name in layers:
+            moved[name] += 2 * weights[name].norm() * weights[name].grad / weights[name].grad.norm()
+    attacked = images.clone().requires_grad_()
+    F.cross_entropy(croze_network(moved, attacked)[0], labels).backward()
+    logits, worse = croze_network(moved, (images - 0.01 * attacked.grad.sign()).clamp(0, 1))
+    F.cross_entropy(logits, labels).backward()  # added to the gradients of the attack
+    expected = 0.0
+    for name in layers:
+        cell = int(name.split(".")[1]) if name.startswith("cells") else -1 if name.startswith("stem") else 17
+        number = 4 if cell == 17 else (cell + 1 - (cell >= 5) - (cell >= 11)) // 5
+        w, g, f = (
+            F.cosine_similarity(a, b, dim=0)
+            for a, b in (
+                (moved[name], weights[name]),
+                (moved[name].grad, weights[name].grad),
+                (worse[number], features[number]),
+            )
+        )
+        expected += float(((1 + w).sum() * g.abs().sum() * (1 + f).sum()).abs().detach())
+    fresh = make_subject(Network([NONE, NONE, NONE, CONV3, NONE, NONE], 3, channels=(2, 3, 4)), shape=(3, 8, 8))
+    found = score_subject(fresh, [get_proxy("croze:variant=repo:batch_size=4")])
+    assert found["croze:batch_size=4:variant=repo"].score == near(expected)
+
+
 def patch_sum(features: np.ndarray) -> float:
     """Of a map (C, H, W): entropies of 3 x 3 patches on a grid of at most four by four, in bits."""
 
@@ -679,6 +742,18 @@ def test_mlfe(make_subject, variant):
     gap = max(present) - min(present)
     expected = (gap if variant == "repo" else math.log(gap)) * sum(sums)
     assert case.score("mlfe", batch_size=None, variant=variant) == near(expected)
+
+
+def test_patches_whose_softmax_underflows_count_as_the_code_has_them():
+    """Values that differ by more than float32's exponential reaches: an entropy all the same, 0 in the code."""
+    from harness.probes.patches import patch_entropies
+
+    small = torch.randn(2, 3, 3, generator=torch.Generator().manual_seed(1))
+    (large,) = patch_entropies(200 * small, exact=False)
+    (exact,) = patch_entropies(200 * small)
+    assert (float(large), exact.dtype) == (0.0, torch.float64)
+    assert float(exact) == pytest.approx(patch_sum(200 * small.double().numpy()), rel=1e-6)
+    assert float(patch_entropies(small, exact=False)) == pytest.approx(patch_sum(small.double().numpy()), rel=1e-5)
 
 
 # Transformers ---------------------------------------------------------------------------------------------

@@ -414,6 +414,13 @@ def test_counts_that_are_undefined_do_not_end_the_run(tmp_path, monkeypatch):
     assert statuses == {("faulty_count:raises=yes", "no count"), ("flops", "ok")}
 
 
+def test_what_a_space_lacks_does_not_end_the_run(tmp_path):
+    skip = Job("transnas101_macro", "class_scene", ("skip", "flops"), store=str(tmp_path), limit=2, device="cpu")
+    run(skip, progress=False)
+    statuses = {(label, status) for (label, _, _), (_, status) in stored(tmp_path).items()}
+    assert statuses == {("skip", "space transnas101_macro has no skip connections to choose"), ("flops", "ok")}
+
+
 def plain_network() -> Subject:
     """A classifier without any activation."""
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 5))

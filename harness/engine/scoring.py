@@ -205,9 +205,9 @@ def _count(proxy: Proxy, benchmark: Benchmark, indices: list[int], classes: int,
     started = time.perf_counter()
     architectures = [benchmark.architectures[i] for i in indices]
     seen: dict[str, Any] = {}
-    for probe in proxy.needs():
-        seen.update(probe.read(benchmark.space, architectures, classes, resolution))
     try:
+        for probe in proxy.needs():
+            seen.update(probe.read(benchmark.space, architectures, classes, resolution))
         scores = proxy.score(seen)
     except Unscorable as error:
         return [Row(i, None, 0.0, str(error), proxy.version) for i in indices]

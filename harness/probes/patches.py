@@ -14,17 +14,18 @@ SIDE = 3
 GRID = 4
 
 
-def patch_entropies(features: torch.Tensor) -> torch.Tensor:
+def patch_entropies(features: torch.Tensor, exact: bool = True) -> torch.Tensor:
     """(patches,): of 3 x 3 patches of a map (C, H, W), on a grid of four by four inside its border if it has one.
 
     A patch's entropy of its N values over N bins of equal width, times that of the softmax of their absolute values,
-    both in bits.
+    both in bits. In float64, or where it is not to be `exact` in the map's own type, and 0 where a softmax underflows.
     """
     import torch
 
     rows, columns = (_starts(size) for size in features.shape[1:])
     patches = [features[:, i : i + SIDE, j : j + SIDE].flatten() for i in rows for j in columns]
-    values = torch.stack(patches).double()
+    values = torch.stack(patches)
+    values = values.double() if exact else values
     total = values.shape[1]
     least, spread = (
         values.amin(dim=1, keepdim=True),
@@ -34,7 +35,10 @@ def patch_entropies(features: torch.Tensor) -> torch.Tensor:
     counts = torch.zeros_like(values).scatter_add_(1, bins, torch.ones_like(values))
     discrete = torch.special.entr(counts / total).sum(dim=1) / torch.log(torch.tensor(2.0))
     discrete[spread[:, 0] < 1e-10] = 0.0
-    continuous = torch.special.entr(values.abs().softmax(dim=1)).sum(dim=1) / torch.log(torch.tensor(2.0))
+    shares = values.abs().softmax(dim=1)
+    continuous = torch.special.entr(shares).sum(dim=1) / torch.log(torch.tensor(2.0))
+    if not exact:
+        continuous[(shares == 0).any(dim=1)] = 0.0
     return discrete * continuous
 
 
@@ -58,6 +62,7 @@ class PatchEntropies(Probe):
     init: str = "default"
     stages: int = 3
     dtype: str = "float32"
+    exact: bool = True
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch
@@ -70,7 +75,7 @@ class PatchEntropies(Probe):
 
         def leave(module: Any, args: Any, output: Any) -> None:
             if isinstance(output, torch.Tensor) and output.ndim == 4 and min(output.shape[2:]) >= SIDE:
-                sums.append(patch_entropies(output[0].nan_to_num(0.0, 0.0, 0.0)).sum())
+                sums.append(patch_entropies(output[0].nan_to_num(0.0, 0.0, 0.0), self.exact).sum())
 
         ones = torch.ones(1, *subject.shape, dtype=getattr(torch, self.dtype), device=subject.device)
         with torch.no_grad(), hooked([(module, leave) for module in inside.values()]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -79,8 +79,12 @@ class _Positive:
 
 
 @contextmanager
-def _without_normalisation(network: nn.Module, handlers: dict[str, Handler], only: str = "") -> Iterator[None]:
+def _without_normalisation(
+    network: nn.Module, handlers: dict[str, Handler], only: str = "", spared: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
     """Normalisations (those of kind `only`, if given) pass their input on; `handlers` see the other operations.
+
+    `spared`, asked at each, keeps one as it is.
 
     Raises Unscorable for a module that is one by its class or name and computes it by arithmetic, which would stay.
     """
@@ -90,7 +94,7 @@ def _without_normalisation(network: nn.Module, handlers: dict[str, Handler], onl
 
     def off(operation):
         met[0] += 1
-        if operation.fixed or only not in operation.name:  # weights that are standardised are no features
+        if operation.fixed or only not in operation.name or spared():  # weights that are standardised are no features
             return operation.run()
         return operation.input.clone()  # what follows may write into it
 

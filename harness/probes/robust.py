@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from harness.probes.operations import Operation
 
+#: Which stages of NAS-Bench-201's network halve the resolution.
+REDUCTIONS = (6, 12)
+
 
 @dataclass(frozen=True)
 class Consistency(Probe):
@@ -22,8 +25,9 @@ class Consistency(Probe):
     by `epsilon` against the sign of its gradient there, cut to [0, 1]. A layer has
     sum(1 + cos(w', w)) * sum|cos(g', g)| * sum(1 + cos(f', f)), g the gradients of the cross-entropy, f the output of
     the stage that owns the layer, or what the layer itself reads behind all stages; cosines are along the first
-    dimension. `variant=repo`: f as the authors' code takes it on NAS-Bench-201, from the stem, either reduction or the
-    last cell, by the number of the cell over five.
+    dimension. `variant=repo` is what the authors' code computes on NAS-Bench-201: f is of the stem, of either reduction
+    or of the last cell behind the ReLU that follows, by the number of the cell over five; the reductions keep their
+    normalisations; g' has the gradients of the loss that moved the images, too, which are never set to zero.
     """
 
     init: str = "default"
@@ -35,17 +39,18 @@ class Consistency(Probe):
         import torch
         import torch.nn.functional as F
 
+        repo = self.variant == "repo"
         _make_positive(subject, self.init, 0)
         if not subject.stages:
             raise Unscorable("the network names no stages")
-        if self.variant == "repo" and len(subject.stages) != 18:
+        if repo and len(subject.stages) != 18:
             raise Unscorable("variant=repo reads the 18 stages of NAS-Bench-201's network")
         layers = weight_layers(subject.network)
         if any(layer.parametrised for layer in layers.values()):
             raise Unscorable("a parametrised layer's weights cannot be moved")
         weights = {name: layer.weight for name, layer in layers.items() if layer.weight.requires_grad}
         images, labels = subject.images(self.batch_size, "float64")
-        clean = _Pass(subject, images)
+        clean = _Pass(subject, images, repo)
         first = _gradients(F.cross_entropy(clean.logits, labels), weights)
         before = {name: weight.detach().clone() for name, weight in weights.items()}
         with torch.no_grad():
@@ -53,11 +58,15 @@ class Consistency(Probe):
                 if first[name] is not None:
                     weight += 2 * weight.norm() / (first[name].norm() + 1e-30) * first[name]
         probe = images.clone().requires_grad_(True)
-        loss = F.cross_entropy(_Pass(subject, probe).logits, labels)
-        (slope,) = torch.autograd.grad(loss, probe, allow_unused=True) if loss.requires_grad else (None,)
+        loss = F.cross_entropy(_Pass(subject, probe, repo).logits, labels)
+        attack = _gradients(loss, {**weights, "": probe} if repo else {"": probe}) if loss.requires_grad else {}
+        slope = attack.pop("", None)
         moved = images if slope is None else images - self.epsilon * slope.sign()
-        worse = _Pass(subject, moved.clamp(0, 1))
+        worse = _Pass(subject, moved.clamp(0, 1), repo)
         second = _gradients(F.cross_entropy(worse.logits, labels), weights)
+        for name, earlier in attack.items():
+            if earlier is not None and second[name] is not None:
+                second[name] = second[name] + earlier
         terms = []
         for name, weight in weights.items():
             place = clean.owners.get(name)
@@ -75,7 +84,7 @@ class Consistency(Probe):
         """The stage whose output belongs to a layer of stage `place`; `stages` for what the layer itself reads."""
         if self.variant == "paper" or place == stages:
             return place
-        return min(6 * ((place + 1) // 6), stages - 1)
+        return min(REDUCTIONS[0] * ((place + 1) // REDUCTIONS[0]), stages - 1)
 
 
 def _gradients(loss: torch.Tensor, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
@@ -91,16 +100,16 @@ def _cosines(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 class _Pass:
     """One forward: logits, outputs of the stages, what layers behind them read, and the stages of the layers."""
 
-    def __init__(self, subject: Subject, images: torch.Tensor):
+    def __init__(self, subject: Subject, images: torch.Tensor, repo: bool):
         from harness.probes.operations import LAYERS, PRODUCT
 
         self.owners: dict[str, int] = {}
         self._stages: list[torch.Tensor] = []
         self._read: dict[str, torch.Tensor] = {}
-        self._last = len(subject.stages)
+        self._last, self._repo = len(subject.stages), repo
         handlers = {**dict.fromkeys(LAYERS, self._layer), PRODUCT: self._product}
         stages = [(stage, self._finish) for stage in subject.stages]
-        with _without_normalisation(subject.network, handlers), hooked(stages):
+        with _without_normalisation(subject.network, handlers, spared=self._is_spared), hooked(stages):
             self.logits = finite_logits(subject.network, images.clone())
         if len(self._stages) != self._last:
             raise Unscorable("a stage is not computed, or more than once")
@@ -113,7 +122,12 @@ class _Pass:
 
         if not isinstance(output, torch.Tensor):
             raise Unscorable("a stage's output is no feature map (B, C, H, W): name modules that return one")
-        self._stages.append(output.detach().clone())
+        behind_relu = self._repo and len(self._stages) == self._last - 1
+        self._stages.append(output.detach().relu() if behind_relu else output.detach().clone())
+
+    def _is_spared(self) -> bool:
+        """Whether a normalisation stays: one of a reduction, where the authors' network has it all the same."""
+        return self._repo and len(self._stages) in REDUCTIONS
 
     def _layer(self, operation: Operation) -> Any:
         if operation.owner is not None and operation.owner not in self.owners:

@@ -62,6 +62,12 @@ class WRCor(_Correlations):
     the cross-entropy, by way of that ReLU alone. A gradient that no image's logit depends on is constant, and left out.
     Weights are those of the other readers of the gradient pass, where the authors take torch's own.
     kunjing96/ZSNAS-WRCor @ 270ce7ae, `act_grad_cor_weighted.py`; what that does with split batches is no definition.
+
+    On 10 cells of NAS-Bench-201, the same weights and images, the largest relative difference from that code is 1e-8,
+    for `rcor`, `acor` and `gcor` too (2e-8), where it reads ReLUs alone. As it is run it takes every module for one
+    whose class is named after it, so that units of ReLU, convolution and BatchNorm count once more, and reads the last
+    ReLU when that has written into its input: up to 5 % more for `wrcor`, up to 26 % for `rcor`. Over 20 other cells
+    the rank correlation with what it then gives is 1.000 for `wrcor`, 0.997 or more for the others.
     """
 
     name: ClassVar[str] = "wrcor"

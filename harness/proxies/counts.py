@@ -77,8 +77,9 @@ class Skip(_Count):
     """Mean over a cell's skip connections of the nodes that one jumps; 0 without any. A term of FreeREA's score.
 
     A skip from node i to node j jumps j - i - 1. Read from the encoding of cells with skips to choose, on the edges of
-    NAS-Bench-201's cell; FreeREA's version for NAS-Bench-101 (NiccoloCavagnero/FreeREA @ 9c2a726c) reads a variable
-    that it has not set, and has no definition to follow.
+    NAS-Bench-201's cell, where all 15,625 values are those of the authors' code (NiccoloCavagnero/FreeREA @ 9c2a726c,
+    `nas_spaces/nats.py`); its version for NAS-Bench-101 reads a variable that it has not set, and has no definition to
+    follow.
     """
 
     name: ClassVar[str] = "skip"

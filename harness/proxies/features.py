@@ -52,7 +52,10 @@ class Dextr(Proxy):
     The condition numbers are those of the outputs of all modules for one image, containers too, so that what a cell
     gives counts again; a vector counts 1 (`Conditioning`). The curvature is of ten logits along a circle of images of
     64 x 64 (`Curvature`); where there is none, as where the network does not bend, the score is s. One random circle:
-    average seeds. rohanasthana/Dextr @ 55bcd433, `NASBench201/correlation/NAS_Bench_201.py`.
+    average seeds. rohanasthana/Dextr @ 55bcd433, `NASBench201/correlation/NAS_Bench_201.py`: on 4 cells of
+    NAS-Bench-201, the same weights, image, circle and logits, float64 gives the score of that code, and in float32 the
+    largest relative difference is 6e-4. What is a module is part of the score: with modules for skip connections, as in
+    the authors' network, the rank correlation with ours over 30 cells is 0.986.
     """
 
     name: ClassVar[str] = "dextr"
@@ -96,7 +99,8 @@ class Epsinas(Proxy):
     chosen without accuracies. Channels are all alike, and without BatchNorm's epsilon both features would be equal: a
     score is of what that and float32 leave of them, and 0 where it is float32's rounding alone. By design many networks
     have none: their features are all the same number (egracheva/epsinas @ 7e4a9bc0, `epsinas_utils.py`, whose figures
-    are of the rest alone).
+    are of the rest alone). On 10 cells of NAS-Bench-201 the same 5 have none in that code; of the others the largest
+    relative difference is 2e-7, and 5e-5 for a score that is itself 5e-5.
     """
 
     name: ClassVar[str] = "epsinas"
@@ -139,6 +143,10 @@ class EPads(Proxy):
     image may keep its place in), noise of deviation 0.01. In eval mode, as the port that was read has it
     (NingW3028/MLFE @ 41b9a162, `proxieslib/epads.py`; the authors' repository was not found). The score grows with the
     square of the number of codes, with width and depth: `normalised` divides by it.
+
+    On 10 cells of NAS-Bench-201, the same weights, images and noise, the largest relative difference from that port is
+    5e-7 where it reads ReLUs alone; as it is run, modules whose class is named after ReLU count too, which about
+    doubles each score (rank correlation over 20 other cells, with other noise, 0.997).
     """
 
     name: ClassVar[str] = "epads"
@@ -183,6 +191,10 @@ class RBFleX(Proxy):
     Three images, each alone. Each feature is brought to [0, 1] over them. gamma of K and of Q are those of the authors'
     script for NAS-Bench-201 (tomomasayamasaki/RBFleX-NAS @ cd3a57b3, `RBFleX_NAS-Bench-201.py`), found there on ten
     networks. The determinants are computed without the cancellation that float64 leaves of 1 - exp(-1e-12).
+
+    On 6 cells of NAS-Bench-201, the same weights and images, the largest relative difference from that script is 3e-9
+    where it reads ReLUs alone; as it is run it reads modules whose class is named after ReLU, too, for scores 1 to 2 %
+    higher (rank correlation over 20 other cells 0.998).
     """
 
     name: ClassVar[str] = "rbflex"

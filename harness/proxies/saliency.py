@@ -145,7 +145,9 @@ class Zico(_Gradient):
     """ZiCo: sum over layers of ln sum over weights of mean(|g|) / std(g) over mini-batches.
 
     The population standard deviation is of the signed gradient, weights whose gradient does not vary are left
-    out, and a layer without any other contributes nothing, as in the authors' code.
+    out, and a layer without any other contributes nothing, as in the authors' code (SLDGroup/ZiCo @ b0fec655,
+    `compute_zico.py`), which fails where no gradient reaches a layer. On 5 cells of NAS-Bench-201, the same weights and
+    images, the largest relative difference from it is 3e-6.
     """
 
     name: ClassVar[str] = "zico"
@@ -241,7 +243,10 @@ class Knas(Proxy):
 
     Of the first 11 parameter tensors with 50 entries or more, and the first 50 entries of each: the gradients over the
     first half of 50 mini-batches, less their mean, times those over the second half, less theirs, over 2,500; the sum.
-    A forward and backward a mini-batch, and mostly noise (Jingjing-NLP/KNAS @ 5fbb0fe0, `functions.py`).
+    A forward and backward a mini-batch, and mostly noise (Jingjing-NLP/KNAS @ 5fbb0fe0, `functions.py`). On two cells
+    of NAS-Bench-201, the same weights and images, the relative difference from that code is 5e-7 where each mini-batch
+    has a gradient of its own. Where they are set to zero in place, as torch does before 2.0, what that code keeps of
+    fifty mini-batches is the last one fifty times, and its score rounding alone (6e-14).
     """
 
     name: ClassVar[str] = "knas"
@@ -296,7 +301,11 @@ class Synflow(Proxy):
 
 @dataclass(frozen=True)
 class LogSynflow(Proxy):
-    """LogSynflow: as synflow, sum over weights of |w| ln(1 + dR/dw); mean of three initialisations (fan_out)."""
+    """LogSynflow: as synflow, sum over weights of |w| ln(1 + dR/dw); mean of three initialisations (fan_out).
+
+    On 4 cells of NAS-Bench-201, the same weights, the values are those of the authors' code (NiccoloCavagnero/FreeREA @
+    9c2a726c, `metrics/synflow.py`) to float64's rounding.
+    """
 
     name: ClassVar[str] = "logsynflow"
     summary: ClassVar[str] = "synaptic flow with logarithmic gradients"
