@@ -228,6 +228,7 @@ class PlotsConfig:
     benchmark: str = "nasbench201"
     dataset: str | None = None
     proxies: list[str] = field(default_factory=list)
+    highlight: list[str] = field(default_factory=list)
     population: str | None = None
     plots: list[str] = field(
         default_factory=lambda: ["scatter", "matrix", "ndcg", "cost", "seeds", "bands", "published"]
@@ -415,7 +416,7 @@ def quoted(argument: str) -> str:
         return key + equals + _quoted_path(value)
     if key == "stores" and value[:1] == "[" and value[-1:] == "]":
         return f"stores=[{','.join(map(_quoted_path, value[1:-1].split(',')))}]"
-    if key in ("proxies", "against"):
+    if key in ("proxies", "against", "highlight"):
         return key + equals + _quoted_names(value)
     return argument
 
@@ -451,6 +452,28 @@ def compose_config(command: str, overrides: list[str]) -> Any:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         lines = [line.strip()[:200] for line in str(error.__cause__ or error).splitlines() if line.strip()]
         raise HarnessError(f"bad setting: {'; '.join(lines[:2])}") from error
+
+
+def load_option(group: str, name: str) -> Any:
+    """An option of a configuration group, its schema filled with its file, as `compose_config` has it.
+
+    Hydra takes a third of a second for each. Raises UnknownNameError, and HarnessError on bad settings.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if name not in choices(group):
+        raise UnknownNameError(group, name, choices(group))
+    path = data_dir("conf") / group / f"{name}.yaml"
+    try:
+        own = OmegaConf.load(path)
+        if own.pop("defaults", None) != ["schema", "_self_"]:
+            raise HarnessError(f"{path} has to begin with `defaults: [schema, _self_]`")
+        found = OmegaConf.merge(OmegaConf.structured(GROUPS[group]), own)
+        OmegaConf.resolve(found)
+        return found
+    except (OSError, ValueError, OmegaConfBaseException) as error:
+        raise HarnessError(f"{path} cannot be read: {cause(error)[:200]}") from error
 
 
 def resolved(config: Any) -> Any:

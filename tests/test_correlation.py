@@ -543,6 +543,24 @@ def test_weighted_correlations_are_those_of_scipy_on_replicated_data(ties):
         assert rho[r] == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
 
 
+@pytest.mark.parametrize("name", ["kendall", "spearman"])
+def test_counts_that_single_precision_would_round_are_counted_in_double(name):
+    """A resample of one row almost alone takes the plan beyond 2^24, where the same counts give the same bits."""
+    n = 3000
+    rng = np.random.RandomState(0)
+    accuracies = np.round(rng.rand(n), 3)
+    scores = np.round(accuracies + rng.rand(n), 2)
+    weights = next(bootstrap_weights(n, 3, seed=0))
+    crowded = np.zeros((n, 1))
+    crowded[:9], crowded[9] = 1.0, n - 9
+    plan = metric(name).weighted(scores, accuracies)
+    alone, together = plan(weights), plan(np.concatenate((weights, crowded), axis=1))
+    assert together[:3].tolist() == alone.tolist()
+    for column, value in zip((*weights.T, *crowded.T), together, strict=True):
+        rows = np.repeat(np.arange(n), column.astype(int))
+        assert value == pytest.approx(metric(name).point(scores[rows], accuracies[rows]), abs=1e-12)
+
+
 def test_perfect_and_reversed_rankings_are_exact_in_every_resample():
     accuracies = np.linspace(10.0, 90.0, 20_000)
     weights = next(bootstrap_weights(accuracies.size, 2, 0))

@@ -25,7 +25,7 @@ from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.proxies import get_proxy
 from harness.rankings.results import scoring_commands
 from harness.tables.build import build_table
-from harness.tables.cells import Cell, Published, marked, not_computed, to_csv
+from harness.tables.cells import Cell, Published, marked, metric_name, not_computed, to_csv
 from harness.tables.groups import group_letters, indistinguishable
 from harness.tables.leaderboard import (
     WORKABLE,
@@ -144,6 +144,19 @@ def test_figures_ranks_and_costs(tmp_path):
     assert [line.split(" | ")[0] for line in text.splitlines() if re.match(r"\| (syn|zen|mec|log)", line)] == 3 * [
         "| synflow", "| zen", "| meco", "| logsynflow",
     ]  # fmt: skip
+
+
+def test_the_best_of_a_column_is_bold(tmp_path):
+    """As in the papers: one value a column, or those that are equally good; lower is better for a regret."""
+    for place, (name, noise) in enumerate((("synflow", 0.1), ("zen", 5.0), ("meco", 500.0))):
+        append(tmp_path, name, noisy(noise, place))
+    cells, sheet = build_leaderboard(board_config("zen", "synflow", "meco"), measurements(tmp_path))
+    (section,) = [one for one in sheet.sections if one.rows]
+    for column, heading in enumerate(section.header):
+        bold = {row[0] for row in section.rows if "**" in row[column]}
+        figures = [cell for cell in cells if cell.rank is not None and metric_name(cell.metric) == heading]
+        best = min((cell.rank for cell in figures), default=None)
+        assert bold == {cell.proxy for cell in figures if cell.rank == best}, heading
 
 
 def measurements(root: Path) -> Measurements:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import json
 import re
@@ -13,13 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness import __version__
 from harness.benchmarks.benchmark import list_benchmarks, load_benchmark
 from harness.charts import definitions
-from harness.charts.vega import SHADES, filled
+from harness.charts.imprint import imprint
+from harness.charts.vega import SHADES, bundle, filled
 from harness.cli import main
-from harness.config import compose_config, quoted
+from harness.config import RowConfig, compose_config, quoted
 from harness.correlation import correlate, estimate, ndcg
 from harness.engine.store import Row, ScoreKey, ScoreStore
+from harness.errors import HarnessError
 from harness.proxies import available, get_proxy
 from harness.rankings.aggregates import AGGREGATES
 from harness.rankings.results import Reader, inputs_of
@@ -40,6 +44,9 @@ from harness.report.measures import (
 )
 from harness.report.page import build_page
 from harness.report.plots import PLOTS, choose
+from harness.report.standing import cells_of
+from harness.tables.cells import load_table
+from harness.tables.leaderboard import build_leaderboard
 from harness.tables.measure import Measurements, resamples_for
 
 BENCHMARK = load_benchmark("nasbench301")
@@ -318,6 +325,59 @@ def test_plots_need_a_folder_that_can_be_written(plots, capsys, tmp_path):
     assert "set output=DIR" in capsys.readouterr().err
 
 
+def test_those_to_highlight_are_drawn_where_they_are_complete(board):
+    assert choose(board, ["flops", "params"], None, ["synflow"])[:1] == (SAMPLE,)
+    assert set(choose(board, ["flops"], None, ["synflow"])[1]) == {"flops", "synflow"}
+    with pytest.raises(HarnessError, match=r"highlight=\[synflow\] has scores on all of all of .* run `"):
+        choose(board, ["flops"], "all", ["synflow"])
+
+
+def test_what_is_highlighted_stands_out_in_every_plot(plots, tmp_path):
+    """Names in bold and in colour, points and curves in colour; also as PDF."""
+    kinds = ",".join(PLOTS)
+    shown = ("proxies=[flops,synflow]", f"plots=[{kinds}]")
+    assert plots("output=plain", "formats=[svg]", *shown) == 0
+    assert plots("output=marked", "formats=[svg,pdf]", "highlight=synflow", *shown) == 0
+    plain, marked = (tmp_path / name / "nasbench301_cifar10" for name in ("plain", "marked"))
+    for svg in sorted(marked.glob("*.svg")):
+        text = svg.read_text(encoding="utf-8")
+        assert svg.with_suffix(".pdf").read_bytes()[:5] == b"%PDF-"
+        if svg.name == "scatter_flops.svg":
+            assert text == (plain / svg.name).read_text(encoding="utf-8")
+        elif svg.stem in ("matrix", "seeds", "bands"):
+            names = re.findall(r"<text([^>]*)>(synflow|flops)", text)
+            assert {name for look, name in names if "bold" in look and SHADES["cool"] in look} == {"synflow"}, svg.name
+        elif svg.stem == "ndcg":
+            thick = 'stroke-width="4"'
+            assert (thick in text, thick in (plain / svg.name).read_text(encoding="utf-8")) == (True, False)
+        else:
+            blue = f'="{SHADES["cool"]}"'
+            assert text.count(blue) > (plain / svg.name).read_text(encoding="utf-8").count(blue), svg.name
+
+
+def test_who_is_to_be_highlighted_has_to_be_known(plots, capsys):
+    assert plots("highlight=synflw", "output=plots") == 2
+    assert "did you mean 'synflow'" in capsys.readouterr().err
+
+
+def test_the_axis_of_costs_starts_where_passes_do():
+    assert definitions.cost_start([0.0, 1e-6, 0.08, 2.0]) == pytest.approx(0.05)
+    assert definitions.cost_start([0.0]) == definitions.LEAST_COST
+
+
+def test_the_script_of_charts_is_kept_and_made_again_where_it_is_damaged(tmp_path, monkeypatch):
+    library = pytest.importorskip("vl_convert")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(library, "javascript_bundle", lambda code: f"made = 1; {code}")
+    script = bundle()
+    (kept,) = tmp_path.rglob("*.js")
+    assert kept.read_text(encoding="utf-8") == script
+    monkeypatch.setattr(library, "javascript_bundle", lambda code: f"made = 2; {code}")
+    assert bundle() == script
+    kept.write_text(script[:-10], encoding="utf-8")
+    assert "made = 2" in bundle()
+
+
 # Page -----------------------------------------------------------------------------------------------------------
 
 
@@ -446,6 +506,47 @@ def test_the_page_has_the_figures_of_the_tables(root, site):
         one = estimate(sample.values["kendall"], sample.resampled["kendall"])
         expected = [f"{value:.3f}" for value in (one.value, one.low, one.high)]
         assert [f"{value:.3f}" for value in rows[proxy, population]["metrics"]["kendall"][:3]] == expected
+
+
+def test_the_matrix_has_figures_ranks_and_groups_of_the_leaderboard(root, site):
+    table = load_table("leaderboard")
+    table.datasets, table.resamples = ["nasbench301/cifar10"], RESAMPLES
+    cells = {(one.proxy, one.metric): one for one in build_leaderboard(table, Measurements(ScoreStore(root)))[0]}
+    data = data_of(site / "data/matrix.js")
+    assert [(p["dataset"], p["population"], p["n"]) for p in data["places"]] == [("cifar10", SAMPLE, 300)]
+    assert {row["proxy"] for row in data["rows"]} == {p for (p, m), one in cells.items() if one.ours is not None}
+    assert [metric["lower"] for metric in data["metrics"]] == [False, False, False, True]
+    for row in data["rows"]:
+        for name, ((value, low, high, rank, n),) in row["figures"].items():
+            one = cells[row["proxy"], name]
+            digits = 2 if name == "regret_10" else 3
+            wanted = tuple(f"{v:.{digits}f}" for v in (one.ours, one.ci_low, one.ci_high))
+            assert tuple(f"{v:.{digits}f}" for v in (value, low, high)) == wanted
+            assert (rank, n) == (one.rank, one.n)
+    board = {(row["title"], row["population"]): row for row in data_of(site / "data/leaderboard.js")["rows"]}
+    assert all(board[row["proxy"], SAMPLE]["group"] == cells[row["proxy"], "kendall"].group for row in data["rows"])
+    assert board["flops", "all"]["group"] == "", "groups are those of one population"
+
+
+def test_proxies_of_other_packages_stand_in_the_matrix(root, board, monkeypatch):
+    """Where the store has their scores; the table of this package leaves them out."""
+    monkeypatch.setattr("harness.report.standing.rows_of", lambda table: [RowConfig(proxy="flops")])
+    cells = cells_of(ScoreStore(root), [board], RESAMPLES)
+    assert {"flops", "params", "synflow"} <= {one.proxy for one in cells if one.ours is not None}
+
+
+def test_the_foot_says_what_made_the_page_and_how_to_cite_it(site, monkeypatch):
+    for path in (site / "index.html", site / "proxies/snip.html", site / "benchmarks/nasbench301.html"):
+        foot = html.unescape(re.search(r"<footer>(.*)</footer>", path.read_text(encoding="utf-8"), re.DOTALL)[1])
+        assert re.search(
+            rf"nas-proxy-harness {re.escape(__version__)}(, commit [0-9a-f]+(-dirty)?)?, 20\d\d-\d\d-\d\d", foot
+        )
+        assert "@software{nas_proxy_harness," in foot
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    made = imprint("1.2")
+    assert (made["date"], made["version"]) == ("1970-01-02", "1.2")
+    assert "year = {1970}" in made["bibtex"]
+    assert made["bibtex"].count("{") == made["bibtex"].count("}")
 
 
 def test_intervals_of_large_populations_take_as_many_resamples_as_those_of_tables():
@@ -630,7 +731,7 @@ def test_browser_sorts_and_filters(site, page):
     assert set(sizes) == {300.0, 725.0}
     assert sorted(column(page, 2)) == [1.0, 2.0, 3.0], "and has no rank"
     assert page.locator("tr.aside").count() == 1
-    page.get_by_label("Metric").select_option("regret_10")
+    page.locator("#leaderboard").get_by_label("Metric").select_option("regret_10")
     assert page.locator("table.board thead th").all_inner_texts()[3].startswith("regret")
     above = sizes.count(725.0)
     assert column(page, 4)[:above] == sorted(column(page, 4)[:above])
@@ -638,8 +739,46 @@ def test_browser_sorts_and_filters(site, page):
     address = page.url
     page.goto("about:blank")
     page.goto(address)
-    assert page.get_by_label("Metric").input_value() == "regret_10", "the address keeps what is shown"
+    assert page.locator("#leaderboard").get_by_label("Metric").input_value() == "regret_10", (
+        "the address keeps what is shown"
+    )
     assert "zen" in page.locator("[data-missing]").text_content()
+
+
+def test_browser_shows_the_matrix_first_and_saves_it(site, page):
+    page.goto(f"file://{site}/index.html")
+    assert page.locator("main section").first.get_attribute("id") == "matrix"
+    matrix = page.locator("table.matrix")
+
+    def taus() -> list[float]:
+        return [float(text.split()[0]) for text in matrix.locator("tbody td.heat").all_inner_texts()]
+
+    order = taus()
+    assert order == sorted(order, reverse=True)
+    assert matrix.locator("td.best").inner_text().split()[0] == f"{order[0]:.3f}", "one column, one best"
+    heats = matrix.locator("td.heat").evaluate_all("all => all.map(one => one.style.getPropertyValue('--heat'))")
+    assert [float(heat[:-1]) for heat in heats] == pytest.approx([45 * tau for tau in order], abs=0.55)
+    matrix.get_by_role("button", name="nasbench301").click()
+    assert taus() == order[::-1]
+    with page.expect_download() as saved:
+        page.locator("#matrix").get_by_role("button", name="Download as CSV").click()
+    rows = list(csv.DictReader(saved.value.path().open(encoding="utf-8")))
+    assert {row["proxy"] for row in rows} == {row["proxy"] for row in data_of(site / "data/matrix.js")["rows"]}
+    assert sorted((float(row["value"]) for row in rows), reverse=True) == order
+    with page.expect_download() as saved:
+        page.locator("#leaderboard").get_by_role("button", name="Download as CSV").click()
+    rows = list(csv.DictReader(saved.value.path().open(encoding="utf-8")))
+    assert [row["proxy"] for row in rows] == [name.split()[0] for name in names(page)], "a caveat follows its name"
+    assert rows[0]["rank"] == "1"
+
+
+def test_browser_says_on_a_phone_that_a_table_goes_on(site, page):
+    page.goto(f"file://{site}/index.html")
+    hint = page.locator("#leaderboard .more")
+    expect(hint).to_be_hidden()
+    page.set_viewport_size({"width": 390, "height": 844})
+    expect(hint).to_be_visible()
+    expect(page.locator("#matrix .more")).to_be_hidden()  # of one dataset
 
 
 def colour(page, name: str) -> str:

@@ -21,7 +21,7 @@ import pytest
 import harness
 from harness import cli
 from harness.benchmarks.benchmark import list_benchmarks, load_benchmark
-from harness.config import choices, compose_config, quoted
+from harness.config import choices, compose_config, load_option, quoted
 from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.errors import HarnessError, UnknownNameError
 from harness.proxies import get_proxy
@@ -613,6 +613,23 @@ def mistake(done: Done) -> str:
     (line,) = done.err.splitlines()
     assert line.startswith("harness: ")
     return line
+
+
+@pytest.mark.parametrize("name", ["ssnr_table1", "leaderboard"])
+def test_a_table_is_the_one_that_hydra_composes(name):
+    assert load_option("table", name) == compose_config("report", [f"table={name}"]).table
+
+
+def test_an_option_is_a_known_one_of_its_schema(tmp_path, monkeypatch):
+    with pytest.raises(UnknownNameError, match="ssnr_table1"):
+        load_option("table", "ssnr_table")
+    monkeypatch.setattr("harness.config.choices", lambda group: ["mine"])
+    monkeypatch.setattr("harness.config.data_dir", lambda name: tmp_path)
+    (tmp_path / "table").mkdir()
+    for text in ("defaults: [schema, _self_]\nrowz: []\n", "name: mine\n", "defaults: [schema, _self_]\nrows: 3\n"):
+        (tmp_path / "table/mine.yaml").write_text(text, encoding="utf-8")
+        with pytest.raises(HarnessError, match=r"mine\.yaml"):
+            load_option("table", "mine")
 
 
 def test_unknown_table():

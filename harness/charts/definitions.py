@@ -16,14 +16,17 @@ from harness.charts.vega import COLOURS, SHADES, compiled, library, signal
 #: Below it no network is passed through: counting alone. Seconds an architecture.
 LEAST_COST = 1e-3
 
-#: Of all charts: `heading` stands above the vertical axis; the rest is said where it is used.
-SIGNALS = {"heading": "", "better": "higher", "across": "", "unit": 1.0, "names": []}
+#: Of all charts: `heading` stands above the vertical axis, `highlight` lists the names that stand out; the rest is said
+#: where it is used.
+SIGNALS = {
+    "heading": "", "highlight": [], "better": "higher", "across": "", "unit": 1.0, "names": [], "start": LEAST_COST,
+}  # fmt: skip
 
 #: Where axes that span orders of magnitude have ticks.
 _STEPS = [m * 10.0**e for e in range(-3, 6) for m in (1, 2, 5)]
 
 _SECONDS = (
-    f"datum.value <= {LEAST_COST} ? '\u2264 1 ms' : "
+    "datum.value === start ? 'no pass' : datum.value < start ? '' : "
     "datum.value >= 1 ? format(datum.value, ',') + ' s' : format(datum.value * 1000, '.3~g') + ' ms'"
 )
 
@@ -56,6 +59,16 @@ def _where(test: str, yes: Any, no: Any) -> Any:
     return alt.condition(test, *(one if isinstance(one, dict) else alt.value(one) for one in (yes, no)))
 
 
+def _first(*cases: tuple[str, Any], otherwise: Any) -> Any:
+    """The value of the first test that holds."""
+    alt = library()
+    (test, value), *others = cases
+    chain = alt.when(test).then(alt.value(value))
+    for test, value in others:
+        chain = chain.when(test).then(alt.value(value))
+    return chain.otherwise(alt.value(otherwise))
+
+
 def _once(text: str, x: Any, y: Any, align: str, baseline: str) -> Any:
     """A text that a signal gives, at a place in pixels."""
     alt = library()
@@ -67,6 +80,33 @@ def _wide(*layers: Any, height: Any, above: int = 8) -> Any:
     """Layers as wide as there is room, what they measure said above them: it takes no width from the chart."""
     heading = _once("heading", 0, -above, "left", "bottom")
     return library().layer(*layers, heading).properties(width="container", height=height)
+
+
+def _stands_out(field: str) -> str:
+    """Whether a row, or with `value` the label of an axis, is one of those that stand out."""
+    return f"indexof(highlight, datum.{field}) >= 0"
+
+
+def _of_names(**more: Any) -> Any:
+    """An axis of names, a row each; those that stand out are bold and in colour."""
+    test = _stands_out("value")
+    colour = {"condition": {"test": test, "expr": "cool"}, "expr": "faint"}
+    weight = _where(test, "bold", "normal")
+    return library().Axis(ticks=False, domain=False, labelColor=colour, labelFontWeight=weight, **more)
+
+
+def _whiskers(rows: Any, low: Any, high: Any, **look: Any) -> tuple[Any, ...]:
+    """Intervals from channel to channel of the same axis, with caps that show where they end."""
+    (axis,) = {"X": "x", "Y": "y"}[type(low).__name__]
+    cap = {"orient": "vertical" if axis == "x" else "horizontal", "size": 8, "thickness": 1.4, "opacity": 1}
+    caps = [rows.mark_tick(**cap).encode(**{axis: one}) for one in ("low:Q", "high:Q")]
+    return (rows.mark_rule(strokeCap="round", **look).encode(low, high), *caps)
+
+
+def cost_start(seconds: Sequence[float]) -> float:
+    """Where the axis of costs starts, below the cheapest pass: there stands what passes through no network."""
+    passes = [one for one in seconds if one > LEAST_COST]
+    return min(passes) / 1.6 if passes else LEAST_COST
 
 
 def _across() -> Any:
@@ -96,7 +136,7 @@ def scatter(axis: str) -> Any:
     dots = _data("points").mark_circle().encode(
         alt.X("score:Q", scale=scale, title=None, axis=_spread(labelExpr=number, tickCount=6)),
         alt.Y("accuracy:Q", scale=alt.Scale(zero=False, padding=4), title=None, axis=alt.Axis(tickCount=6)),
-        color=_where("datum.mark", signal("accent"), signal("dot")),
+        color=_where("datum.mark", signal("length(highlight) ? cool : accent"), signal("dot")),
         size=_where("datum.mark", 26, 16),
         opacity=_where("datum.mark", 0.9, 0.6),
     )  # fmt: skip
@@ -123,15 +163,20 @@ def _front(chart: Any) -> Any:
 def cost() -> Any:
     """A metric against seconds an architecture, with intervals, names, and the front that none is cheaper and better.
 
-    Data `points`: name, seconds, value, low, high. Signal `better`: higher or lower.
+    Data `points`: name, seconds, value, low, high. Signals: `better`, higher or lower, and `start` as `cost_start` has
+    it.
     """
     alt = library()
     gain = "better === 'lower' ? -datum.value : datum.value"
-    points = _front(_data("points").transform_calculate(cost=f"max(datum.seconds, {LEAST_COST})", gain=gain)).encode(
-        alt.X("cost:Q", scale=alt.Scale(type="log", nice=False, padding=30), title="time for one architecture, at most",
-              axis=_spread(values=_STEPS, labelExpr=_SECONDS)),
+    ticks = signal(f"[start, {', '.join(f'{step:g}' for step in _STEPS)}]")
+    axis = _spread(values=ticks, labelExpr=_SECONDS, tickOpacity=_where("datum.value < start", 0, 1))
+    points = _front(_data("points").transform_calculate(cost="max(datum.seconds, start)", gain=gain)).encode(
+        alt.X("cost:Q", scale=alt.Scale(type="log", nice=False, padding=40), title="time for one architecture, at most",
+              axis=axis),
         alt.Y("value:Q", scale=alt.Scale(zero=False), title=None, axis=alt.Axis(tickCount=7)),
-        color=_where("datum.front", signal("accent"), signal("dot")),
+        color=_first(
+            (_stands_out("name"), signal("cool")), ("datum.front", signal("accent")), otherwise=signal("dot")
+        ),
     )  # fmt: skip
     front = points.transform_filter("datum.front")
     # Besides each name, rows without a text, which labels keep clear of: eight of its whisker, sixty of the front.
@@ -141,7 +186,7 @@ def cost() -> Any:
         .transform_flatten(["spot"])
         .transform_calculate(
             text="datum.spot === 0 ? datum.name : ''",
-            rank="(datum.spot ? 1e6 : 0) + (datum.front ? 0 : 1e3) - datum.gain",
+            rank=f"(datum.spot ? 1e6 : 0) + ({_stands_out('name')} ? -1e3 : datum.front ? 0 : 1e3) - datum.gain",
             at="datum.spot % 9 && datum.spot < 9 ? lerp([datum.low, datum.high], (datum.spot - 1) / 7) : datum.value",
             cost="datum.spot < 9 ? datum.cost : datum.cost * pow(datum.next / datum.cost, (datum.spot - 8) / 61)",
         )
@@ -150,9 +195,13 @@ def cost() -> Any:
         front.mark_line(interpolate="step-after", strokeDash=[5, 4], strokeWidth=1.3).encode(
             color=_paint("accent"), order="cost:Q"
         ),
-        points.mark_rule(strokeWidth=1.8, opacity=0.75, strokeCap="round").encode(alt.Y("low:Q"), alt.Y2("high:Q")),
-        points.mark_circle(size=44, opacity=1, strokeWidth=0.8).encode(stroke=_paint("ground")).properties(name="dots"),
-        labels.mark_text(fontSize=11).encode(y="at:Q", text="text:N", color=_paint("ink")).properties(name="labels"),
+        *_whiskers(points, alt.Y("low:Q"), alt.Y2("high:Q"), strokeWidth=1.8, opacity=0.75),
+        points.mark_circle(opacity=1, strokeWidth=0.8)
+        .encode(stroke=_paint("ground"), size=_where(_stands_out("name"), 80, 36))
+        .properties(name="dots"),
+        labels.mark_text(fontSize=11)
+        .encode(y="at:Q", text="text:N", color=_where(_stands_out("name"), signal("cool"), signal("ink")))
+        .properties(name="labels"),
         height=480,
     )
 
@@ -183,7 +232,7 @@ def ndcg() -> Any:
         detail="name:N",
         color=alt.condition("isValid(datum.series)", colour, _paint("dot")),
         strokeDash=alt.condition("isValid(datum.series)", dash, alt.value([1, 0])),
-        strokeWidth=_where("isValid(datum.series)", 2.2, 0.7),
+        strokeWidth=_first((_stands_out("name"), 4), ("isValid(datum.series)", 2.2), otherwise=0.7),
     )  # fmt: skip
     return _wide(lines, height=340)
 
@@ -193,7 +242,7 @@ def _rows(series: str, title: str, colours: Sequence[str]) -> tuple[Any, Any, An
     alt = library()
     legend = alt.Legend(title=title, direction="horizontal", offset=34, orient="top")
     rows = _data("rows").encode(
-        alt.Y("name:N", sort=None, title=None, axis=alt.Axis(grid=True, ticks=False, domain=False, labelPadding=8)),
+        alt.Y("name:N", sort=None, title=None, axis=_of_names(grid=True, labelPadding=8)),
         color=alt.Color(series, sort=None, scale=alt.Scale(range=list(colours)), legend=legend),
     )
     x = alt.X("low:Q", title=None, axis=alt.Axis(tickCount=8, orient="top"), scale=alt.Scale(zero=False))
@@ -209,7 +258,7 @@ def bands() -> Any:
     shape = alt.Shape("band:N", sort=None, legend=None)
     return _wide(
         zero.encode(alt.X("zero:Q"), color=_paint("faint")),
-        rows.mark_rule(strokeWidth=1.8, opacity=0.7, strokeCap="round").encode(*ends),
+        *_whiskers(rows, *ends, strokeWidth=1.8, opacity=0.7),
         rows.mark_point(filled=True, size=42, opacity=1).encode(x="value:Q", shape=shape),
         height=alt.Step(24, **{"for": "position"}),
         above=24,
@@ -234,17 +283,18 @@ def differences() -> Any:
     is worse, 0 where it is not apart.
     """
     alt = library()
-    better, worse, open_ = (alt.value(signal(name)) for name in ("cool", "accent", "dot"))
-    colour = alt.when("datum.side > 0").then(better).when("datum.side < 0").then(worse).otherwise(open_)
+    sides = (("datum.side > 0", signal("cool")), ("datum.side < 0", signal("accent")))
+    colour = _first(*sides, otherwise=signal("dot"))
     rows = _data("rows").encode(
-        alt.Y("name:N", sort=None, title=None, axis=alt.Axis(grid=True, ticks=False, domain=False, labelPadding=8)),
+        alt.Y("name:N", sort=None, title=None, axis=_of_names(grid=True, labelPadding=8)),
+        color=colour,
     )
     ends = alt.X("low:Q", title=None, axis=alt.Axis(tickCount=8, orient="top"), scale=alt.Scale(zero=True))
     zero = alt.Chart(alt.InlineData(values=[{"zero": 0}])).mark_rule(strokeWidth=1.2)
     return _wide(
         zero.encode(alt.X("zero:Q"), color=_paint("faint")),
-        rows.mark_rule(strokeWidth=2, opacity=0.8, strokeCap="round").encode(ends, alt.X2("high:Q"), color=colour),
-        rows.mark_circle(size=46, opacity=1).encode(x="value:Q", color=colour).properties(name="dots"),
+        *_whiskers(rows, ends, alt.X2("high:Q"), strokeWidth=2, opacity=0.8),
+        rows.mark_circle(size=46, opacity=1).encode(x="value:Q").properties(name="dots"),
         height=alt.Step(20),
         above=24,
     )
@@ -253,10 +303,9 @@ def differences() -> Any:
 def matrix() -> Any:
     """Rank correlations of scores, a square each. Data `cells`: row, column, rho, text, in the order of both."""
     alt = library()
-    plain = {"ticks": False, "domain": False, "labelFontWeight": _where("datum.value === 'accuracy'", "bold", "normal")}
     cells = _data("cells").encode(
-        alt.X("column:N", sort=None, title=None, axis=alt.Axis(orient="top", labelAngle=-60, **plain)),
-        alt.Y("row:N", sort=None, title=None, axis=alt.Axis(**plain)),
+        alt.X("column:N", sort=None, title=None, axis=_of_names(orient="top", labelAngle=-60)),
+        alt.Y("row:N", sort=None, title=None, axis=_of_names()),
     )
     scale = alt.Scale(domain=[-1, 1], range=["#2166ac", "#f7f7f7", "#b2182b"], interpolate="lab")
     numbers = cells.mark_text(fontSize=8.5).encode(text="text:N")
@@ -269,8 +318,8 @@ def matrix() -> Any:
 def published() -> Any:
     """Our figures against those that papers print, a point a figure, with the diagonal on which they are equal.
 
-    Data `points`: printed, ours, low, high, paper, the last ones on top. Signal `names` of the papers, which take
-    colours and shapes in turn.
+    Data `points`: printed, ours, low, high, paper, proxy, the last ones on top. Signal `names` of the papers, which
+    take colours and shapes in turn; figures of a proxy that stands out have a ring.
     """
     alt = library()
     shapes = ["circle", "square", "triangle-up", "diamond"]
@@ -290,6 +339,9 @@ def published() -> Any:
         points.mark_point(filled=True, size=34, opacity=0.75).encode(
             y, shape=alt.Shape("paper:N", scale=forms, legend=legend)
         ),
+        points.transform_filter(_stands_out("proxy"))
+        .mark_point(size=150, strokeWidth=1.8, opacity=1)
+        .encode(y, color=_paint("ink")),
         height=520,
     )
 

@@ -27,8 +27,8 @@
   // Numbers ----------------------------------------------------------------------------------------------------
 
   const whole = (n) => n.toLocaleString("en-US");
-  const fixed = (value) => (value === null ? "undefined" : value.toFixed(3).replace(/^-0\.000$/, "0.000").replace("-", "−"));
-  const bracket = ([, low, high]) => (low === null ? "" : `[${fixed(low)}, ${fixed(high)}]`);
+  const fixed = (value, digits = 3) => (value === null ? "undefined" : value.toFixed(digits).replace(/^-(0\.0+)$/, "$1").replace("-", "−"));
+  const bracket = ([, low, high], digits = 3) => (low === null ? "" : `[${fixed(low, digits)}, ${fixed(high, digits)}]`);
   /** A name that may wrap where its words end. */
   const breakable = (name) => name.split(/(?<=[_:=])/).flatMap((word, i) => (i ? [html("wbr"), word] : [word]));
   const signed = (value) => (value >= 0.0005 ? "+" : "") + fixed(value);
@@ -38,6 +38,23 @@
     const size = Math.abs(value);
     const text = size >= 1e5 || size < 1e-3 ? value.toExponential(1).replace("e+", "e").replace(".0e", "e") : String(Number(value.toPrecision(3)));
     return text.replaceAll("-", "−");
+  }
+
+  /** Lines of cells as a file that the browser saves. */
+  function csv(name, lines) {
+    const quoted = (cell) => (/[",\n]/.test(cell) ? `"${String(cell).replaceAll('"', '""')}"` : String(cell ?? ""));
+    const address = URL.createObjectURL(new Blob([lines.map((line) => `${line.map(quoted).join(",")}\n`).join("")], { type: "text/csv" }));
+    html("a", { href: address, download: `${name}.csv` }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 1000);
+  }
+
+  /** A cell on a ground that is the deeper the larger the value: blue up to 1, orange down to -1. */
+  function heat(cell, value) {
+    if (value === null) return cell;
+    cell.classList.add("heat");
+    if (value < 0) cell.classList.add("below");
+    cell.style.setProperty("--heat", `${Math.round(45 * Math.min(1, Math.abs(value)))}%`);
+    return cell;
   }
 
   // Charts -----------------------------------------------------------------------------------------------------
@@ -151,5 +168,12 @@
     return canvas;
   }
 
-  window.HARNESS_DRAW = { html, fill, whole, fixed, bracket, breakable, signed, short, load, chart, clear, interval };
+  // What says that a table is wider than the screen stands above those alone that are.
+  for (const note of document.querySelectorAll(".more")) {
+    const wide = note.nextElementSibling;
+    const sizes = new ResizeObserver(() => (note.hidden = wide.scrollWidth <= wide.clientWidth));
+    for (const element of [wide, wide.firstElementChild]) sizes.observe(element);
+  }
+
+  window.HARNESS_DRAW = { html, fill, whole, fixed, bracket, breakable, signed, short, load, chart, clear, interval, csv, heat };
 })();

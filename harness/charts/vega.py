@@ -7,11 +7,14 @@ chart is asked for.
 
 from __future__ import annotations
 
+import contextlib
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError
+from harness.paths import cache_file
 
 if TYPE_CHECKING:
     import altair as alt
@@ -163,13 +166,30 @@ def save(spec: Mapping[str, Any], stem: Path, formats: Sequence[str]) -> list[Pa
 
 
 def bundle() -> str:
-    """Vega-Embed with Vega as one script, which vl-convert ships: `window.vegaEmbed` draws what `compiled` returns."""
+    """Vega-Embed with Vega as one script, which vl-convert ships: `window.vegaEmbed` draws what `compiled` returns.
+
+    To put it together takes two seconds: it is kept in the user's cache folder, for this version of vl-convert.
+    """
     import vl_convert
 
-    code = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     parts = f"Vega {vl_convert.get_vega_version()}, Vega-Embed {vl_convert.get_vega_embed_version()}"
     licence = f"/* {parts}: Copyright University of Washington Interactive Data Lab, BSD-3-Clause */"
-    return f"{licence}\n(() => {{\n{code}\n}})();\n"
+    kept = cache_file("auto", f"vega-{vl_convert.__version__}.js")
+    with contextlib.suppress(OSError, UnicodeError):
+        script = kept.read_text(encoding="utf-8")
+        if script.startswith(licence) and script.endswith(_END):
+            return script
+    script = f"{licence}\n(() => {{\n{vl_convert.javascript_bundle('window.vegaEmbed = vegaEmbed;')}{_END}"
+    with contextlib.suppress(OSError):  # a folder that cannot be written costs the next page its time, nothing else
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        whole = kept.with_name(f".{kept.name}.{uuid.uuid4().hex[:8]}.writing")
+        whole.write_text(script, encoding="utf-8")
+        whole.replace(kept)
+    return script
+
+
+#: How the script ends.
+_END = "\n})();\n"
 
 
 def shared() -> dict[str, str]:

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from harness.charts.definitions import chart
+from harness.charts.imprint import imprint
 from harness.charts.vega import bundle, library, shared
 from harness.comparison.field import Comparison, Row
 from harness.comparison.matrix import Matrix
@@ -58,7 +59,7 @@ def to_page(found: Comparison | Matrix, then: Next) -> str:
         places=[_place(one) for one in parts],
         why=then.why,
         command=then.command,
-        version=__version__,
+        imprint=imprint(__version__),
         style=Markup(assets["style.css"]),
         draw=Markup(assets["draw.js"]),
         script=Markup(templates.loader.get_source(templates, "comparison.js")[0]),

@@ -27,6 +27,7 @@ import urllib.parse
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,9 @@ _MOST_TEXT = 2**28
 
 #: How the name of a part ends that bears its digest: the first 128 bits of its SHA-256.
 _SEALED = re.compile(r"-([0-9a-f]{32})\.parquet")
+
+#: The rows of a partition without parts.
+_nothing = cache(lambda: SCHEMA.empty_table().to_pandas())
 
 #: Where a part's metadata keeps the digest of the images that its scores were computed from.
 IMAGES = b"images"
@@ -186,9 +190,11 @@ class ScoreStore:
         the parts of a folder were computed from different images.
         """
         tables, _ = self._layered(key)
-        frame = pa.concat_tables(map(_bare, tables)).to_pandas() if tables else SCHEMA.empty_table().to_pandas()
-        if version is not None:
-            frame = frame[frame["version"] == version]
+        if not tables:
+            return _nothing().copy()
+        frame = pa.concat_tables(map(_bare, tables)).to_pandas()
+        if version is not None and (others := (frame["version"] != version).to_numpy()).any():
+            frame = frame[~others].reset_index(drop=True)
         return _best(frame, ["index"])
 
     def images(self, key: ScoreKey) -> str | None:
@@ -345,6 +351,8 @@ def _best(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
     An attempt that an exception ended may have been followed by a good one; a reason is the network's own.
     """
+    if len(by) == 1 and frame[by[0]].is_monotonic_increasing and frame[by[0]].is_unique:
+        return frame  # one part, as most partitions are
     status = frame["status"]
     rank = np.where(status == "ok", 0, np.where(status.str.startswith("error"), 2, 1))
     frame = frame.assign(_rank=rank).sort_values([*by, "_rank", "status"], kind="stable")

@@ -119,6 +119,7 @@ class Reader:
         self.store, self.benchmark = store, benchmark
         self._columns: dict[ScoreKey, _Column] = {}
         self._digests: dict[ScoreKey, str | None] = {}
+        self._counted: dict[int, tuple[np.ndarray, int]] = {}
 
     def scores(
         self, spec: str | Proxy, dataset: str, population: np.ndarray, inputs: str = PAPER_INPUTS, seed: int = 0
@@ -216,11 +217,17 @@ class Reader:
         said = []
         for other in alike(self.benchmark, proxy, key):
             theirs = self._column(other, proxy.version)
+            if theirs is self._nothing:
+                continue
             given = theirs.stored & ~stored
             if given.any():
                 column = _Column(*(np.where(given, new, old) for new, old in zip(theirs, column, strict=True)))
                 values, seconds, stored = column
                 said.append((given, reason(self.benchmark, dataset, other.dataset)))
+        if column is self._nothing:
+            values = np.full(len(population), np.nan)
+            missing = {key: self._networks(population)} if len(population) else {}
+            return Scores(values, missing, float("nan"), np.ones(len(population), bool))
         own = stored[population]
         source = np.where(own, population, self.benchmark.representatives[population])
         lacking = np.zeros(len(stored), dtype=bool)
@@ -234,6 +241,14 @@ class Reader:
             tuple((proxy.label, what) for given, what in said if given[source].any()),
         )
 
+    def _networks(self, population: np.ndarray) -> int:
+        """How many networks that are not alike a population (n,) has."""
+        held, count = self._counted.get(id(population), (None, 0))
+        if held is not population:
+            count = int(np.count_nonzero(np.bincount(self.benchmark.representatives[population])))
+            self._counted[id(population)] = population, count
+        return count
+
     @cached_property
     def _nothing(self) -> _Column:
         """The column of a partition without rows: one for all of them, of which a large space has many."""
@@ -244,7 +259,8 @@ class Reader:
         if key not in self._columns:
             frame = self.store.read(key, version)
             # What an exception kept from its score may yet get one: it is missing, not failed.
-            frame = frame[~frame["status"].str.startswith("error")]
+            if (frame["status"] != "ok").any():
+                frame = frame[~frame["status"].str.startswith("error")]
             size = len(self.benchmark)
             if frame.empty:
                 self._columns[key] = self._nothing

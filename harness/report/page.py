@@ -1,6 +1,7 @@
 """`harness report page`: leaderboard, proxies and benchmarks as one static folder that opens from disk.
 
-Data are scripts that the pages load by tag, since a page of `file://` may not fetch. Equal scores give equal bytes.
+Data are scripts that the pages load by tag, since a page of `file://` may not fetch. Equal scores give equal bytes,
+but for the foot, which has commit and day.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from scipy.stats import rankdata
 
 from harness.benchmarks.benchmark import Benchmark, list_benchmarks, load_benchmark
 from harness.charts.definitions import AXES, chart
+from harness.charts.imprint import imprint
 from harness.charts.vega import bundle, library, shared
 from harness.correlation import check_resamples
 from harness.correlation import metric as get_metric
@@ -49,8 +51,9 @@ from harness.report.measures import (
     seed_estimates,
     whole,
 )
+from harness.report.standing import cells_of, groups_of, standing
 from harness.seeds import stable_rng
-from harness.tables.leaderboard import inapplicable
+from harness.tables.leaderboard import digits_of, inapplicable
 
 #: Bytes that the scores of all scatter plots may take: the folder stays under 5 MB however many scores there are.
 POINT_BYTES = 1_300_000
@@ -69,7 +72,7 @@ CHARTS = (*(f"scatter_{axis}" for axis in AXES), "ndcg", "cost")
 TEXTS = ("notes", "origin", "licence", "citation")
 
 #: Of the site's own files; style and drawing are shared with other pages.
-ASSETS = ("page.js",)
+ASSETS = ("page.js", "matrix.js")
 
 #: Names the files of a build, so that the next one can remove those that it no longer has.
 FILES = "files.json"
@@ -87,11 +90,17 @@ def _significant(value: float) -> float | None:
     return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
-def leaderboard_data(rows: Iterable[Mapping[str, Any]], found: Sequence[Board], metrics: Sequence[str]) -> dict:
+def leaderboard_data(
+    rows: Iterable[Mapping[str, Any]],
+    found: Sequence[Board],
+    metrics: Sequence[str],
+    groups: Mapping[tuple[str, str, str, str], str],
+) -> dict:
     """What the leaderboard shows: rows with all metrics of an entry and population, and the choices of its filters.
 
     Args:
         rows: as `leaderboard_rows` returns them.
+        groups: as `groups_of` returns them: of proxies with their default settings.
     """
     lines: dict[tuple, dict[str, Any]] = {}
     for row in rows:
@@ -109,7 +118,10 @@ def leaderboard_data(rows: Iterable[Mapping[str, Any]], found: Sequence[Board], 
         paper = []
         if row["published"] is not None:
             paper = [row["published"], row["source"], _rounded(row["value"] - row["published"])]
-        line["metrics"][row["metric"]] = [*(_rounded(row[name]) for name in ("value", "low", "high")), *paper]
+        line["metrics"][row["metric"]] = [
+            *(_rounded(row[name], digits_of(row["metric"])) for name in ("value", "low", "high")),
+            *paper,
+        ]
     by_place = {(board.benchmark.name, board.dataset): board for board in found}
     for line in lines.values():
         board = by_place[line["benchmark"], line["dataset"]]
@@ -118,12 +130,15 @@ def leaderboard_data(rows: Iterable[Mapping[str, Any]], found: Sequence[Board], 
         line["caveat"] = getattr(available().get(entry.family), "caveat", "")
         line["title"] = entry.title(board.dataset)
         line["default"] = entry.is_default(board.dataset)
+        place = (line["benchmark"], line["dataset"], line["population"], entry.proxy)
+        line["group"] = groups.get(place, "") if line["default"] else ""
     return {
         "metrics": [
             {
                 "name": name,
                 "title": metric_title(name),
                 "heading": metric_heading(get_metric(name)),
+                "digits": digits_of(name),
                 "lower": get_metric(name).direction == "lower",
             }
             for name in metrics
@@ -412,7 +427,7 @@ def site_files(store: ScoreStore, metrics: Sequence[str], points: int, estimates
     drawn = sum(len(board.complete) for board in found)
     limits = Points(max(1, min(points, POINT_BYTES // (BYTES_A_POINT * max(1, drawn)))))
     proxies = [proxy_facts(name) for name in (*available(), *AGGREGATES)]
-    common = {"version": __version__, "resamples": estimates.resamples}
+    common = {"imprint": imprint(__version__), "resamples": estimates.resamples}
     files = shared() | {asset: (templates.loader.get_source(templates, asset)[0]) for asset in ASSETS}
     files["vega.js"] = bundle()
     files["data/charts.js"] = _script("charts", {kind: chart(kind) for kind in CHARTS})
@@ -428,7 +443,10 @@ def site_files(store: ScoreStore, metrics: Sequence[str], points: int, estimates
                 **common, root="../", proxy=facts, scored=bool(data)
             )
             progress.update()
-    files["data/leaderboard.js"] = _script("leaderboard", leaderboard_data(rows, found, metrics))
+    cells = cells_of(store, found, estimates.resamples)
+    pages = {facts["name"]: facts["slug"] for facts in proxies}
+    files["data/leaderboard.js"] = _script("leaderboard", leaderboard_data(rows, found, metrics, groups_of(cells)))
+    files["data/matrix.js"] = _script("matrix", standing(cells, pages))
     cards = [benchmark_facts(benchmark, found) for benchmark in benchmarks]
     for benchmark, card in zip(benchmarks, cards, strict=True):
         files[f"data/points/{benchmark.name}.js"] = _script(f"points/{benchmark.name}", limits.data(benchmark))

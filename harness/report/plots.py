@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harness.benchmarks.benchmark import load_benchmark
-from harness.charts.definitions import chart
+from harness.charts.definitions import chart, cost_start
 from harness.charts.vega import COLOURS, FORMATS, filled, library, save
 from harness.correlation import Estimate, Metric, check_resamples
 from harness.correlation import metric as get_metric
@@ -88,6 +88,7 @@ class Comparison:
         entries: by title, all complete on `population`.
         chosen: metric of the plots that show one.
         top: best-scored architectures that the scatter plots mark.
+        highlight: titles of the entries that stand out.
     """
 
     board: Board
@@ -96,6 +97,7 @@ class Comparison:
     estimates: Estimates
     chosen: Metric
     top: int
+    highlight: tuple[str, ...] = ()
 
     @cached_property
     def series(self) -> dict[str, Series]:
@@ -137,13 +139,15 @@ def _scatter(c: Comparison, title: str, one: Series, figures: str) -> Figure:
         for i in (*drawn, *np.flatnonzero(best.marked))
     ]
     marked = int(best.marked.sum())
-    lines = [f"orange: the {marked:,} best-scored, of which {best.hits:,} are among the {c.top:,} most accurate"]
+    colour = "blue" if title in c.highlight else "orange"
+    lines = [f"{colour}: the {marked:,} best-scored, of which {best.hits:,} are among the {c.top:,} most accurate"]
     if len(drawn) < len(others):
         lines.append(f"grey: {len(drawn):,} of the {len(others):,} other architectures, drawn at random")
     if not scored.all():
         lines.append(f"not drawn: {np.count_nonzero(~scored):,} without a score, which rank last")
     limits = [{"least": best.least, "name": f"above: the {c.top:,} most accurate"}]
     signals = {"heading": figure_heading(c.board.benchmark.target(c.board.dataset)), "unit": unit}
+    signals["highlight"] = [title] if title in c.highlight else []
     return Figure(
         f"scatter_{_file(title)}", f"scatter_{axis}", {"points": points, "limits": limits},
         signals | {"across": f"score of {title}"}, f"{title}: {figures}", (*lines, c.where()),
@@ -170,7 +174,8 @@ def _matrix(c: Comparison) -> Iterator[Figure]:
         for j in order
     ]
     title = "Rank correlation of scores, Spearman rho x 100"
-    yield Figure("matrix", "matrix", {"cells": cells}, {}, title, ("alike ones stand together", c.where()))
+    signals = {"highlight": ["accuracy", *c.highlight]}
+    yield Figure("matrix", "matrix", {"cells": cells}, signals, title, ("alike ones stand together", c.where()))
 
 
 def _ndcg(c: Comparison) -> Iterator[Figure]:
@@ -180,16 +185,17 @@ def _ndcg(c: Comparison) -> Iterator[Figure]:
         return
     curves = {title: ndcg_curve(scores, c.accuracies) for title, scores in c.scores.items()}
     order = sorted(curves, key=lambda name: (-np.mean([v for _, v in curves[name]]), name))
-    named = ["random order", *order[: len(COLOURS)]]
+    first = [*c.highlight, *(name for name in order if name not in c.highlight)]
+    named = ["random order", *first[: len(COLOURS)]]
     curves["random order"] = chance_curve(c.accuracies)
     rows = [
         {"name": name, "P": p, "value": float(v), "series": name if name in named else None}
-        for name in (*order[::-1], "random order")
+        for name in (*first[::-1], "random order")
         for p, v in curves[name]
     ]
     others = len(order) - len(COLOURS)
     title = "nDCG_P over the cut-off P" + (f"; grey: the other {others}" if others > 0 else "")
-    signals = {"heading": "nDCG_P, higher is better", "names": named}
+    signals = {"heading": "nDCG_P, higher is better", "names": named, "highlight": c.highlight}
     yield Figure("ndcg", "ndcg", {"curves": rows}, signals, title, (c.where(),))
 
 
@@ -201,7 +207,9 @@ def _cost(c: Comparison) -> Iterator[Figure]:
         if np.isfinite(one.seconds) and np.isfinite(values[title][c.chosen.name].value)
     ]
     yield Figure(
-        "cost", "cost", {"points": points}, {"heading": metric_heading(c.chosen), "better": c.chosen.direction},
+        "cost", "cost", {"points": points},
+        {"heading": metric_heading(c.chosen), "better": c.chosen.direction, "highlight": c.highlight,
+         "start": cost_start([one["seconds"] for one in points])},
         f"{metric_title(c.chosen.name)} against cost, 95% intervals",
         ("orange: the Pareto front, of which no proxy is both cheaper and better",
          "time: median of the passes that a proxy reads, shared with others or not: an upper bound", c.where()),
@@ -228,7 +236,8 @@ def _seeds(c: Comparison) -> Iterator[Figure]:
         ]
         yield Figure(
             "seeds" if len(by_population) == 1 else f"seeds_{_file(population)}", "seeds",
-            {"rows": rows}, {"heading": metric_heading(c.chosen)},
+            {"rows": rows},
+            {"heading": metric_heading(c.chosen), "highlight": [titles[n] for n in c.highlight if n in titles]},
             f"{metric_title(c.chosen.name)} over seeds, with its standard deviation", (c.where(population),),
         )  # fmt: skip
 
@@ -243,7 +252,8 @@ def _bands(c: Comparison) -> Iterator[Figure]:
         for one in found[name]
     ]
     title = f"{metric_title(c.chosen.name)} among the most accurate architectures alone, 95% intervals"
-    yield Figure("bands", "bands", {"rows": rows}, {"heading": metric_heading(c.chosen)}, title, (c.where(),))
+    signals = {"heading": metric_heading(c.chosen), "highlight": c.highlight}
+    yield Figure("bands", "bands", {"rows": rows}, signals, title, (c.where(),))
 
 
 PLOTS: Mapping[str, Callable[[Comparison], Iterator[Figure]]] = {
@@ -256,30 +266,39 @@ def _file(title: str) -> str:
     return re.sub(r"[^\w.=-]+", "_", title).strip("_")
 
 
-def choose(board: Board, proxies: Sequence[str], population: str | None) -> tuple[str, dict[str, Entry], list[Entry]]:
+def choose(
+    board: Board, proxies: Sequence[str], population: str | None, highlight: Sequence[str] = ()
+) -> tuple[str, dict[str, Entry], list[Entry]]:
     """What is compared: the population, the entries complete on it by title, and those left out for it.
 
     Args:
         proxies: names with settings, or aggregates; empty for all that have scores, with their default settings.
-        population: None for the one on which most of them are complete, the largest of these.
+        population: None for the one on which most of them are complete, the largest of these; those of `highlight`
+            have to be.
+        highlight: further ones, which are not left out.
 
     Raises:
-        HarnessError: none of the proxies is complete on the population, or on any; with the command to run.
+        HarnessError: none of the proxies, or not every one of `highlight`, is complete on the population, or on any;
+            with the command to run.
     """
     if proxies:
         entries = [_entry(board, spec) for spec in proxies]
-        complete = {entry: board.complete_on(entry) for entry in entries}
     else:
-        complete = {e: names for e, names in board.complete.items() if e.is_default(board.dataset)}
-        entries = list(complete) or board.defaults()
+        entries = [entry for entry in board.complete if entry.is_default(board.dataset)] or board.defaults()
+    marked = [_entry(board, spec) for spec in highlight]
+    entries = list(dict.fromkeys((*entries, *marked)))
+    complete = {entry: board.complete.get(entry) or board.complete_on(entry) for entry in entries}
     if population is None:
-        counts = {name: sum(name in names for names in complete.values()) for name in board.populations}
+        shared = [name for name in board.populations if all(name in complete[entry] for entry in marked)]
+        counts = {name: sum(name in names for names in complete.values()) for name in shared or board.populations}
         population = max(counts, key=lambda name: counts[name])  # the largest comes first
-    found = {e.title(board.dataset): e for e in entries if population in complete.get(e, ())}
-    left_out = [e for e in entries if population not in complete.get(e, ())]
-    if not found:
-        command = next(iter(board.commands(left_out, population)))
-        raise HarnessError(f"no proxy has scores on all of {population} of {board.benchmark.name}: run `{command}`")
+    found = {e.title(board.dataset): e for e in entries if population in complete[e]}
+    left_out = [e for e in entries if population not in complete[e]]
+    lacking = [entry for entry in marked if entry in left_out]
+    if lacking or not found:
+        who = f"not every one of highlight=[{','.join(highlight)}]" if lacking else "no proxy"
+        command = next(iter(board.commands(lacking or left_out, population)))
+        raise HarnessError(f"{who} has scores on all of {population} of {board.benchmark.name}: run `{command}`")
     return population, found, left_out
 
 
@@ -315,9 +334,10 @@ def build_plots(config: Any) -> int:
         benchmark.population(config.population)
         asked = (config.population, *POPULATIONS)
     board = Board(Reader(open_store(config.store, config.stores), benchmark), dataset, asked)
-    population, entries, left_out = choose(board, config.proxies, config.population)
+    population, entries, left_out = choose(board, config.proxies, config.population, config.highlight)
+    highlight = tuple(_entry(board, spec).title(dataset) for spec in config.highlight)
     estimates = Estimates(cache_file(config.cache, "estimates.json"), config.resamples)
-    compared = Comparison(board, population, entries, estimates, chosen, config.top)
+    compared = Comparison(board, population, entries, estimates, chosen, config.top, highlight)
     folder = Path(config.output) / f"{benchmark.name}_{dataset}"
     lacking = board.commands(left_out, population)
     try:
@@ -344,7 +364,7 @@ def _draw_published(config: Any) -> None:
     """The plot that is of no benchmark; without its table the command that writes it is listed."""
     tables = data_dir("results") / "tables" if config.tables is None else Path(config.tables)
     try:
-        for path in draw_published(tables, Path(config.output) / PUBLISHED, config.formats):
+        for path in draw_published(tables, Path(config.output) / PUBLISHED, config.formats, config.highlight):
             print(path)
     except HarnessError as error:
         print(f"  {PUBLISHED}: {error}", file=sys.stderr)

@@ -15,8 +15,10 @@ from harness.errors import HarnessError
 WIDTH = 520
 
 
-def draw_published(tables: Path, stem: Path, formats: Sequence[str]) -> list[Path]:
+def draw_published(tables: Path, stem: Path, formats: Sequence[str], highlight: Sequence[str] = ()) -> list[Path]:
     """Draw the figures of `overview.csv` below `tables` that are computed; returns the files.
+
+    Figures of the proxies of `highlight` have a ring.
 
     Raises:
         HarnessError: no such table, or one without a computed figure.
@@ -37,9 +39,13 @@ def draw_published(tables: Path, stem: Path, formats: Sequence[str]) -> list[Pat
         printed, ours, low, high = (float(row[name]) for name in ("published", "ours", "ci_low", "ci_high"))
         if abs(abs(ours) - printed - float(row["delta"])) < 1e-3 < abs(ours - printed - float(row["delta"])):
             ours, low, high = -ours, -high, -low  # the paper leaves signs out
-        points.append({"printed": printed, "ours": ours, "low": low, "high": high, "paper": row["paper"]})
+        named = {"paper": row["paper"], "proxy": row["proxy"]}
+        points.append({"printed": printed, "ours": ours, "low": low, "high": high, **named})
     agree = sum(row["agrees"] == "yes" for row in rows)
     title = f"{len(rows):,} published rank correlations against ours: {agree:,} agree"
     lines = ("tau, rho and nDCG; a line is our 95% interval; agree: within it, widened by 0.02",)
-    spec = filled(chart("published"), {"points": points}, {"heading": "ours", "names": names}, WIDTH, title, *lines)
+    if highlight:
+        lines += (f"ringed: {', '.join(highlight)}",)
+    signals = {"heading": "ours", "names": names, "highlight": list(highlight)}
+    spec = filled(chart("published"), {"points": points}, signals, WIDTH, title, *lines)
     return save(spec, stem, formats)

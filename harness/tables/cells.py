@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from harness.benchmarks.benchmark import list_benchmarks
-from harness.config import TableConfig, choices, compose_config
+from harness.config import TableConfig, choices, load_option
 from harness.correlation import metric
 from harness.engine.store import ScoreKey
 from harness.errors import HarnessError, UnknownNameError
@@ -125,7 +125,7 @@ def load_table(name: str) -> TableConfig:
 
 @cache
 def _composed(name: str) -> Any:
-    return compose_config("report", [f"table={name}"]).table
+    return load_option("table", name)
 
 
 def read_published() -> dict[Place, Published]:

@@ -330,7 +330,7 @@ class Ranked:
     n_rows: int
 
 
-def _general(name: str) -> str:
+def general_name(name: str) -> str:
     """A metric without the cut-off that differs between boards."""
     return "ndcg_P" if name.startswith("ndcg_") else name
 
@@ -351,8 +351,8 @@ def _overall(rows: Sequence[Any], boards: Sequence[Board]) -> tuple[list[Cell], 
     labels = [_label(row) for row in rows if counting and all(_label(row) in board.samples for board in counting)]
     shared = [
         name
-        for name in dict.fromkeys(_general(name) for board in counting for name in board.metrics)
-        if all(name in map(_general, board.metrics) for board in counting)
+        for name in dict.fromkeys(general_name(name) for board in counting for name in board.metrics)
+        if all(name in map(general_name, board.metrics) for board in counting)
     ]
     ranked = Ranked([board.name for board in counting], shared, len(labels))
     if not labels or len(counting) < 2:
@@ -362,7 +362,7 @@ def _overall(rows: Sequence[Any], boards: Sequence[Board]) -> tuple[list[Cell], 
     for general in shared:
         values, draws = [], []
         for board in counting:
-            (name,) = (one for one in board.metrics if _general(one) == general)
+            (name,) = (one for one in board.metrics if general_name(one) == general)
             values.append(_ranks(name, np.array([board.samples[label].values[name] for label in labels])))
             draws.append(_ranks(name, np.stack([board.samples[label].resampled[name] for label in labels])))
         fewest = min(draw.shape[1] for draw in draws)
@@ -396,7 +396,7 @@ def _overall(rows: Sequence[Any], boards: Sequence[Board]) -> tuple[list[Cell], 
 def _sheet(table: Any, rows: Sequence[Any], boards: Sequence[Board], cells: Sequence[Cell], ranked: Ranked) -> Sheet:
     sheet = Sheet(table.title, [table.protocol.strip(), _state(_parted(rows)[0], boards, ranked)])
     sheet.paragraphs.append(
-        "Each cell: value [95% interval]. "
+        "Each cell: value [95% interval], in bold the best of the column. "
         + " ".join(filter(None, [interval_text(table.resamples, [cell.n for cell in cells]), legend(rows)]))
     )
     found: dict[tuple[str, str], dict[str, list[Cell]]] = {}
@@ -443,7 +443,7 @@ def _overall_section(sheet: Sheet, rows: Mapping[str, list[Cell]], ranked: Ranke
     )
     metrics = [f"rank by {name}" for name in ranked.metrics]
     for label, row in sorted(rows.items(), key=_order):
-        section.rows.append(_row(sheet, shown[label], row, metrics))
+        section.rows.append(_row(sheet, shown[label], row, metrics, _best(rows)))
     return section
 
 
@@ -468,7 +468,8 @@ def _sections(sheet: Sheet, board: Board, rows: Mapping[str, list[Cell]], shown:
     )
     for label, row in sorted(rows.items(), key=_order):
         counted = [f"{row[0].n:,}" if row[0].n else ""]
-        line = _row(sheet, shown[label], row, [*board.metrics, "seconds"], counted, [row[0].inputs])
+        figures = [*board.metrics, "seconds"]
+        line = _row(sheet, shown[label], row, figures, _best(rows), counted, [row[0].inputs])
         (apart if label in board.spent else section).rows.append(line)
     return [section, apart] if apart.rows else [section]
 
@@ -478,22 +479,45 @@ def _row(
     name: str,
     row: Sequence[Cell],
     metrics: Sequence[str],
+    best: Mapping[str, float],
     before: Sequence[str] = (),
     after: Sequence[str] = (),
 ) -> list[str]:
-    """One line: rank and group by the first figure, what stands before the figures and after, marks of the notes."""
+    """One line: rank and group by the first figure, what stands before the figures and after, marks of the notes.
+
+    Args:
+        best: the best rank by metric, of which the values are bold.
+    """
     marks = " ".join(sheet.mark(n) for n in dict.fromkeys(n for cell in row for n in cell.note.split("; ") if n))
     first = row[0]
-    figures = {cell.metric: _shown(cell) for cell in row if cell.ours is not None}
+    figures = {
+        cell.metric: _shown(cell, cell.rank is not None and cell.rank == best.get(cell.metric))
+        for cell in row
+        if cell.ours is not None
+    }
     blank = "–" if figures else NOT_APPLICABLE if first.note.startswith(NOT_APPLICABLE) else "not computed"
     rank = "–" if first.rank is None else f"{first.rank:g}"
     return [name, rank, first.group or "–", *before, *(figures.get(one, blank) for one in metrics), *after, marks]
 
 
-def _shown(cell: Cell) -> str:
+def _best(rows: Mapping[str, Sequence[Cell]]) -> dict[str, float]:
+    """The best rank by metric."""
+    found: dict[str, float] = {}
+    for cell in (cell for row in rows.values() for cell in row if cell.rank is not None):
+        found[cell.metric] = min(cell.rank, found.get(cell.metric, math.inf))
+    return found
+
+
+def digits_of(name: str) -> int:
+    """Digits after the point with which a metric, or the mean of its ranks, is shown."""
+    return 2 if name.startswith(("rank", "regret")) else 3
+
+
+def _shown(cell: Cell, bold: bool = False) -> str:
     if math.isnan(cell.ours):
         return "undefined"
     if cell.metric == "seconds":
         return f"{cell.ours:.3f}"
-    digits = 2 if cell.metric.startswith(("rank", "regret")) else 3
-    return f"{cell.ours:.{digits}f} [{cell.ci_low:.{digits}f}, {cell.ci_high:.{digits}f}]"
+    digits = digits_of(cell.metric)
+    value = f"{cell.ours:.{digits}f}"
+    return f"{f'**{value}**' if bold else value} [{cell.ci_low:.{digits}f}, {cell.ci_high:.{digits}f}]"

@@ -19,7 +19,7 @@ def weighted_regret(ranks: np.ndarray, accuracies: np.ndarray, outcomes: Outcome
         # Hypergeometric: the chance that `drawn` of `size` miss the first `ahead`,
         # C(size - ahead, drawn) / C(size, drawn), as a product because factorials would lose digits.
         chance = np.ones(ahead.shape)
-        for i in range(int(drawn.max())):
+        for i in range(int(drawn.max(initial=0.0))):
             factor = np.maximum(size - ahead - i, 0.0) / np.maximum(size - i, 1.0)
             chance *= np.where(i < drawn, factor, 1.0)
         return chance
@@ -37,11 +37,13 @@ def weighted_regret(ranks: np.ndarray, accuracies: np.ndarray, outcomes: Outcome
         # Only the group that holds the last place is drawn from; its rows are in descending accuracy, so
         # the best drawn is the first of them that is drawn at all.
         last = (before < top) & (top <= after)
-        size = after - before
-        drawn = np.where(last, top - before, 0.0)
-        ahead = head.cumulative - before
-        chance = none_drawn(ahead, size, drawn) - none_drawn(ahead + head.weights, size, drawn)
-        expected = np.where(last, chance * np.maximum(settled, values), 0.0).sum(axis=0)
+        size = (after - before)[last]
+        drawn = (top - before)[last]
+        ahead = (head.cumulative - before)[last]
+        chance = none_drawn(ahead, size, drawn) - none_drawn(ahead + head.weights[last], size, drawn)
+        gained = np.zeros(last.shape)
+        gained[last] = chance * np.maximum(settled, values)[last]
+        expected = gained.sum(axis=0)
         return np.maximum(best - expected, 0.0)
 
     return evaluate

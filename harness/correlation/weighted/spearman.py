@@ -12,11 +12,10 @@ def weighted_spearman(ranks: np.ndarray, accuracies: np.ndarray, outcomes: Outco
     by_score = Ties.of(ranks)
 
     def evaluate(weights: np.ndarray) -> np.ndarray:
-        accuracy_variance, weighted_ranks = outcomes.centred(weights)
-        sizes, centred = by_score.centred_ranks(weights)
-        covariance = np.einsum("gr,gr->r", centred, by_score.sums(weighted_ranks))
-        sizes *= centred
-        rho = ratio(covariance, np.sqrt(np.einsum("gr,gr->r", sizes, centred) * accuracy_variance))
-        return np.clip(rho, -1.0, 1.0)
+        # Deviations sum to 0, so that the mean of the other ranks need not be taken off.
+        ranks_of_rows = by_score.doubled_ranks(outcomes.counts(weights)).take(by_score.codes, axis=0)
+        covariance = np.einsum("gr,gr->r", ranks_of_rows, outcomes.deviations(weights), dtype=np.float64) / 4
+        variances = outcomes.variance_of(by_score, weights) * outcomes.variance(weights)
+        return np.clip(ratio(covariance, np.sqrt(variances)), -1.0, 1.0)
 
     return evaluate

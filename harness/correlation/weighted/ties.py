@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,12 +33,57 @@ def _accumulate(table: np.ndarray) -> None:
 
 def running_totals(weights: np.ndarray, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """(m + 1, R) total of the (n, R) weights over the first 0 .. m of (m,) row numbers, in `out` if given."""
-    totals = np.empty((rows.size + 1, weights.shape[1])) if out is None else out
+    totals = np.empty((rows.size + 1, weights.shape[1]), weights.dtype) if out is None else out
     totals[0] = 0.0
     # "clip" because checking the bounds would buffer the output; the row numbers are in range.
     np.take(weights, rows, axis=0, out=totals[1:], mode="clip")
     _accumulate(totals[1:])
     return totals
+
+
+#: Rows whose running total is taken one after the other, for all such runs at once.
+_RUN = 16
+
+
+class Running:
+    """Running totals of (n, R) counts along an order of the rows, at some places of it alone.
+
+    The order is cut into runs, and the first rows of all runs are laid before the second ones: to add these is one
+    sum of neighbouring memory.
+
+    Args:
+        order: (m,) row numbers.
+        places: (k,) in [0, m]: of how many of the first rows totals are asked for.
+    """
+
+    def __init__(self, order: np.ndarray, places: np.ndarray) -> None:
+        runs = -(-order.size // _RUN)
+        # What fills the last run comes after all places that are asked for.
+        padded = np.concatenate((order, np.zeros(runs * _RUN - order.size, dtype=order.dtype)))
+        # int32 halves the memory of the plan, which is what many proxies on a large space are limited by.
+        self._rows = padded.reshape(-1, _RUN).T.ravel().astype(np.int32)
+        run, step = np.divmod(places - 1, _RUN)
+        self._places = np.where(places > 0, 1 + step * runs + run, 0).astype(np.int32)
+
+    @property
+    def size(self) -> int:
+        """The rows of `totals`."""
+        return 1 + self._rows.size
+
+    def __call__(
+        self, counts: np.ndarray, totals: np.ndarray | None = None, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """(k, R) totals; `totals` (size, R) is overwritten, `out` (k, R) too, which spares fresh memory."""
+        if totals is None:
+            totals = np.empty((self.size, counts.shape[1]), dtype=counts.dtype)
+        totals[0] = 0.0
+        # "clip" because checking the bounds would buffer the output; the row numbers are in range.
+        np.take(counts, self._rows, axis=0, out=totals[1:], mode="clip")
+        runs = totals[1:].reshape(_RUN, -1, counts.shape[1])
+        for i in range(1, _RUN):
+            runs[i] += runs[i - 1]
+        runs[:, 1:] += np.cumsum(runs[-1, :-1], axis=0)
+        return np.take(totals, self._places, axis=0, out=out, mode="clip")
 
 
 @dataclass(frozen=True)
@@ -66,41 +112,50 @@ class Ties:
         """(G,) starts of the groups along `order`."""
         return np.concatenate(([0], self.ends[:-1]))
 
-    @property
+    @cached_property
     def codes(self) -> np.ndarray:
         """(n,) group number of each row."""
         codes = np.empty(self.order.size, dtype=np.int64)
         codes[self.order] = np.repeat(np.arange(self.ends.size), np.diff(self.ends, prepend=0))
         return codes
 
-    def cumulative(self, weights: np.ndarray) -> np.ndarray:
-        """(G + 1, R) total weight before each group, and of all groups in the last row."""
-        running = running_totals(weights, self.order)
-        if self.ends.size == self.order.size:
-            return running
-        return running.take(np.concatenate(([0], self.ends)), axis=0)
+    @cached_property
+    def _running(self) -> Running:
+        return Running(self.order, np.concatenate(([0], self.ends)))
 
-    def centred_ranks(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(G, R) copies in each group, and the average rank of these less the mean of all ranks."""
-        before = self.cumulative(weights)
-        # A group that holds the copies before+1 .. before+t has the average rank before + (t+1)/2, and the
-        # mean of all ranks is (n+1)/2: centred, half-integers whose sums stay exact for n up to 10^5.
-        ranks = before[:-1] + before[1:]
-        ranks -= self.order.size
-        ranks /= 2
-        return np.diff(before, axis=0), ranks
+    def cumulative(self, counts: np.ndarray) -> np.ndarray:
+        """(G + 1, R) total count before each group, and of all groups in the last row."""
+        return self._running(counts)
 
-    def sums(self, values: np.ndarray) -> np.ndarray:
-        """(G, R) sums over each group of (n, R) values of the rows."""
-        ordered = values.take(self.order, axis=0)
-        return ordered if self.ends.size == self.order.size else np.add.reduceat(ordered, self.starts, axis=0)
+    @cached_property
+    def _parted(self) -> tuple[Ties, np.ndarray]:
+        """The groups of several rows alone, and the rows (m,) that share none."""
+        sizes = np.diff(self.ends, prepend=0)
+        several = np.repeat(sizes > 1, sizes)
+        return Ties(self.order[several], np.cumsum(sizes[sizes > 1])), self.order[~several]
 
-    def squares(self, weights: np.ndarray) -> np.ndarray:
-        """(R,) sum over the groups of the squared total weight of the group."""
-        if self.ends.size == self.order.size:
-            return np.einsum("gr,gr->r", weights, weights)
-        sizes = np.diff(self.cumulative(weights), axis=0)
-        return np.einsum("gr,gr->r", sizes, sizes)
+    def doubled_ranks(self, counts: np.ndarray) -> np.ndarray:
+        """(G, R) twice the average rank of the copies in each group, less 1."""
+        before = self.cumulative(counts)
+        # A group that holds the copies before+1 .. before+t has the average rank before + (t+1)/2.
+        return before[:-1] + before[1:]
+
+    def powers(self, counts: np.ndarray, power: int, of_rows: np.ndarray) -> np.ndarray:
+        """(R,) sum over the groups of a power of the group's total count; `of_rows` (R,) is that sum over the rows."""
+        shared, alone = self._parted
+        if not shared.ends.size:
+            return of_rows
+        of_groups = _powers(np.diff(shared.cumulative(counts), axis=0), power)
+        # Rows that share no group count as they do in `of_rows`.
+        if alone.size < shared.order.size:
+            return of_groups + _powers(counts.take(alone, axis=0), power)
+        return of_groups + of_rows - _powers(counts.take(shared.order, axis=0), power)
+
+
+def _powers(values: np.ndarray, power: int) -> np.ndarray:
+    """(R,) sums over the rows of a power of (m, R) values, in double precision."""
+    raised = values if power == 2 else values ** (power - 1)
+    return np.einsum("gr,gr->r", raised, values, dtype=np.float64)
 
 
 class Outcomes:
@@ -119,19 +174,48 @@ class Outcomes:
             held.values[name] = compute()
         return held.values[name]
 
+    def counts(self, weights: np.ndarray) -> np.ndarray:
+        """The (n, R) counts, in single precision where they are whole numbers that it holds, as are all below 2^24.
+
+        Running totals are at most n, and so is half a doubled rank: single precision holds them, and what they are
+        multiplied by a count, and moves half the bytes. Sums over rows are double.
+        """
+        return self.once(weights, "counts", lambda: weights.astype(self._kind(weights), copy=False))
+
+    def _kind(self, weights: np.ndarray) -> type:
+        return np.float32 if 2 * self.greatest(weights) * len(weights) < 2**24 else np.float64
+
+    def greatest(self, weights: np.ndarray) -> float:
+        """The greatest count."""
+        return self.once(weights, "greatest", lambda: weights.max(initial=1.0))
+
+    def powers(self, weights: np.ndarray, power: int) -> np.ndarray:
+        """(R,) sum over the rows of a power of their counts."""
+        return self.once(weights, ("powers", power), lambda: _powers(weights, power))
+
     def tied(self, weights: np.ndarray) -> np.ndarray:
-        """(R,) sum over the groups of equal accuracy of their squared total weight."""
-        return self.once(weights, "tied", lambda: self.ties.squares(weights))
+        """(R,) sum over the groups of equal accuracy of their squared total count."""
+        return self.once(weights, "tied", lambda: self.ties.powers(self.counts(weights), 2, self.powers(weights, 2)))
 
-    def centred(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(R,) variance sum of the average ranks, and (n, R) counts times centred rank."""
+    def variance(self, weights: np.ndarray) -> np.ndarray:
+        """(R,) sum of the squared deviations of the average ranks from their mean."""
+        return self.once(weights, "variance", lambda: self.variance_of(self.ties, weights))
 
-        def compute() -> tuple[np.ndarray, np.ndarray]:
-            sizes, ranks = self.ties.centred_ranks(weights)
-            variance = np.einsum("gr,gr->r", sizes * ranks, ranks)
-            return variance, weights * ranks.take(self.ties.codes, axis=0)
+    def variance_of(self, ties: Ties, weights: np.ndarray) -> np.ndarray:
+        """The same of the groups of other values of the rows: those of 1..n, less what each group takes off."""
+        n = float(len(weights))
+        return (n**3 - ties.powers(self.counts(weights), 3, self.powers(weights, 3))) / 12
 
-        return self.once(weights, "centred", compute)
+    def deviations(self, weights: np.ndarray) -> np.ndarray:
+        """(n, R) counts times twice the deviation of the average rank from the mean."""
+
+        def compute() -> np.ndarray:
+            counts = self.counts(weights)
+            deviations = self.ties.doubled_ranks(counts)
+            deviations -= len(counts)
+            return counts * deviations.take(self.ties.codes, axis=0)
+
+        return self.once(weights, "deviations", compute)
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

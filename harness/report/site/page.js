@@ -3,7 +3,7 @@
 (() => {
   const data = window.HARNESS ?? {};
   const root = document.body.dataset.root;
-  const { html, fill, whole, fixed, bracket, breakable, signed, short, load, chart, clear, interval } = window.HARNESS_DRAW;
+  const { html, fill, whole, fixed, bracket, breakable, signed, short, load, chart, clear, interval, csv, heat } = window.HARNESS_DRAW;
 
   // Leaderboard ------------------------------------------------------------------------------------------------
 
@@ -78,25 +78,26 @@
       return chosen;
     }
 
-    /** Places of the rows of one population by a metric, 1 the best; rows of another population have none. */
+    /** Places of the rows of one population by a metric, 1 the best, equal ones share their mean as in tables; rows of another population have none. */
     function ranks(rows, metric) {
       const value = (row) => row.metrics[metric.name]?.[0] ?? null;
       const ranked = rows.filter((row) => value(row) !== null);
       const better = (a, b) => (metric.lower ? value(a) < value(b) : value(a) > value(b));
-      return new Map(ranked.map((row) => [row, 1 + ranked.filter((other) => better(other, row)).length]));
+      const count = (test) => ranked.filter(test).length;
+      return new Map(ranked.map((row) => [row, (1 + count((other) => better(other, row)) + count((other) => !better(row, other))) / 2]));
     }
 
-    function columns(several, places) {
+    function columns(several, places, ends) {
       const shown = metrics.filter((metric) => state.metric === "" || state.metric === metric.name);
       const found = [{ id: "proxy", title: "proxy", up: true, value: (row) => row.title, cell: nameCell }];
       const place = (row) => places.get(row) ?? null;
-      found.push({ id: "rank", title: "rank", up: true, value: place, cell: (row) => html("td", { class: place(row) === null ? "none" : null, title: `by ${shown[0].title}` }, place(row) === null ? "–" : whole(place(row))) });
+      found.push({ id: "rank", title: "rank", up: true, value: place, cell: (row) => html("td", { class: place(row) === null ? "none" : null, title: `by ${shown[0].title}` }, place(row) === null ? "–" : whole(place(row)), place(row) !== null && shown[0] === metrics[0] && row.group ? html("small", { title: "group: no significant difference between those that share a letter" }, row.group) : null) });
       if (several) {
         found.push({ id: "benchmark", title: "benchmark", up: true, text: true, value: (row) => row.benchmark, cell: (row) => html("td", { class: "text" }, html("a", { href: `${root}benchmarks/${row.benchmark}.html` }, row.benchmark)) });
         found.push({ id: "dataset", title: "dataset", up: true, text: true, value: (row) => row.dataset, cell: (row) => html("td", { class: "text" }, row.dataset) });
       }
       found.push({ id: "n", title: "n", up: false, value: (row) => row.n, cell: (row) => html("td", { title: row.population }, whole(row.n), row.failed ? html("small", {}, ` (${row.failed} failed)`) : null) });
-      for (const metric of shown) found.push({ id: metric.name, title: metric.title, up: metric.lower, value: (row) => row.metrics[metric.name]?.[0] ?? null, cell: (row) => metricCell(row, metric) });
+      for (const metric of shown) found.push({ id: metric.name, title: metric.title, up: metric.lower, value: (row) => row.metrics[metric.name]?.[0] ?? null, cell: (row) => metricCell(row, metric, places.has(row) ? ends.get(metric.name) : null) });
       if (state.metric) {
         const [metric] = shown;
         const published = (row) => row.metrics[metric.name]?.[3] ?? null;
@@ -113,10 +114,19 @@
       return metric.name.startsWith("regret") ? [0, Math.max(...ends, 1)] : [Math.min(0, ...ends), 1];
     }
     const nameCell = (row) => html("th", { scope: "row" }, html("a", { href: `${root}proxies/${row.page}.html` }, ...breakable(row.title)), row.caveat ? html("small", {}, ` ${row.caveat}`) : null);
-    function metricCell(row, metric) {
+    /** `ends`: the best and the greatest value of the ranked rows, which are marked and shaded. */
+    function metricCell(row, metric, ends) {
       const found = row.metrics[metric.name];
       if (!found) return html("td", { class: "none", title: "a cut-off means another thing on a sample: given for whole populations" }, "–");
-      return html("td", {}, fixed(found[0]), " ", html("small", {}, bracket(found)));
+      const cell = html("td", { class: ends && found[0] === ends.best ? "best" : null }, fixed(found[0], metric.digits), " ", html("small", {}, bracket(found, metric.digits)));
+      return ends ? heat(cell, metric.lower && found[0] !== null ? 1 - found[0] / Math.max(ends.most, 1e-9) : found[0]) : cell;
+    }
+    /** By metric the best and the greatest value of the rows of one population. */
+    function endsOf(rows) {
+      return new Map(metrics.map((metric) => {
+        const values = rows.map((row) => row.metrics[metric.name]?.[0] ?? null).filter((value) => value !== null);
+        return [metric.name, { best: metric.lower ? Math.min(...values) : Math.max(...values), most: Math.max(...values) }];
+      }));
     }
 
     function draw() {
@@ -135,7 +145,7 @@
         shown.push(...all);
       }
       shown = shown.filter((row) => row.title.toLowerCase().includes(wanted));
-      const found = columns(chosen.length > 1, ranked);
+      const found = columns(chosen.length > 1, ranked, views.length === 1 ? endsOf([...comparable]) : new Map());
       const by = found.find((column) => column.id === state.sort) ?? found.find((column) => column.id === (state.metric || metrics[0].name));
       const ascending = state.order ? state.order === "up" : by.up;
       shown.sort((a, b) => {
@@ -154,8 +164,15 @@
       body.replaceChildren(...shown.filter((row) => comparable.has(row)).map(line), ...(aside.length ? [between, ...aside.map(line)] : []));
       const where = views.map(([place, view]) => `${view.population} of ${place.benchmark}, ${place.dataset} (n up to ${whole(view.n)})`);
       section.querySelector("[data-count]").textContent = `${shown.length} rows on ${where.join("; ")}. Sorted by ${by.title}, ${ascending ? "lowest" : "highest"} first.`.replace(/^1 rows/, "1 row");
+      section.querySelector("[data-csv]").onclick = () => csv("leaderboard", lines(shown, ranked));
       missing(views);
       costs(views, shown.filter((row) => comparable.has(row)));
+    }
+    function lines(shown, ranked) {
+      const facts = ["proxy", "inputs", "benchmark", "dataset", "population", "n", "failed"];
+      const ends = metrics.flatMap(({ name }) => [name, `${name}_low`, `${name}_high`]);
+      const figures = (row) => metrics.flatMap(({ name }) => row.metrics[name]?.slice(0, 3) ?? [null, null, null]);
+      return [[...facts, "rank", "group", ...ends, "seconds"], ...shown.map((row) => [...facts.map((fact) => row[fact]), ranked.get(row) ?? null, row.group, ...figures(row), row.seconds])];
     }
     function header(column, sorted, ascending) {
       const attributes = { scope: "col", class: column.text ? "text" : null };
@@ -186,12 +203,14 @@
       const drawn = shown.filter((row) => row.seconds > 0 && row.metrics[metric.name] && row.metrics[metric.name][0] !== null);
       figure.hidden = places.length !== 1 || drawn.length < 2;
       if (figure.hidden) return;
+      const passes = drawn.map((row) => row.seconds).filter((seconds) => seconds > 0.001);
+      const start = passes.length ? Math.min(...passes) / 1.6 : 0.001; // as `cost_start` has it
       const points = drawn.map((row) => {
         const [value, low, high] = row.metrics[metric.name];
-        return { name: row.title, seconds: row.seconds, value, low, high, x: Math.max(row.seconds, 0.001), y: value, detail: `${metric.title} ${fixed(value)} ${bracket(row.metrics[metric.name])}, ${short(row.seconds)} s an architecture, n = ${whole(row.n)}` };
+        return { name: row.title, seconds: row.seconds, value, low, high, x: Math.max(row.seconds, start), y: value, detail: `${metric.title} ${fixed(value, metric.digits)} ${bracket(row.metrics[metric.name], metric.digits)}, ${short(row.seconds)} s an architecture, n = ${whole(row.n)}` };
       });
       const caption = `${metric.title} against cost, with 95% intervals. In colour: the Pareto front, of which no proxy is both cheaper and better. Point at one to see its figures; a name without room is left out.`;
-      const signals = { heading: metric.heading, better: metric.lower ? "lower" : "higher" };
+      const signals = { heading: metric.heading, better: metric.lower ? "lower" : "higher", start };
       chart(figure, "cost", { points }, signals, `${metric.title} against cost, ${points.length} proxies`, [html("figcaption", {}, caption)], points);
     }
 

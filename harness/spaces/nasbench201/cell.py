@@ -139,24 +139,15 @@ def cell_key(codes: tuple[int, ...], keep_dead: bool, strided: bool = False) -> 
             stack.extend(i for i in inputs[instance] if i >= 0)
 
     # Depth-first labels say how an instance is made, and appearances how it is used; equal ones are permuted.
-    def made(instance: int) -> tuple:
-        if instance < 0:
-            return (-1,)
-        return (operations[instance], *sorted(made(i) for i in inputs[instance]))
-
-    kept = sorted(live)
-    depth = {-1: 0}
+    kept = sorted(live)  # inputs before what they feed
+    depth, made = {-1: 0}, {-1: (-1,)}
+    uses: dict[int, list[tuple]] = {instance: [] for instance in (-1, *kept)}
     for instance in kept:
         depth[instance] = 1 + max((depth[i] for i in inputs[instance]), default=0)
-    profile = {
-        i: (
-            depth[i],
-            made(i),
-            output.count(i),
-            tuple(sorted(made(j) for j in kept for k in inputs[j] if k == i)),
-        )
-        for i in kept
-    }
+        made[instance] = (operations[instance], *sorted(made[i] for i in inputs[instance]))
+        for i in inputs[instance]:
+            uses[i].append(made[instance])
+    profile = {i: (depth[i], made[i], output.count(i), tuple(sorted(uses[i]))) for i in kept}
     groups = [
         list(members) for _, members in itertools.groupby(sorted(kept, key=profile.__getitem__), profile.__getitem__)
     ]
