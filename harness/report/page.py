@@ -53,7 +53,8 @@ from harness.report.measures import (
 )
 from harness.report.standing import cells_of, groups_of, standing
 from harness.seeds import stable_rng
-from harness.tables.leaderboard import digits_of, inapplicable
+from harness.tables.leaderboard import inapplicable
+from harness.tables.lines import digits_of
 
 #: Bytes that the scores of all scatter plots may take: the folder stays under 5 MB however many scores there are.
 POINT_BYTES = 1_300_000

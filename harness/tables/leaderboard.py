@@ -43,6 +43,7 @@ from harness.tables.cells import (
     with_commands,
 )
 from harness.tables.groups import group_letters, indistinguishable
+from harness.tables.lines import NOT_APPLICABLE, best_ranks, line_of, place_of
 from harness.tables.measure import Block, Measurements, split_dataset
 from harness.tables.sheet import Section, Sheet
 
@@ -58,8 +59,6 @@ MAIN = "kendall"
 SOURCES = (PAPER_INPUTS, "random")
 #: Populations above this are not asked for: a sample of the table's is.
 WORKABLE = 50_000
-#: Beginning of the note of a row that cannot have a figure.
-NOT_APPLICABLE = "not applicable"
 
 
 def entries(table: Any) -> list[str]:
@@ -428,12 +427,6 @@ def _state(rows: Sequence[Any], boards: Sequence[Board], ranked: Ranked) -> str:
     return text
 
 
-def _order(item: tuple[str, list[Cell]]) -> tuple:
-    """Ranked rows by rank, then those of another population, then those without figures."""
-    label, (first, *_) = item
-    return first.rank or math.inf, first.ours is None, label
-
-
 def _overall_section(sheet: Sheet, rows: Mapping[str, list[Cell]], ranked: Ranked, shown: Mapping[str, str]) -> Section:
     names = [f"mean rank, {metric_name(name)}" for name in ranked.metrics]
     section = Section("Over benchmarks", ["proxy", "rank", "group", *names, "notes"])
@@ -442,8 +435,8 @@ def _overall_section(sheet: Sheet, rows: Mapping[str, list[Cell]], ranked: Ranke
         f"all proxies that have scores: {', '.join(ranked.boards)}."
     )
     metrics = [f"rank by {name}" for name in ranked.metrics]
-    for label, row in sorted(rows.items(), key=_order):
-        section.rows.append(_row(sheet, shown[label], row, metrics, _best(rows)))
+    for label, row in sorted(rows.items(), key=place_of):
+        section.rows.append(line_of(sheet, shown[label], row, metrics, best_ranks(rows)))
     return section
 
 
@@ -466,58 +459,9 @@ def _sections(sheet: Sheet, board: Board, rows: Mapping[str, list[Cell]], shown:
         "What spends accuracies is no training-free proxy. Each has its figures over the population less the "
         f"architectures whose accuracies it asked for, chosen with seed {board.seed}, and is not ranked."
     )
-    for label, row in sorted(rows.items(), key=_order):
+    for label, row in sorted(rows.items(), key=place_of):
         counted = [f"{row[0].n:,}" if row[0].n else ""]
         figures = [*board.metrics, "seconds"]
-        line = _row(sheet, shown[label], row, figures, _best(rows), counted, [row[0].inputs])
+        line = line_of(sheet, shown[label], row, figures, best_ranks(rows), counted, [row[0].inputs])
         (apart if label in board.spent else section).rows.append(line)
     return [section, apart] if apart.rows else [section]
-
-
-def _row(
-    sheet: Sheet,
-    name: str,
-    row: Sequence[Cell],
-    metrics: Sequence[str],
-    best: Mapping[str, float],
-    before: Sequence[str] = (),
-    after: Sequence[str] = (),
-) -> list[str]:
-    """One line: rank and group by the first figure, what stands before the figures and after, marks of the notes.
-
-    Args:
-        best: the best rank by metric, of which the values are bold.
-    """
-    marks = " ".join(sheet.mark(n) for n in dict.fromkeys(n for cell in row for n in cell.note.split("; ") if n))
-    first = row[0]
-    figures = {
-        cell.metric: _shown(cell, cell.rank is not None and cell.rank == best.get(cell.metric))
-        for cell in row
-        if cell.ours is not None
-    }
-    blank = "–" if figures else NOT_APPLICABLE if first.note.startswith(NOT_APPLICABLE) else "not computed"
-    rank = "–" if first.rank is None else f"{first.rank:g}"
-    return [name, rank, first.group or "–", *before, *(figures.get(one, blank) for one in metrics), *after, marks]
-
-
-def _best(rows: Mapping[str, Sequence[Cell]]) -> dict[str, float]:
-    """The best rank by metric."""
-    found: dict[str, float] = {}
-    for cell in (cell for row in rows.values() for cell in row if cell.rank is not None):
-        found[cell.metric] = min(cell.rank, found.get(cell.metric, math.inf))
-    return found
-
-
-def digits_of(name: str) -> int:
-    """Digits after the point with which a metric, or the mean of its ranks, is shown."""
-    return 2 if name.startswith(("rank", "regret")) else 3
-
-
-def _shown(cell: Cell, bold: bool = False) -> str:
-    if math.isnan(cell.ours):
-        return "undefined"
-    if cell.metric == "seconds":
-        return f"{cell.ours:.3f}"
-    digits = digits_of(cell.metric)
-    value = f"{cell.ours:.{digits}f}"
-    return f"{f'**{value}**' if bold else value} [{cell.ci_low:.{digits}f}, {cell.ci_high:.{digits}f}]"
