@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import random
 import threading
@@ -417,3 +418,24 @@ def test_runs_of_two_threads_keep_their_scorers_apart(tmp_path):
         scorer = Scorer(job)
         with neutral(CPU, threads=1):
             assert [scorer.score(i, [proxy.label])[0][1].score for i in held["index"]] == held["score"].tolist()
+
+
+def test_no_tensor_outlives_its_score():
+    """A hook of autograd that holds a tensor of its own graph keeps both for ever: a long run fills the memory."""
+
+    def score(spec: str) -> None:
+        layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)]
+        network = nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+        harness.score(network, torch.randn(16, 3, 8, 8), torch.arange(16) % 5, proxies=[spec])
+
+    def alive() -> int:
+        gc.collect()
+        return sum(isinstance(one, torch.Tensor) for one in gc.get_objects())
+
+    specs = [*available(), "eznas_a:variant=repo", "croze:variant=repo", "vkdnw:rows=4"]
+    for spec in specs:  # what is made once and kept is made here
+        score(spec)
+    before = alive()
+    for spec in specs:
+        score(spec)
+    assert alive() == before

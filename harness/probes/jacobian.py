@@ -104,6 +104,7 @@ class Recording:
         self._calls: Counter[int] = Counter()  # of parameters, by operations that have a closed form
         self._scales: dict[tuple[int, ...], float | None] = {}  # of BatchNorms, by the ids of their tensors
         self._last: tuple | None = None
+        self._rows = _Rows()
         self._head = None
         self._know_scales()
         if layout.apart:
@@ -182,10 +183,10 @@ class Recording:
     def _follow(self, forms: dict[int, Callable[[Any], Any]], output: Any) -> Any:
         """The output of an operation whose gradient the forms read."""
         if forms and output.requires_grad:
-            output.register_hook(partial(self._collect, forms))
+            output.register_hook(partial(_collect, self._rows, forms))
         elif forms:
             leaf = output.detach().requires_grad_(True)
-            leaf.register_hook(partial(self._collect, forms))
+            leaf.register_hook(partial(_collect, self._rows, forms))
             self._leaves.append(leaf)
             return leaf + 0  # what follows may write in place, which a leaf forbids
         return output
@@ -228,19 +229,31 @@ class Recording:
         import torch
 
         shape = (len(output), len(cotangents), len(self._place))
-        self._found = torch.zeros(shape, dtype=torch.float64, device=output.device)
+        rows = self._rows
+        rows.found = torch.zeros(shape, dtype=torch.float64, device=output.device)
         if self._leaves and output.requires_grad:
             for row, cotangent in enumerate(cotangents):
-                self._row, more = row, row + 1 < len(cotangents)
+                rows.number, more = row, row + 1 < len(cotangents)
                 torch.autograd.grad(output, self._leaves, cotangent.contiguous(), retain_graph=more, allow_unused=True)
-        return self._found
-
-    def _collect(self, forms: dict[int, Callable[[Any], Any]], grad: Any) -> None:
-        for column, form in forms.items():
-            self._found[:, self._row, column] += form(grad)
+        return rows.found
 
     def _generic_jacobian(self) -> Any:
         return _generic_jacobian(self._network, list(self._generic), self._images).double()
+
+
+class _Rows:
+    """What the hooks of a backward pass fill: row `number` of `found` (B, r, p).
+
+    A hook may hold no tensor of its graph, and so no recording, which has the logits: both would then never be freed.
+    """
+
+    found: Any = None
+    number: int = 0
+
+
+def _collect(rows: _Rows, forms: dict[int, Callable[[Any], Any]], grad: Any) -> None:
+    for column, form in forms.items():
+        rows.found[:, rows.number, column] += form(grad)
 
 
 def _one_hot(output: Any) -> Any:

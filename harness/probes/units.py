@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.probes.base import Probe, Subject, Unscorable, gradients, outputs, to_host
@@ -111,12 +112,8 @@ class _Units:
             number, self._count = self._count, self._count + 1
             self._relus[id(result)] = result, number
             if result.grad_fn is not None:
-                result.grad_fn.register_hook(lambda arriving, _: self._collect(number, arriving))
+                result.grad_fn.register_hook(partial(_collect, self.arrived, number))
         return result
-
-    def _collect(self, number: int, arriving: tuple) -> None:
-        if arriving and arriving[0] is not None:
-            self.arrived[number] = arriving[0].detach()
 
     def _convolution(self, operation: Operation) -> Any:
         relu = self._relus.get(id(operation.input))
@@ -136,3 +133,9 @@ class _Units:
         if found is not None and found[0] is operation.input and operation.name == "batch_norm":
             self.units.append(found[1])
         return operation.run()
+
+
+def _collect(arrived: dict[int, torch.Tensor], number: int, arriving: tuple, _: tuple) -> None:
+    """A hook of autograd: it may hold no tensor of its graph, which would then never be freed."""
+    if arriving and arriving[0] is not None:
+        arrived[number] = arriving[0].detach()
