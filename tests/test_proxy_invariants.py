@@ -267,7 +267,9 @@ def other_values(proxy: Proxy) -> list[Proxy]:
     changed = []
     for field in dataclasses.fields(proxy):
         value = getattr(proxy, field.name)
-        if isinstance(value, bool):
+        if field.name == "biases":  # which torch's own initialisation draws alone
+            changed.append({"biases": not value, "init": "default"})
+        elif isinstance(value, bool):
             changed.append({field.name: not value})
         elif isinstance(value, int):
             changed.append({field.name: value + 1})
