@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import html
 import json
 import re
@@ -44,7 +45,7 @@ from harness.report.measures import (
 )
 from harness.report.page import build_page
 from harness.report.plots import PLOTS, choose
-from harness.report.standing import cells_of
+from harness.report.standing import cells_of, standing
 from harness.tables.cells import load_table
 from harness.tables.leaderboard import build_leaderboard
 from harness.tables.measure import Measurements, resamples_for
@@ -533,6 +534,15 @@ def test_proxies_of_other_packages_stand_in_the_matrix(root, board, monkeypatch)
     monkeypatch.setattr("harness.report.standing.rows_of", lambda table: [RowConfig(proxy="flops")])
     cells = cells_of(ScoreStore(root), [board], RESAMPLES)
     assert {"flops", "params", "synflow"} <= {one.proxy for one in cells if one.ours is not None}
+
+
+def test_what_has_no_page_is_not_in_the_matrix(root, board):
+    """As what spends accuracies, which is never ranked beside what is training-free."""
+    cells = cells_of(ScoreStore(root), [board], RESAMPLES)
+    one = next(cell for cell in cells if cell.proxy == "flops" and cell.ours is not None)
+    pages = {cell.proxy: cell.proxy for cell in cells}
+    found = standing([*cells, dataclasses.replace(one, proxy="robot", rank=None)], pages)
+    assert "robot" not in {row["proxy"] for row in found["rows"]} >= {"flops"}
 
 
 def test_the_foot_says_what_made_the_page_and_how_to_cite_it(site, monkeypatch):

@@ -46,7 +46,7 @@ def standing(cells: Sequence[Cell], pages: Mapping[str, str]) -> dict[str, Any]:
     """What the matrix draws.
 
     Args:
-        pages: the file of a proxy's page by its name.
+        pages: the file of a proxy's page by its name. What has none, as all that spends accuracies, is left out.
 
     Returns:
         `metrics`: name, title, digits and whether lower is better. `places`: benchmark, dataset, population, n of the
@@ -61,7 +61,7 @@ def standing(cells: Sequence[Cell], pages: Mapping[str, str]) -> dict[str, Any]:
     names = list(dict.fromkeys(general_name(cell.metric) for cell in ranked))
     rows: dict[str, dict[str, Any]] = {}
     for cell in cells:
-        if cell.ours is None or cell.metric == "seconds":
+        if cell.ours is None or cell.metric == "seconds" or cell.proxy not in pages:
             continue
         if cell.dataset != "all" and (cell.benchmark, cell.dataset) not in places:
             continue
