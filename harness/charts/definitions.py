@@ -326,7 +326,9 @@ def published() -> Any:
     repeated = [(colour, shape) for shape in shapes for colour in COLOURS]
     colours = alt.Scale(domain=signal("names"), range=[colour for colour, _ in repeated])
     forms = alt.Scale(domain=signal("names"), range=[shape for _, shape in repeated])
-    legend = alt.Legend(orient="bottom", title=None, columns=2, labelLimit=230, symbolOpacity=1)
+    legend = alt.Legend(
+        orient="bottom", title=None, columns=2, labelLimit=230, labelFontSize=10, columnPadding=24, symbolOpacity=1
+    )
     ends = alt.Chart(alt.InlineData(values=[{"at": -1}, {"at": 1}]))
     x = alt.X("printed:Q", scale=alt.Scale(domain=[-0.6, 1], clamp=True), title="printed", axis=alt.Axis(tickCount=8))
     y = alt.Y("ours:Q", scale=alt.Scale(domain=[-0.6, 1], clamp=True), title=None, axis=alt.Axis(tickCount=8))
