@@ -58,6 +58,7 @@ def standing(cells: Sequence[Cell], pages: Mapping[str, str]) -> dict[str, Any]:
     places = {}
     for cell in ranked:
         places.setdefault((cell.benchmark, cell.dataset), (cell.population, cell.n))
+    columns = {place: number for number, place in enumerate(places)}
     names = list(dict.fromkeys(general_name(cell.metric) for cell in ranked))
     rows: dict[str, dict[str, Any]] = {}
     for cell in cells:
@@ -77,7 +78,7 @@ def standing(cells: Sequence[Cell], pages: Mapping[str, str]) -> dict[str, Any]:
             continue
         name = general_name(cell.metric)
         figures = row["figures"].setdefault(name, [None] * len(places))
-        figures[list(places).index((cell.benchmark, cell.dataset))] = [
+        figures[columns[cell.benchmark, cell.dataset]] = [
             *_rounded(cell, digits_of(name)),
             cell.rank,
             cell.n,
