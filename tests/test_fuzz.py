@@ -28,6 +28,16 @@ def test_nothing_gets_in():
         assert one["tries"] > 0
 
 
+def test_memory_is_that_of_the_process_alone():
+    """A parent of 400 MB, as a test process may be: what it starts has no more than its own."""
+    measure = "import sys; sys.path.insert(0, sys.argv[1]); import fuzzing; print(fuzzing.peak_memory())"
+    command = [sys.executable, "-c", measure, str(FUZZING.parent)]
+    alone = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    parent = f"import subprocess; held = bytes([1]) * {alone + 400 * 10**6}; subprocess.run({command!r}, check=True)"
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True)
+    assert abs(int(done.stdout) - alone) < 100 * 10**6
+
+
 def raises(error: BaseException) -> Any:
     def read(case: Any, folder: Path) -> None:
         raise error
