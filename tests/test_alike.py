@@ -16,13 +16,13 @@ from harness import cli
 from harness.benchmarks.benchmark import Benchmark, list_benchmarks, load_benchmark
 from harness.config import compose_config
 from harness.engine.alike import alike
-from harness.engine.scorer import Job, score_subject
+from harness.engine.scorer import Job, Scorer, score_subject
 from harness.engine.scoring import plan, run
 from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.errors import HarnessError
 from harness.probes.base import EncodingProbe, Subject
 from harness.proxies import available, get_proxy
-from harness.rankings.results import Reader
+from harness.rankings.results import Reader, inapplicable
 from harness.seeds import stable_seed
 from harness.tables.leaderboard import build_leaderboard
 from harness.tables.measure import Measurements
@@ -297,3 +297,28 @@ def test_tables_say_whose_scores_they_are(tmp_path):
     cells = table_cells(table, Measurements(ScoreStore(tmp_path)))
     found = {cell.proxy: (cell.ours is not None, cell.note) for cell in cells}
     assert found == {"zen": (True, "scores of cifar10: reads no head"), "flops": (True, "")}
+
+
+def test_a_decoder_that_is_not_built_is_a_reason():
+    """TransNAS-Bench-101's networks for normals end in one: what reads the last layer has no score, counts have."""
+    benchmark = load_benchmark("transnas101_micro")
+    assert {name for name, one in benchmark.datasets.items() if one.head == "decoder"} == {
+        "segmentsemantic", "normal", "autoencoder",
+    }  # fmt: skip
+    labels = ("synflow", "entropic_score:batch_size=2", "snip:batch_size=2", "params")
+    found = {}
+    for dataset in ("class_scene", "normal"):
+        scorer = Scorer(Job(benchmark.name, dataset, labels, device="cpu"))
+        index = int(benchmark.population("unique.sample(1, seed=1)")[0])
+        found[dataset] = {label: (row.status, row.score) for label, row in scorer.score(index, labels)}
+    reason = "reads the last layer, and the decoder of normal is not built"
+    assert found["normal"]["synflow"] == found["normal"]["snip:batch_size=2"] == (reason, None)
+    assert found["normal"]["params"][0] == "ok"
+    assert found["normal"]["entropic_score:batch_size=2"] == found["class_scene"]["entropic_score:batch_size=2"]
+    assert {status for status, _ in found["class_scene"].values()} == {"ok"}
+    snip = get_proxy("snip")
+    keys = alike(benchmark, snip, ScoreKey(benchmark.name, "normal", "random", "snip", 0))
+    assert {key.dataset for key in keys} == {"autoencoder"}
+    assert inapplicable("ssnr", benchmark, "normal") == reason
+    assert inapplicable("ssnr", benchmark) == inapplicable("ssnr", benchmark, "class_scene") == ""
+    assert inapplicable("dss", benchmark, "normal") == "no attention in this space"

@@ -183,7 +183,7 @@ def test_the_population_is_the_largest_that_the_others_share(store):
     for proxy in ("flops", "params", "synflow"):
         append(store, proxy, 9.0, "sample(300, seed=0)")
     where = place("nasbench201", None, ScoreStore(store))
-    mine, others = [contestant("zico")], contestants(["flops", "params", "synflow"], BENCHMARK)
+    mine, others = [contestant("zico")], contestants(["flops", "params", "synflow"], where)
     assert choose(where, mine, others) == ("sample(300, seed=0)", [])
     assert choose(where, mine, others, modest=True) == ("sample(100, seed=0)", ["sample(300, seed=0)"])
     append(store, "zico", 6.0, "sample(100, seed=0)", inputs="random")
@@ -330,9 +330,14 @@ def test_a_name_that_another_proxy_bears_is_refused(store):
 
 
 def test_names_of_a_scoring_run(store):
-    assert scored(["az_nas", "flops"], BENCHMARK) == ("az_expressivity", "az_progressivity", "az_trainability", "flops")
-    assert scored(["their_proxies:Mine"], BENCHMARK) == ("their_proxies:Mine",)
-    every = scored(["all"], BENCHMARK)
+    assert scored(["az_nas", "flops"], BENCHMARK, "cifar10") == (
+        "az_expressivity",
+        "az_progressivity",
+        "az_trainability",
+        "flops",
+    )
+    assert scored(["their_proxies:Mine"], BENCHMARK, "cifar10") == ("their_proxies:Mine",)
+    every = scored(["all"], BENCHMARK, "cifar10")
     assert "snip" in every
     assert "dss" not in every, "no attention in these cells"
 

@@ -25,10 +25,14 @@ _FILE = re.compile(r"[\w][\w.+-]*")
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """What the networks are built for: number of classes, side of the images in pixels."""
+    """What the networks are built for: number of classes, side of the images in pixels, and what they end in.
+
+    `decoder`: the trained networks ended in one that is not built here, and what reads the last layer has no score.
+    """
 
     classes: int
     resolution: int
+    head: Literal["linear", "decoder"] = "linear"
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,16 @@ ACCURACIES = "accuracies.parquet"
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a benchmark's networks were trained on: number of classes, image side in pixels."""
+    """What a benchmark's networks were trained on: number of classes, image side in pixels; and `head`.
+
+    `head` is `linear`, the last layer that is built, or `decoder`: the trained networks ended in one, for which a
+    linear layer stands here.
+    """
 
     name: str
     classes: int
     resolution: int
+    head: str = "linear"
 
 
 @dataclass(frozen=True)

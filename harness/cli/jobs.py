@@ -6,17 +6,19 @@ from collections.abc import Iterable
 from typing import Any
 
 from harness.benchmarks.benchmark import Benchmark, load_benchmark
+from harness.engine.applicable import inapplicable
 from harness.engine.scorer import Job
-from harness.proxies import available, spec_of
+from harness.proxies import available, get_proxy, spec_of
 
 
 def job_of(config: Any) -> Job:
     """The engine's job for a configuration of `harness score`. Raises UnknownNameError: no such benchmark or proxy."""
     benchmark = load_benchmark(config.benchmark)
+    dataset = config.dataset or next(iter(benchmark.datasets))
     return Job(
         benchmark=config.benchmark,
-        dataset=config.dataset or next(iter(benchmark.datasets)),
-        proxies=scored(config.proxies, benchmark),
+        dataset=dataset,
+        proxies=scored(config.proxies, benchmark, dataset),
         inputs=config.inputs.name,
         inputs_path=config.inputs.path,
         seed=config.seed,
@@ -32,15 +34,15 @@ def job_of(config: Any) -> Job:
     )
 
 
-def scored(names: Iterable[str], benchmark: Benchmark) -> tuple[str, ...]:
+def scored(names: Iterable[str], benchmark: Benchmark, dataset: str) -> tuple[str, ...]:
     """The proxies that are scored for some names, each once: an aggregate stands for its members.
 
-    `all` stands for every proxy, with its default settings, that applies to the benchmark's space.
+    `all` stands for every proxy, with its default settings, that has a value on the dataset's networks.
     """
     found: list[str] = []
     for name in names:
         if name == "all":
-            found += [one for one, cls in available().items() if cls.requires in ("", *benchmark.space.parts)]
+            found += [one for one in available() if not inapplicable(get_proxy(one), benchmark, dataset)]
         elif name.split(":")[0] in available():
             found.append(name)
         else:  # an aggregate, or a proxy of a module

@@ -96,10 +96,10 @@ def _compare(
 
     def at(name: str, one: str | None, modest: bool = False) -> Comparison:
         where = place(name, one, store, seed, target)
-        named = contestants(proxies, where.benchmark)
+        named = contestants(proxies, where)
         if not named:
             raise HarnessError("name a proxy to compare: harness compare mymodule:MyProxy")
-        others = None if against is None else contestants(against, where.benchmark)
+        others = None if against is None else contestants(against, where)
         return compare_at(where, named, others, population, metric, resamples, how, modest)
 
     if isinstance(benchmark, str) and benchmark != "all" and "/" not in benchmark:

@@ -275,7 +275,7 @@ def standings(one: Contestant, store: ScoreStore) -> Iterable[Standing]:
             continue
         where = place(benchmark, dataset, store)
         # A learned ranking is one of other architectures.
-        known = contestants(EVERY, where.benchmark)
+        known = contestants(EVERY, where)
         others = [other for other in known if other.label != one.label and other.kind != "learned"]
         try:
             population, _ = choose(where, [one], others)

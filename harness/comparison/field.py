@@ -23,7 +23,7 @@ from harness.errors import HarnessError
 from harness.rankings.learned import LEARNED
 from harness.rankings.results import PAPER_INPUTS, Scores, proxies_of
 from harness.tables.groups import group_letters, indistinguishable, margins
-from harness.tables.leaderboard import gain_places, inapplicable
+from harness.tables.leaderboard import gain_places
 
 #: Populations that are looked at where none is asked for, the largest first.
 POPULATIONS = (
@@ -201,13 +201,13 @@ def compare_at(
         HarnessError: scores are missing, with the command that computes them; a metric that means nothing for what is
             stored.
     """
-    wanted = contestants(EVERY, where.benchmark) if against is None else against
+    wanted = contestants(EVERY, where) if against is None else against
     others = [one for one in wanted if one.label not in {one.label for one in named}]
     check_definitions(where.store.root, (proxy for one in named for proxy in proxies_of(one.spec)))
     for one in named:
-        required = inapplicable(one.spec, where.benchmark.space)
-        if required:
-            raise HarnessError(f"{one.label} does not apply to {where.name}: no {required} in this space")
+        reason = where.block.inapplicable(one.spec)
+        if reason:
+            raise HarnessError(f"{one.label} does not apply to {where.name}: {reason}")
     larger: list[str] = []
     # With images at hand, noise does not stand in for them.
     inputs = PAPER_INPUTS if how is not None and how.source == PAPER_INPUTS else None
@@ -278,8 +278,9 @@ def _has_changed(where: Place, one: Contestant) -> bool:
 
 
 def _reason(where: Place, one: Contestant, population: str) -> str:
-    if inapplicable(one.spec, where.benchmark.space):
-        return "does not apply to this space"
+    why = where.block.inapplicable(one.spec)
+    if why:
+        return f"does not apply: {why}"
     if one.kind == "learned" and not where.read(one, population)[1].missing:
         return "the population is no larger than the architectures that it is trained on"
     return "not stored on this population"

@@ -22,7 +22,7 @@ from harness.rankings.aggregates import AGGREGATES, find_aggregate
 from harness.rankings.learned import LEARNED
 from harness.rankings.results import PAPER_INPUTS, Scores, inputs_of, proxies_of, scoring_commands
 from harness.spaces.base import Space
-from harness.tables.leaderboard import SOURCES, inapplicable
+from harness.tables.leaderboard import SOURCES
 from harness.tables.measure import Block, Measurements
 
 if TYPE_CHECKING:
@@ -66,12 +66,12 @@ def contestant(given: str | Proxy | type[Proxy]) -> Contestant:
     return Contestant(proxy.label, proxy)
 
 
-def contestants(given: str | Proxy | type[Proxy] | Iterable | None, benchmark: Benchmark) -> list[Contestant]:
+def contestants(given: str | Proxy | type[Proxy] | Iterable | None, where: Place) -> list[Contestant]:
     """One or several contestants, each once; all that apply to the benchmark for None or `all`."""
     if given is None or (isinstance(given, str) and given == EVERY):
-        features = type(benchmark.space).graph_features is not Space.graph_features
+        features = type(where.benchmark.space).graph_features is not Space.graph_features
         learned = [name for name, model in LEARNED.items() if features or not model.graf]
-        names = [name for name in (*available(), *AGGREGATES, *learned) if not inapplicable(name, benchmark.space)]
+        names = [name for name in (*available(), *AGGREGATES, *learned) if not where.block.inapplicable(name)]
         return [contestant(name) for name in names]
     several = [given] if isinstance(given, (str, Proxy, type)) else list(given)
     return list({one.label: one for one in map(contestant, several)}.values())
@@ -255,7 +255,7 @@ def load_scores(
         HarnessError: scores are missing, with the command that computes them; an unknown name.
     """
     where = place(benchmark, dataset, open_store(store, stores), seed, target)
-    wanted = contestants(proxies, where.benchmark)
+    wanted = contestants(proxies, where)
     check_definitions(where.store.root, (proxy for one in wanted for proxy in proxies_of(one.spec)))
     where.block.population(population)
     if proxies is None or proxies == EVERY:
@@ -300,7 +300,7 @@ def score_benchmark(
     """
     how = Scoring(inputs, inputs_path, processes(workers), device, progress)
     where = place(benchmark, dataset, open_store(store, stores), seed)
-    wanted = contestants(proxies, where.benchmark)
+    wanted = contestants(proxies, where)
     score_missing(where, wanted, population, how)
     where = where.afresh()
     missing = where.lacking(wanted, population, how.source)

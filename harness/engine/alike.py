@@ -26,7 +26,7 @@ def alike(benchmark: Benchmark, proxy: Proxy, key: ScoreKey) -> tuple[ScoreKey, 
         for name, other in benchmark.datasets.items()
         if name != key.dataset
         and other.resolution == own.resolution
-        and (other.classes == own.classes or not proxy.reads_head)
+        and ((other.classes, other.head) == (own.classes, own.head) or not proxy.reads_head)
     )
 
 

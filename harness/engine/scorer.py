@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from harness.benchmarks.benchmark import Benchmark, load_benchmark
+from harness.engine.applicable import unbuilt
 from harness.engine.inputs import load_inputs
 from harness.engine.store import Row, ScoreKey
 from harness.errors import HarnessError, cause
@@ -241,8 +242,12 @@ class Scorer:
             return {name: value[0] if isinstance(value, np.ndarray) else value for name, value in seen.items()}
 
         proxies = [self.proxies[label] for label in labels]
-        with neutral(self.device):
-            found = score_subject(self.subject(index), proxies, read)
+        reasons = {p.label: unbuilt(p, self.benchmark, self.dataset.name) for p in proxies}
+        found = {label: Result(None, 0.0, why) for label, why in reasons.items() if why}
+        if len(found) < len(proxies):
+            with neutral(self.device):
+                left = (proxy for proxy in proxies if proxy.label not in found)
+                found |= score_subject(self.subject(index), left, read)
         return [(p.label, Row(index, *found[p.label], p.version)) for p in proxies]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from harness.benchmarks.benchmark import Benchmark
 from harness.config import choices
+from harness.engine import applicable
 from harness.engine.alike import alike, reason
 from harness.engine.inputs import STAND_INS
 from harness.engine.store import ScoreKey, ScoreStore, check_range
@@ -78,6 +79,11 @@ def proxies_of(spec: str | Proxy) -> tuple[Proxy, ...]:
     if aggregate is None:
         return (get_proxy(spec),)
     return tuple(proxy for member in aggregate.members for proxy in proxies_of(member))
+
+
+def inapplicable(spec: str | Proxy, benchmark: Benchmark, dataset: str | None = None) -> str:
+    """Why a proxy, an aggregate or a learned ranking has no value there, by its first member that has none; or ""."""
+    return next(filter(None, (applicable.inapplicable(proxy, benchmark, dataset) for proxy in proxies_of(spec))), "")
 
 
 @cache

@@ -28,9 +28,8 @@ from harness.errors import HarnessError
 from harness.proxies import available, get_proxy
 from harness.proxies.base import Proxy
 from harness.rankings.aggregates import AGGREGATES
-from harness.rankings.results import PAPER_INPUTS, Reader, Scores, inputs_of, scoring_commands
+from harness.rankings.results import PAPER_INPUTS, Reader, Scores, inapplicable, inputs_of, scoring_commands
 from harness.tables.cells import METRIC_NAMES, load_table, place_of, read_published
-from harness.tables.leaderboard import inapplicable
 from harness.tables.measure import resamples_for, split_dataset
 
 #: Populations looked at, where a space has them, besides those that the tables of its benchmark name.
@@ -188,7 +187,7 @@ class Board:
 
     def defaults(self) -> list[Entry]:
         """Every proxy that applies to the space, with its defaults on its paper's mini-batches, and every aggregate."""
-        names = [name for name in available() if not inapplicable(name, self.benchmark.space)]
+        names = [name for name in available() if not inapplicable(name, self.benchmark, self.dataset)]
         proxies = [Entry(name, inputs_of(get_proxy(name), PAPER_INPUTS, self.dataset)) for name in names]
         return proxies + [Entry(name, PAPER_INPUTS) for name in AGGREGATES]
 

@@ -30,7 +30,7 @@ from harness.progress import progress_bar
 from harness.proxies import available, get_proxy
 from harness.proxies.base import Proxy
 from harness.rankings.aggregates import AGGREGATES, Aggregate
-from harness.rankings.results import proxies_of
+from harness.rankings.results import inapplicable, proxies_of
 from harness.report.measures import (
     Board,
     Entry,
@@ -53,7 +53,6 @@ from harness.report.measures import (
 )
 from harness.report.standing import cells_of, groups_of, standing
 from harness.seeds import stable_rng
-from harness.tables.leaderboard import inapplicable
 from harness.tables.lines import digits_of
 
 #: Bytes that the scores of all scatter plots may take: the folder stays under 5 MB however many scores there are.
@@ -343,7 +342,7 @@ def proxy_facts(name: str) -> dict[str, Any]:
 
 def _scoring_command(name: str) -> str:
     """A command that scores a proxy, or the members of an aggregate, on the first benchmark to which it applies."""
-    fits = [one for one in list_benchmarks() if not inapplicable(name, load_benchmark(one).space)]
+    fits = [one for one in list_benchmarks() if not inapplicable(name, load_benchmark(one))]
     if not fits:
         return ""
     benchmark = DEFAULT_BENCHMARK if DEFAULT_BENCHMARK in fits else fits[0]

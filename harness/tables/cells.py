@@ -48,6 +48,9 @@ MARK = "†"
 #: Stands beside a published figure that was not checked against the paper.
 UNVERIFIED = "?"
 
+#: Beginning of the note of a row that cannot have a figure.
+NOT_APPLICABLE = "not applicable"
+
 METRIC_NAMES = {"kendall": "Kendall tau", "spearman": "Spearman rho", "top_1%": "top-1% precision"}
 
 

@@ -30,9 +30,10 @@ from harness.proxies import available
 from harness.rankings.aggregates import AGGREGATES
 from harness.rankings.labelled import LABELLED
 from harness.rankings.learned import LEARNED
-from harness.rankings.results import PAPER_INPUTS, Scores, proxies_of
+from harness.rankings.results import PAPER_INPUTS, Scores
 from harness.tables import cells as figures
 from harness.tables.cells import (
+    NOT_APPLICABLE,
     Cell,
     find_block,
     interval_text,
@@ -43,7 +44,7 @@ from harness.tables.cells import (
     with_commands,
 )
 from harness.tables.groups import group_letters, indistinguishable
-from harness.tables.lines import NOT_APPLICABLE, best_ranks, line_of, place_of
+from harness.tables.lines import best_ranks, line_of, place_of
 from harness.tables.measure import Block, Measurements, split_dataset
 from harness.tables.sheet import Section, Sheet
 
@@ -104,7 +105,7 @@ class Board:
     elsewhere: Sequence[str] = ()
     #: How many accuracies rows spend that stand apart, by their labels.
     spent: Mapping[str, int] = field(default_factory=dict)
-    #: What rows that cannot have figures require, by their labels.
+    #: Why rows cannot have figures, by their labels.
     inapplicable: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -175,7 +176,7 @@ def _board(table: Any, rows: Sequence[Any], spending: Sequence[Any], entry: str,
     populations = populations_of(table, block)
     if not populations:
         return Board(benchmark, dataset, None, f"none of the table's populations has figures of {entry}")
-    required = {_label(row): inapplicable(row.proxy, block.benchmark.space) for row in rows}
+    required = {_label(row): block.inapplicable(row.proxy) for row in rows}
     board.inapplicable = {label: what for label, what in required.items() if what}
     found: dict[str, dict[str, _Found]] = {name: {} for name in populations}
     lacking: dict[str, dict[str, Scores]] = {name: {} for name in populations}
@@ -207,7 +208,7 @@ def _board(table: Any, rows: Sequence[Any], spending: Sequence[Any], entry: str,
             if label not in complete:
                 others.setdefault(label, one)
     board.elsewhere = list(others)
-    apart = [row for row in spending if not inapplicable(row.proxy, block.benchmark.space)] if board.population else []
+    apart = [row for row in spending if not block.inapplicable(row.proxy)] if board.population else []
     for row in apart:
         for source in SOURCES if row.inputs == PAPER_INPUTS else (row.inputs,):
             scores = block.scores(row.proxy, board.population, source, table.seeds[0])
@@ -238,11 +239,6 @@ class _Found:
     scores: Scores
 
 
-def inapplicable(spec: str, space: Any) -> str:
-    """What a proxy requires that the networks of a space do not have; "" where there is nothing."""
-    return next((proxy.requires for proxy in proxies_of(spec) if proxy.requires not in ("", *space.parts)), "")
-
-
 def _cells(
     board: Board,
     rows: Sequence[Any],
@@ -266,7 +262,7 @@ def _cells(
             published=None, note=row.note, benchmark=board.benchmark, population=population, inputs=inputs,
         )  # fmt: skip
         if label in board.inapplicable:
-            reason = f"{NOT_APPLICABLE}: no {board.inapplicable[label]} in this space"
+            reason = f"{NOT_APPLICABLE}: {board.inapplicable[label]}"
             cells.append(replace(empty, note="; ".join(filter(None, [reason, row.note]))))
             continue
         if label not in found:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from harness.tables.cells import Cell
+from harness.tables.cells import NOT_APPLICABLE, Cell
 from harness.tables.sheet import Sheet
-
-#: Beginning of the note of a row that cannot have a figure.
-NOT_APPLICABLE = "not applicable"
 
 
 def place_of(item: tuple[str, list[Cell]]) -> tuple:

@@ -14,7 +14,8 @@ from harness.benchmarks.benchmark import Benchmark, Target, load_benchmark
 from harness.correlation import Sample, sample_many
 from harness.engine.store import ScoreStore
 from harness.errors import HarnessError
-from harness.rankings.results import PAPER_INPUTS, Reader, Scores
+from harness.proxies.base import Proxy
+from harness.rankings.results import PAPER_INPUTS, Reader, Scores, inapplicable
 
 #: Rows times resamples that an interval may cost, and the fewest resamples of any. At 9,445 rows it leaves 264,
 #: which places the ends of an interval to about a sixth of a standard error.
@@ -71,6 +72,10 @@ class Block:
     def figure(self) -> Target:
         """What the accuracies are: kind, unit, direction."""
         return self.benchmark.target(self.dataset, self.target)
+
+    def inapplicable(self, spec: str | Proxy) -> str:
+        """Why a proxy or what is made of several has no value on these networks; "" where it has."""
+        return inapplicable(spec, self.benchmark, self.dataset)
 
     def admits(self, metric: str) -> bool:
         """Whether a metric means something for the figure: nDCG does for percentages alone."""

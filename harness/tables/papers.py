@@ -12,6 +12,7 @@ from harness.engine.store import ScoreKey
 from harness.errors import SelectionError
 from harness.rankings.results import Scores
 from harness.tables.cells import (
+    NOT_APPLICABLE,
     SLACK,
     UNVERIFIED,
     Cell,
@@ -62,6 +63,9 @@ class _Choice:
 
 def _choose(table: Any, row: Any, block: Block) -> _Choice:
     """Without scores, `other_seeds` is all that is missing."""
+    why = block.inapplicable(row.proxy)
+    if why:
+        return _Choice("", (), reason=f"{NOT_APPLICABLE}: {why}")
     lacking: tuple[tuple[str, ScoreKey], ...] = ()
     first_population: tuple[tuple[str, ScoreKey], ...] = ()
     populations = row.populations or table.populations
