@@ -619,7 +619,7 @@ def test_best_scored_are_counted_over_the_whole_population(root, tmp_path, board
     }
     assert len(points["index"]) >= len(ranks) == 50 + len(chart["besides"])
     assert ranks == {index: int(np.flatnonzero(order == index)[0]) + 1 for index in ranks}
-    assert sorted(ranks.values())[:100] == list(range(1, 101))
+    assert sorted(ranks.values())[:50] == list(range(1, 51))
 
 
 def test_a_score_tied_with_the_last_of_the_best_is_one_of_them():
@@ -817,7 +817,7 @@ def test_browser_opens_a_proxy_and_shows_architectures(site, page):
     dots = page.locator("[data-scatter] .dots_marks path")
     marked = page.locator(f"[data-scatter] .dots_marks path[fill='{colour(page, 'accent')}']")
     expect(dots).to_have_count(297)  # three have no score; figures and library come in scripts of their own
-    expect(marked).to_have_count(100)
+    expect(marked).to_have_count(50)
     page.get_by_label("Mark the best-scored").select_option("10")
     expect(marked).to_have_count(10)
     assert dots.count() == 297

@@ -56,14 +56,14 @@ from harness.seeds import stable_rng
 from harness.tables.lines import digits_of
 
 #: Bytes that the scores of all scatter plots may take: the folder stays under 5 MB however many scores there are.
-POINT_BYTES = 1_300_000
+POINT_BYTES = 1_000_000
 BYTES_A_POINT = 15
 
 #: Of commands that name an example.
 DEFAULT_BENCHMARK = "nasbench201"
 
 #: What a scatter plot can mark: the best-scored architectures, so many of the whole population.
-TOPS = (10, 100)
+TOPS = (10, 50)
 
 #: The charts that pages draw, as `definitions.chart` knows them.
 CHARTS = (*(f"scatter_{axis}" for axis in AXES), "ndcg", "cost")
