@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     from harness.probes.operations import Operation
 
-#: Which stages of NAS-Bench-201's network halve the resolution.
-REDUCTIONS = (6, 12)
+#: From one stage that halves the resolution to the next, in NAS-Bench-201's network, and which ones do.
+APART = 6
+REDUCTIONS = (APART, 2 * APART)
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Consistency(Probe):
         """The stage whose output belongs to a layer of stage `place`; `stages` for what the layer itself reads."""
         if self.variant == "paper" or place == stages:
             return place
-        return min(REDUCTIONS[0] * ((place + 1) // REDUCTIONS[0]), stages - 1)
+        return min(APART * ((place + 1) // APART), stages - 1)
 
 
 def _gradients(loss: torch.Tensor, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
