@@ -20,7 +20,7 @@ from harness.errors import HarnessError
 from harness.probes import jacobian as jacobians
 from harness.probes.base import Subject
 from harness.probes.fisher import FisherSketch, fisher_factor
-from harness.probes.jacobian import WeightJacobian
+from harness.probes.jacobian import WeightJacobian, jacobian_of
 from harness.proxies import get_proxy
 
 #: Of the tiny networks below: features that their last layer reads.
@@ -238,9 +238,10 @@ def subject_of(make_subject) -> Callable[..., Subject]:
     )
 
 
-def seen_of(probe, subject: Subject) -> dict[str, np.ndarray]:
+def seen_of(probe, subject: Subject, tensors: int = 128) -> dict[str, np.ndarray]:
     subject.keep_weights = True
-    return probe.run(subject, frozenset({"jacobian", "probabilities", "rows"}))
+    found = probe.run(subject, frozenset({jacobian_of(tensors), "probabilities", "rows"}))
+    return {"jacobian" if name == jacobian_of(tensors) else name: value for name, value in found.items()}
 
 
 def whole_jacobian(network: nn.Module, images: torch.Tensor, tensors: int = 128) -> np.ndarray:
@@ -282,7 +283,7 @@ def test_the_jacobian_of_any_network(subject_of, passes, kind, classes, tensors)
     """The passes are as many as features where a plain linear layer ends the network, else as many as classes."""
     subject = subject_of(kind, classes)
     images = subject.images(4)[0]
-    found = seen_of(WeightJacobian(batch_size=4, tensors=tensors, dtype="float64"), subject)
+    found = seen_of(WeightJacobian(batch_size=4, dtype="float64"), subject, tensors)
     closed = len(passes)
     expected = whole_jacobian(drawn(getattr(kind, "alike", kind)(classes)), images, tensors)
     assert found["jacobian"] == pytest.approx(expected, rel=1e-9, abs=1e-12)
@@ -291,6 +292,23 @@ def test_the_jacobian_of_any_network(subject_of, passes, kind, classes, tensors)
         assert closed == min(classes, FEATURES)
     elif kind in OTHERS:
         assert closed <= classes
+
+
+@pytest.mark.parametrize("kind", [Trunk, NoBias, WeightReadElsewhere, TiedLayers, Parametrized])
+@pytest.mark.parametrize("classes", [3, 12])
+def test_one_pass_serves_every_number_of_tensors(subject_of, passes, kind, classes):
+    """Bit for bit what each has by itself: a score is not to depend on what else was asked for."""
+    counts = (1, 2, 4, 128)
+    apart = [seen_of(WeightJacobian(batch_size=4), subject_of(kind, classes), count)["jacobian"] for count in counts]
+    once = len(passes) // len(counts)
+    passes.clear()
+    subject = subject_of(kind, classes)
+    subject.keep_weights = True
+    found = WeightJacobian(batch_size=4).run(subject, frozenset(map(jacobian_of, counts)))
+    assert len(passes) == once
+    for count, expected in zip(counts, apart, strict=True):
+        assert np.array_equal(found[jacobian_of(count)], expected)
+    assert {found[jacobian_of(count)].shape[2] for count in counts[:3]} == {1, 2, 4}
 
 
 @pytest.fixture
@@ -455,8 +473,10 @@ def test_scores_of_the_sketch(subject_of, name, variant):
     def score(**settings: int) -> float:
         spec = ":".join([name, f"variant={variant}", "batch_size=64", *(f"{k}={v}" for k, v in settings.items())])
         proxy = get_proxy(spec)
-        probe = next(iter(proxy.needs()))
-        seen = seen_of(probe, subject_of(Trunk, 12)) | {"trainable_layers": 3}
+        probe, names = next(iter(proxy.needs().items()))
+        subject = subject_of(Trunk, 12)
+        subject.keep_weights = True
+        seen = probe.run(subject, frozenset(names)) | {"trainable_layers": 3}
         return proxy.score(seen)
 
     exact = score()

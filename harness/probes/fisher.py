@@ -53,6 +53,7 @@ class FisherSketch(WeightJacobian):
     Where the whole Jacobian takes no more passes than `rows`, it is what is read: the information is exact then.
     """
 
+    tensors: int = 128
     rows: int = 16
     variant: str = "paper"
 
@@ -60,14 +61,15 @@ class FisherSketch(WeightJacobian):
         import torch
 
         found: list[torch.Tensor] = []
-        with recordings(subject, self) as recorded:
+        with recordings(subject, self, self.tensors) as recorded:
             for part in recorded:
                 probabilities = part.logits.detach().double().softmax(dim=1).cpu().numpy()
                 # One image's at a time: those of a thousand classes have a million entries.
                 factors = (torch.from_numpy(fisher_factor(one, self.variant)) for one in probabilities)
                 if part.fewest_rows <= self.rows:
-                    pairs = zip(factors, part.jacobian().cpu(), strict=True)
-                    found.append(torch.stack([factor @ jacobian for factor, jacobian in pairs]))
+                    (jacobian,) = part.jacobians([self.tensors])
+                    pairs = zip(factors, jacobian.cpu(), strict=True)
+                    found.append(torch.stack([factor @ one for factor, one in pairs]))
                     continue
                 if not found:
                     directions = self._directions(subject, probabilities.shape[1])

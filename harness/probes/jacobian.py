@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,12 +16,22 @@ if TYPE_CHECKING:
     from harness.probes.operations import Operation
 
 
+#: What an observable of `WeightJacobian` begins with that ends in a number of tensors.
+_JACOBIAN = "jacobian of "
+
+
+def jacobian_of(tensors: int) -> str:
+    """The observable of `WeightJacobian` that takes so many of the parameter tensors."""
+    return f"{_JACOBIAN}{tensors}"
+
+
 @dataclass(frozen=True)
 class WeightJacobian(Probe):
-    """d logits / d theta per image, theta the first element of each of the first `tensors` parameter tensors.
+    """d logits / d theta per image, theta the first element of each of the first parameter tensors.
 
-    Eval mode: at initialisation BatchNorm is then the identity map up to its epsilon. Observables: `jacobian`
-    (B, K, p) float64 and `probabilities` (B, K), the softmax of the logits.
+    Eval mode: at initialisation BatchNorm is then the identity map up to its epsilon. Observables:
+    `jacobian_of(tensors)` (B, K, p) float64, p the number of tensors or of all that there are, each from one pass over
+    the most that is asked for; and `probabilities` (B, K), the softmax of the logits.
 
     The authors differentiate whole networks by vmap(jacrev). The same values come from K backward passes of
     the whole batch with all weights frozen: the gradient of one weight is a closed form of the gradient at
@@ -32,28 +42,31 @@ class WeightJacobian(Probe):
 
     init: str = "kaiming_fan_in"
     batch_size: int = 64
-    tensors: int = 128
     dtype: str = "float32"
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch
 
-        with recordings(subject, self) as recorded:
-            parts = [(part.jacobian(), part.logits.detach()) for part in recorded]
-        jacobian, logits = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        return read_back({"jacobian": jacobian, "probabilities": logits.double().softmax(dim=1)})
+        counts = sorted(int(name.removeprefix(_JACOBIAN)) for name in wanted if name.startswith(_JACOBIAN))
+        with recordings(subject, self, max(counts, default=1)) as recorded:
+            parts = [(*part.jacobians(counts), part.logits.detach()) for part in recorded]
+        *jacobians, logits = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        found = dict(zip(map(jacobian_of, counts), jacobians, strict=True))
+        return read_back(found | {"probabilities": logits.double().softmax(dim=1)})
 
 
 @contextmanager
-def recordings(subject: Subject, probe: WeightJacobian) -> Iterator[Iterator[Recording]]:
+def recordings(subject: Subject, probe: WeightJacobian, tensors: int) -> Iterator[Iterator[Recording]]:
     """The forward passes of a probe's mini-batch, part by part, each made when it is asked for.
+
+    From the logits of each one can go back to the first elements of the first `tensors` parameter tensors.
 
     Raises Unscorable where the network has no parameter.
     """
     subject.initialise(probe.init, dtype=probe.dtype)
     network = subject.network.eval()
     images, _ = subject.images(probe.batch_size, probe.dtype)
-    chosen = [name for name, _ in network.named_parameters()][: probe.tensors]
+    chosen = [name for name, _ in network.named_parameters()][:tensors]
     if not chosen:
         raise Unscorable("no trainable weight")
     for parameter in network.parameters():
@@ -196,32 +209,38 @@ class Recording:
         """How many backward passes the whole Jacobian takes."""
         return self.logits.shape[1] if self._head is None else self._head.features.shape[1]
 
-    def jacobian(self) -> Any:
-        """(B, K, p) float64 of the logits by the first element of each chosen parameter.
+    def jacobians(self, counts: Iterable[int]) -> list[Any]:
+        """(B, K, p) float64 of the logits by the first elements of the first `count` chosen parameters, for each count.
 
         Where a linear head of C < K features ends the network, that of the features comes first, whose product with
-        the head's weight it is, but for the head's own parameters.
+        the head's weight it is, but for the head's own parameters. What a count gives does not depend on the others:
+        a product of fewer columns may round otherwise.
         """
         import torch
 
-        if self._head is None:
-            jacobian = self._back(self.logits, _one_hot(self.logits))
-        else:
-            by_feature = self._back(self._head.features, _one_hot(self._head.features))
-            jacobian = self._head.weight.detach().double() @ by_feature
-            first = torch.zeros_like(self.logits)
-            first[:, 0] = 1  # no other logit reads the first elements
-            for column, form in self._head.forms.items():
-                jacobian[:, 0, column] += form(first)
-        if self._generic:
-            jacobian[:, :, list(self._generic.values())] = self._generic_jacobian()
-        return jacobian
+        last = self.logits if self._head is None else self._head.features
+        whole = self._back(last, _one_hot(last))
+        found = []
+        for count in counts:
+            jacobian = whole[:, :, :count].contiguous()
+            if self._head is not None:
+                jacobian = self._head.weight.detach().double() @ jacobian
+                first = torch.zeros_like(self.logits)
+                first[:, 0] = 1  # no other logit reads the first elements
+                for column, form in self._head.forms.items():
+                    if column < count:
+                        jacobian[:, 0, column] += form(first)
+            generic = {name: column for name, column in self._generic.items() if column < count}
+            if generic:
+                jacobian[:, :, list(generic.values())] = self._generic_jacobian(generic)
+            found.append(jacobian)
+        return found
 
     def products(self, cotangents: Any) -> Any:
         """`cotangents` (B, r, K) times the Jacobian: (B, r, p) float64 from r backward passes."""
         products = self._back(self.logits, cotangents.to(self.logits.dtype).transpose(0, 1))
         if self._generic:
-            products[:, :, list(self._generic.values())] = cotangents.double() @ self._generic_jacobian()
+            products[:, :, list(self._generic.values())] = cotangents.double() @ self._generic_jacobian(self._generic)
         return products
 
     def _back(self, output: Any, cotangents: Any) -> Any:
@@ -237,8 +256,8 @@ class Recording:
                 torch.autograd.grad(output, self._leaves, cotangent.contiguous(), retain_graph=more, allow_unused=True)
         return rows.found
 
-    def _generic_jacobian(self) -> Any:
-        return _generic_jacobian(self._network, list(self._generic), self._images).double()
+    def _generic_jacobian(self, names: Iterable[str]) -> Any:
+        return _generic_jacobian(self._network, list(names), self._images).double()
 
 
 class _Rows:

@@ -11,7 +11,7 @@ import numpy as np
 from harness.probes.base import Probe, Unscorable
 from harness.probes.fisher import FisherSketch, fisher_factor
 from harness.probes.gradient import GradientPass
-from harness.probes.jacobian import WeightJacobian
+from harness.probes.jacobian import WeightJacobian, jacobian_of
 from harness.probes.persample import GradientSigns, TangentKernel
 from harness.probes.topology import Topology
 from harness.probes.weights import WeightCounts
@@ -70,16 +70,17 @@ class _FisherSpectrum(Proxy):
     rows: int = 0
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
-        settings = (self.init, self.batch_size, self.tensors, self.dtype)
+        settings = (self.init, self.batch_size, self.dtype)
         if self.rows:
-            return {FisherSketch(*settings, rows=self.rows, variant=self.variant): ("rows",)}
-        return {WeightJacobian(*settings): ("jacobian", "probabilities")}
+            return {FisherSketch(*settings, self.tensors, self.rows, self.variant): ("rows",)}
+        return {WeightJacobian(*settings): (jacobian_of(self.tensors), "probabilities")}
 
     def spectrum(self, seen: Mapping[str, Any]) -> np.ndarray:
         """Eigenvalues (p,), descending."""
         if self.rows:
             return information_spectrum(seen["rows"])
-        return information_spectrum(fisher_factor(seen["probabilities"], self.variant) @ seen["jacobian"])
+        factors = fisher_factor(seen["probabilities"], self.variant)
+        return information_spectrum(factors @ seen[jacobian_of(self.tensors)])
 
 
 @dataclass(frozen=True)
