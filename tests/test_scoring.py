@@ -804,8 +804,8 @@ def run_disturbed(root: Path, rows: int, disturb: Callable[[], None], workers: i
 
 
 def messages(capsys) -> list[str]:
-    """Lines on standard error, without those of the progress, which a slow machine gets to print."""
-    return [line for line in capsys.readouterr().err.strip().splitlines() if " networks, " not in line]
+    """Lines on standard error, without those of the progress, which a slow machine gets to print and wipes away."""
+    return [line for line in capsys.readouterr().err.strip().splitlines() if line.strip() and " networks, " not in line]
 
 
 def check_that_rows_were_kept(root: Path, undisturbed: Path) -> None:
