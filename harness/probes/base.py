@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 #: Types that weights and images may have in a pass.
 DTYPES = ("float32", "float64")
+NO_EVAL_MODE = "BatchNorm without running statistics has no eval mode"
 SINGLE_VALUE = "BatchNorm over a single value: the network needs several images or positions"
 
 
@@ -153,7 +154,8 @@ class Subject:
             parameters = parameters_of(network)
         for parameter, trainable in zip(parameters, self._trainable, strict=True):
             parameter.requires_grad_(trainable)
-        if not all(module.training for _, module in modules_of(network)):
+        # A network's own `train` may keep a part of it in eval mode, whatever mode that came with.
+        if not self.plain or not all(module.training for _, module in modules_of(network)):
             network.train()
         if self._state is not None:
             self._state.restore(wanted)
@@ -220,6 +222,16 @@ def outputs(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
         )
     if logits.ndim != 2:
         raise Unscorable(f"network output has shape {tuple(logits.shape)}, a classifier gives (B, classes)")
+    return logits
+
+
+def several(logits: torch.Tensor) -> torch.Tensor:
+    """The logits. Raises Unscorable where there is one: its softmax is 1 and its cross-entropy 0 whatever it is."""
+    if logits.shape[1] < 2:
+        raise Unscorable(
+            "one logit has no cross-entropy and no probabilities: give two, such as torch.cat([0 * z, z], dim=1) of a "
+            "logit z"
+        )
     return logits
 
 

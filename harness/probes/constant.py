@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.probes.base import Probe, Subject, Unscorable, outputs, weight_layers
+from harness.probes.initialise import fill
 from harness.probes.rows import refuse_weights
 
 if TYPE_CHECKING:
@@ -51,15 +52,11 @@ def _fill(network: Any, value: float) -> None:
             if layer.parametrised:
                 raise Unscorable(f"parametrised layer {layer.name} cannot be given weights that are all one number")
             layer.weight.fill_(value)
-            bias = getattr(layer.module, "bias" if layer.attribute == "weight" else "in_proj_bias", None)
-            if bias is not None:
-                bias.zero_()
-        for module in network.modules():
+            fill(layer.name, layer.module, "bias" if layer.attribute == "weight" else "in_proj_bias", 0.0)
+        for name, module in network.named_modules():
             if isinstance(module, norms):
-                if getattr(module, "weight", None) is not None:
-                    module.weight.fill_(value)
-                if getattr(module, "bias", None) is not None:
-                    module.bias.zero_()
+                fill(name, module, "weight", value)
+                fill(name, module, "bias", 0.0)
 
 
 def _read_last(network: Any, images: Any) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch._ops import OpOverload, OpOverloadPacket
 
 CONVOLUTION, TRANSPOSED, LINEAR, PRODUCT = "convolution", "transposed convolution", "linear", "product"
 NORMALISATION, ACTIVATION, POOLING, RANDOM = "normalisation", "activation", "pooling", "random"
@@ -24,7 +25,7 @@ _POOL = ("input", "kernel_size", "stride", "padding")
 _NAMED: dict[str, tuple[str, tuple[str, ...]]] = {
     **{f"conv{d}d": (CONVOLUTION, _CONVOLUTION) for d in (1, 2, 3)},
     **{f"conv_transpose{d}d": (TRANSPOSED, _TRANSPOSED) for d in (1, 2, 3)},
-    "convolution": (CONVOLUTION, _ATEN),
+    **dict.fromkeys(("convolution", "_convolution"), (CONVOLUTION, _ATEN)),
     "linear": (LINEAR, ("input", "weight", "bias")),
     "addmm": (PRODUCT, ("bias", "input", "weight")),
     **dict.fromkeys(("matmul", "__matmul__", "mm"), (PRODUCT, ("input", "weight"))),
@@ -48,10 +49,22 @@ _NAMED: dict[str, tuple[str, tuple[str, ...]]] = {
 RELUS = frozenset({"relu", "relu6"})
 ACTIVATIONS = RELUS | {
     *("leaky_relu", "prelu", "rrelu", "elu", "celu", "selu", "gelu", "silu", "mish", "hardswish", "sigmoid", "tanh"),
-    *("softplus", "hardsigmoid", "hardtanh", "special_expit"),
+    *("softplus", "hardsigmoid", "hardtanh", "special_expit", "threshold", "_threshold"),
+    *("softsign", "log_sigmoid", "tanhshrink", "softshrink", "hardshrink"),
 }
 _NAMED.update(dict.fromkeys(ACTIVATIONS, (ACTIVATION, ("input",))))
 _NAMED["hardtanh"] = (ACTIVATION, ("input", "min_val", "max_val"))
+_NAMED.update(dict.fromkeys(("threshold", "_threshold"), (ACTIVATION, ("input", "threshold", "value"))))
+#: Of which kind functions are whose arguments or results are of another form than those of their kind.
+UNREADABLE = {
+    "conv_tbc": CONVOLUTION,
+    **{f"native_{norm}_norm": NORMALISATION for norm in ("batch", "layer", "group")},
+    **dict.fromkeys(
+        ("_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "_batch_norm_with_update"), NORMALISATION
+    ),
+}
+#: Functions that give their first argument the type or the shape of the second, whose values they do not read.
+ALIKE = frozenset({"type_as", "to", "expand_as", "view_as", "reshape_as"})
 
 _WRITING = frozenset({"__setitem__"} | {f"__i{name}__" for name in (
     *("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift", "and", "or", "xor"),
@@ -61,16 +74,21 @@ _WRITING = frozenset({"__setitem__"} | {f"__i{name}__" for name in (
 class Function:
     """What is known of a function of torch: an operation's kind, its arguments' names, and whether it writes."""
 
-    __slots__ = ("arguments", "expanded", "inplace", "kind", "name", "writes")
+    __slots__ = ("alike", "arguments", "expanded", "inplace", "kind", "name", "unreadable", "writes")
 
     def __init__(self, function: Callable):
         name = getattr(function, "__name__", "")
+        aten = isinstance(function, (OpOverload, OpOverloadPacket))
+        if aten:  # one of a graph that torch.export makes: `relu.default`
+            name = name.partition(".")[0]
         own = name.startswith("__") or name == "_"
         self.writes = name in _WRITING or (name.endswith("_") and not own)
         self.name = name if own else name.rstrip("_")
         self.kind, self.arguments = _NAMED.get(self.name, (None, ()))
-        if function in (torch.batch_norm, torch.instance_norm):
+        if function in (torch.batch_norm, torch.instance_norm) or (aten and self.arguments == _NORM):
             self.arguments = _ATEN_NORM
+        self.unreadable = UNREADABLE.get(self.name)
+        self.alike = self.name in ALIKE
         self.inplace = -1
         self.expanded = None
         if isinstance(function, types.FunctionType):

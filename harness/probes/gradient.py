@@ -21,6 +21,7 @@ from harness.probes.base import (
     hooked,
     outputs,
     read_back,
+    several,
     together,
     weight_layers,
 )
@@ -106,7 +107,8 @@ class GradientPass(Probe):
         parameters = [p for p in network.parameters() if p.requires_grad] if wanted & OF_ALL_PARAMETERS else []
         targets = _distinct([*parameters, *weights.tensors, *([images] if seen.needs_images else [])])
         with seen.backward():
-            raw = gradients(F.cross_entropy(logits, labels), targets, create_graph="grasp" in wanted)
+            loss = F.cross_entropy(several(logits), labels)
+            raw = gradients(loss, targets, create_graph="grasp" in wanted)
         by_id = {id(target): grad for target, grad in zip(targets, raw, strict=True)}
         if wanted & OF_THE_WEIGHTS and not any(tensor.requires_grad for tensor in weights.tensors):
             raise Unscorable("no trainable weight")
@@ -122,7 +124,7 @@ class GradientPass(Probe):
             found["gradient_correlations"] = seen.correlations.gradients()
         held = [weight.detach() for weight in weights.firsts]
         grads = [torch.zeros_like(w) if g is None else g.detach() for w, g in zip(held, graph_grads, strict=True)]
-        del logits, raw, by_id, graph_grads  # the graph holds every activation
+        del logits, loss, raw, by_id, graph_grads  # the graph holds every activation
 
         per_layer = {
             "gradient_norm": lambda: [g.norm() for g in grads],
@@ -253,7 +255,8 @@ def layer_gradients(
         logits = outputs(subject.network, images)
     groups = seen.weights.tensors() | {name: [tensor] for name, tensor in also.items()}
     weights = Grouped(groups)
-    grads = weights.sums(gradients((objective or F.cross_entropy)(logits, labels), weights.tensors))
+    value = F.cross_entropy(several(logits), labels) if objective is None else objective(logits, labels)
+    grads = weights.sums(gradients(value, weights.tensors))
     grads = [torch.zeros_like(w) if g is None else g for w, g in zip(weights.firsts, grads, strict=True)]
     return dict(zip(groups, grads, strict=True))
 
@@ -273,14 +276,14 @@ class Seen:
             self.correlations = ReluCorrelations(self._layout, count, lambda: self._watching)
         self._rows = Rows(self._layout, count) if "participations" in wanted else None
         self._participations: list[torch.Tensor] = []
-        self._participation: dict[str, OncePerTensor] = {}
+        self._participation: dict[float | None, OncePerTensor] = {}  # by the greatest value of a ReLU
         self._map_sizes: dict[str, float] = {}
         self._kernel = OncePerTensor(agreement)
         self._relu_kernels: list[torch.Tensor] = []
         self._layer_kernels: dict[str, torch.Tensor] = {}
         self._sources: dict[str, set[int]] = {}  # layer -> the ReLUs that feed it
-        self._written: dict[int, int] = {}  # address of a ReLU's output, which the graph keeps alive -> ReLU
-        self._fisher: dict[str, tuple[int, list]] = {}
+        self._written: dict[int, tuple[torch.Tensor, int, int]] = {}  # address of a ReLU's output -> it, version, ReLU
+        self._fisher: dict[str, list[torch.Tensor]] = {}
         self._watching = False
         self.weights = Weights(subject.network, self._layers)
         # A gradient has to come by each layer's output, whoever else asks for gradients.
@@ -318,7 +321,8 @@ class Seen:
         result = self._noted(operation)
         if "gradient_correlations" in self._wanted:
             self.correlations.follow(operation, result)
-        self._written[result.data_ptr()] = len(self._relu_kernels) - 1
+        # Held: its address is given anew once it is gone, as before a frozen layer, where no graph keeps it.
+        self._written[result.data_ptr()] = result.detach(), result._version, len(self._relu_kernels) - 1
         return result
 
     def _norm(self, operation: Operation) -> Any:
@@ -335,10 +339,10 @@ class Seen:
         """Of the output of a ReLU, computed once for all that read the same tensor."""
 
         def compute(values: torch.Tensor) -> torch.Tensor:
-            samples = self._rows.of(operation, values.detach().clamp(0, 6 if operation.name == "relu6" else None))
+            samples = self._rows.of(operation, values.detach().clamp(0, operation.ceiling))
             return participation(samples.flatten(0, -2))
 
-        return self._participation.setdefault(operation.name, OncePerTensor(compute))(operation.input)
+        return self._participation.setdefault(operation.ceiling, OncePerTensor(compute))(operation.input)
 
     def _agreement(self, values: torch.Tensor, index: int) -> torch.Tensor:
         from harness.probes.layout import FIRST
@@ -351,9 +355,7 @@ class Seen:
     def _layer(self, operation: Operation) -> Any:
         self.weights.see(operation)
         if "relu_places" in self._wanted and operation.owner is not None:
-            source = self._written.get(operation.input.data_ptr())
-            if source is not None:
-                self._sources.setdefault(operation.owner, set()).add(source)
+            self._read(operation.owner, operation.input)
         result = operation.run()
         if "layer_kernels" in self._wanted:
             if operation.owner is None:
@@ -371,6 +373,12 @@ class Seen:
             self._rows.note(operation, result)
         return result
 
+    def _read(self, layer: str, values: torch.Tensor) -> None:
+        """Note the ReLU whose output, the whole of it and as it was, a layer reads."""
+        output, version, relu = self._written.get(values.data_ptr(), (None, 0, 0))
+        if output is not None and output.numel() == values.numel() and values._version == version:
+            self._sources.setdefault(layer, set()).add(relu)
+
     def _product(self, operation: Operation) -> Any:
         self.weights.see(operation)
         if operation.owner and self._wanted & {"fisher", "layer_kernels", "map_sizes", "relu_places"}:
@@ -386,11 +394,11 @@ class Seen:
         place = self._layout.place(operation.index)
         share = operation.weight.numel() // result.shape[operation.channels]
         held, channels = self.watch.keep(result.detach()), operation.channels
-        _, collected = self._fisher.setdefault(operation.owner or f"operation {operation.index}", (share, []))
+        collected = self._fisher.setdefault(operation.owner or f"operation {operation.index}", [])
 
         def collect(grad):
             if self._watching:
-                collected.append(_fisher(held.value, grad.detach(), channels, place, self._count))
+                collected.append((_fisher(held.value, grad.detach(), channels, place, self._count) * share).sum())
 
         result.register_hook(collect)
 
@@ -398,8 +406,9 @@ class Seen:
         """Per layer the sum over channels, each counted once for each of its weights; 0 where no gradient came."""
         import torch
 
-        calls = {**dict.fromkeys(self._layers, (0, [])), **self._fisher}
-        return [(sum(found) * share).sum() if found else torch.zeros(()) for share, found in calls.values()]
+        names = dict.fromkeys((*self._layers, *self._fisher))
+        calls = [self._fisher.get(name) for name in names]
+        return [sum(found[1:], found[0]) if found else torch.zeros(()) for found in calls]
 
     def kernels(self) -> dict[str, Any]:
         """What the forward alone has shown of ReLUs and layers, where it was asked for, still on its device.

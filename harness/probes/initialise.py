@@ -86,17 +86,52 @@ def initialise(network: nn.Module, scheme: str, generator: torch.Generator) -> N
     with torch.no_grad():
         for name, module in modules_of(network):
             if isinstance(module, nn.MultiheadAttention):
-                _draw_projections(module, scheme, generator, drawn)
+                _draw_projections(name, module, scheme, generator, drawn)
             elif isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
                 _draw_layer(name, module, scheme, generator, drawn)
             elif isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)):
-                if getattr(module, "weight", None) is not None:
-                    module.weight.fill_(1.0)
-                if getattr(module, "bias", None) is not None:
-                    module.bias.zero_()
+                fill(name, module, "weight", 1.0)
+                fill(name, module, "bias", 0.0)
                 if isinstance(module, nn.modules.batchnorm._NormBase):
                     module.reset_running_stats()
         _bring(list(drawn.values()))
+
+
+def fill(name: str, module: nn.Module, attribute: str, value: float) -> None:
+    """Set all entries of a parameter of a module to one number, if it has that parameter: of what it applies.
+
+    Raises Unscorable for one that cannot be set.
+    """
+    from torch import nn
+
+    tensor = getattr(module, attribute, None)
+    if tensor is None:
+        return
+    if attribute in module._parameters or attribute in module._buffers:
+        tensor.fill_(value)
+    elif nn.utils.parametrize.is_parametrized(module, attribute):
+        _assign(name, module, attribute, tensor.new_full(tensor.shape, value))
+    else:
+        raise _no_parameter(name, attribute)
+
+
+def _assign(name: str, module: nn.Module, attribute: str, value: torch.Tensor) -> None:
+    """Give a parametrised tensor its values. Raises Unscorable where the parametrisation takes none."""
+    try:
+        setattr(module, attribute, value)
+    except (NotImplementedError, RuntimeError, AttributeError) as error:
+        kind = "biases" if attribute.endswith("bias") else "weights"
+        raise Unscorable(
+            f"layer {name}: its parametrisation takes no {kind} (right_inverse), so that it cannot be initialised: "
+            "score it with keep_weights=True"
+        ) from error
+
+
+def _no_parameter(name: str, attribute: str) -> Unscorable:
+    return Unscorable(
+        f"layer {name}: its {attribute} is no Parameter, as the hooks of torch.nn.utils.weight_norm, spectral_norm and "
+        "prune leave it: use torch.nn.utils.parametrizations, or remove the hook"
+    )
 
 
 def _bring(drawn: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
@@ -120,33 +155,30 @@ def _draw_layer(name: str, module: nn.Module, scheme: str, generator: torch.Gene
 
     if nn.utils.parametrize.is_parametrized(module, "weight"):
         weight = module.weight
-        value = _draw(weight.shape, scheme, generator).to(weight)
-        try:
-            module.weight = value
-        except (NotImplementedError, RuntimeError, AttributeError) as error:
-            raise Unscorable(
-                f"layer {name}: its parametrisation takes no weights (right_inverse), so that it cannot be "
-                "initialised: score it with keep_weights=True"
-            ) from error
+        _assign(name, module, "weight", _draw(weight.shape, scheme, generator).to(weight))
     elif not isinstance(module.weight, nn.Parameter):
-        raise Unscorable(
-            f"layer {name}: its weight is no Parameter, as the hooks of torch.nn.utils.weight_norm, spectral_norm and "
-            "prune leave it: use torch.nn.utils.parametrizations, or remove the hook"
-        )
+        raise _no_parameter(name, "weight")
     elif id(module.weight) not in drawn:
         drawn[id(module.weight)] = module.weight, _draw(module.weight.shape, scheme, generator)
     if module.bias is not None:
-        _draw_bias(module.bias, module.weight[0].numel(), scheme, generator, drawn)
+        _draw_bias(name, module, "bias", module.weight[0].numel(), scheme, generator, drawn)
 
 
-def _draw_projections(module: nn.Module, scheme: str, generator: torch.Generator, drawn: Drawn) -> None:
+def _draw_projections(name: str, module: nn.Module, scheme: str, generator: torch.Generator, drawn: Drawn) -> None:
     """The input projections of torch's attention, as the linear layers that they are."""
-    weights = (module.in_proj_weight, module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
-    for weight in weights:
-        if weight is not None:
-            drawn[id(weight)] = weight, _draw(weight.shape, scheme, generator)
+    from torch import nn
+
+    for attribute in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
+        weight = getattr(module, attribute)
+        if weight is None:
+            continue
+        value = _draw(weight.shape, scheme, generator)
+        if nn.utils.parametrize.is_parametrized(module, attribute):
+            _assign(name, module, attribute, value.to(weight))
+        else:
+            drawn[id(weight)] = weight, value
     if module.in_proj_bias is not None:
-        _draw_bias(module.in_proj_bias, module.embed_dim, scheme, generator, drawn)
+        _draw_bias(name, module, "in_proj_bias", module.embed_dim, scheme, generator, drawn)
 
 
 def _draw(shape: torch.Size, scheme: str, generator: torch.Generator) -> torch.Tensor:
@@ -157,13 +189,23 @@ def _draw(shape: torch.Size, scheme: str, generator: torch.Generator) -> torch.T
     return on_host
 
 
-def _draw_bias(bias: torch.Tensor, inputs: int, scheme: str, generator: torch.Generator, drawn: Drawn) -> None:
+def _draw_bias(
+    name: str, module: nn.Module, attribute: str, inputs: int, scheme: str, generator: torch.Generator, drawn: Drawn
+) -> None:
     import torch
+    from torch import nn
 
+    bias = getattr(module, attribute)
     if id(bias) in drawn:  # shared with an earlier layer, as its weight may be
         return
-    if scheme == "default":
-        bound = 1 / math.sqrt(max(1, inputs))
-        drawn[id(bias)] = bias, torch.empty(bias.shape).uniform_(-bound, bound, generator=generator)
+    if scheme != "default":
+        fill(name, module, attribute, 0.0)
+        return
+    bound = 1 / math.sqrt(max(1, inputs))
+    value = torch.empty(bias.shape).uniform_(-bound, bound, generator=generator)
+    if attribute in module._parameters or attribute in module._buffers:
+        drawn[id(bias)] = bias, value
+    elif nn.utils.parametrize.is_parametrized(module, attribute):
+        _assign(name, module, attribute, value.to(bias))
     else:
-        bias.zero_()
+        raise _no_parameter(name, attribute)

@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from harness.probes.base import Probe, Subject, Unscorable, finite_logits, read_back, to_host
+from harness.probes.base import (
+    NO_EVAL_MODE,
+    Probe,
+    Subject,
+    Unscorable,
+    finite_logits,
+    read_back,
+    several,
+    to_host,
+)
 
 if TYPE_CHECKING:
     from harness.probes.layout import Layout, Place
@@ -128,6 +137,7 @@ class Recording:
             self._last = None
         else:
             self.logits = torch.cat([finite_logits(network, image[None].clone()) for image in images])
+        several(self.logits)
         # A parameter that is read by another way too has no closed form.
         uses = self._watch.uses if layout.apart else {}
         called = {key for key, count in self._calls.items() if uses[key] <= count}
@@ -146,7 +156,7 @@ class Recording:
         if operation.name != "batch_norm" or operation.fixed:
             return operation.run()
         if operation.get("training"):
-            raise Unscorable("BatchNorm without running statistics has no eval mode")
+            raise Unscorable(NO_EVAL_MODE)
         scale = self._scale(operation)
         result = operation.run() if scale is None else operation.input * scale
         return self._follow(self._forms(operation, partial(_norm_form, count=len(self._images))), result)

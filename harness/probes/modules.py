@@ -43,3 +43,20 @@ def _held(network: nn.Module, kind: str) -> list[torch.Tensor]:
     found = {id(one): one for _, module in modules_of(network) for one in getattr(module, kind).values()}
     found.pop(id(None), None)
     return list(found.values())
+
+
+def attention_modules(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Modules whose class name holds `Attention`, by name; those are none that hold several, one beside the other.
+
+    What holds several is a network or a stage of blocks with attention, whatever it is called. So is the network as a
+    whole where it holds one.
+    """
+    named = [(name, module) for name, module in modules_of(network) if "attention" in type(module).__name__.lower()]
+    return [(name, module) for name, module in named if _least(name, named) <= (1 if name else 0)]
+
+
+def _least(name: str, named: list[tuple[str, nn.Module]]) -> int:
+    """How many of the modules below `name` hold no other of them."""
+    prefix = f"{name}." if name else ""
+    below = [other for other, _ in named if other != name and other.startswith(prefix)]
+    return sum(not any(third.startswith(f"{other}.") for third in below) for other in below)

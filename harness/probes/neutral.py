@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from harness.errors import Unscorable
 
 if TYPE_CHECKING:
     import torch
@@ -42,8 +46,10 @@ def neutral(device: torch.device, seed: int = 0, threads: int | None = None) -> 
     Put aside: autocast, inference mode and switched-off gradients; default dtype and device; deterministic
     algorithms, anomaly detection, cuDNN's search for the fastest algorithm; cached parametrisations; modes and
     hooks that watch every operation or module; reduced precision of float32 products; the choice of attention
-    kernels (by one with all derivatives); numpy's handling of floating-point errors. The generators of torch (CPU
-    and `device`), numpy and Python are seeded. One thread at a time can be in such a block.
+    kernels (by one with all derivatives); numpy's handling of floating-point errors. Functions of torch.jit.script and
+    torch.compile run as the Python that they were made from, whose operations can be seen, and what is checkpointed
+    runs once, as a pass has left what it watches by with when its backward would run it again. The generators of torch
+    (CPU and `device`), numpy and Python are seeded. One thread at a time can be in such a block.
 
     Left alone, as they choose a library and not what is computed: oneDNN and cuDNN switched off, flushing of
     denormal numbers.
@@ -64,6 +70,8 @@ def neutral(device: torch.device, seed: int = 0, threads: int | None = None) -> 
             if torch.amp.is_autocast_available(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it takes seconds
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))
         stack.enter_context(_generators(device, seed))
         if threads is not None:
@@ -95,7 +103,9 @@ def _attributes() -> list[tuple[Any, str, Any]]:
     import torch
     from torch.nn.modules import module
     from torch.nn.utils import parametrize
+    from torch.utils import checkpoint
 
+    _call_of_scripts()
     backends = torch.backends
     if hasattr(backends.cudnn, "conv"):
         # torch lets convolutions on a GPU take TF32's ten bits, and matrix products where the user chose so: TF32,
@@ -110,14 +120,59 @@ def _attributes() -> list[tuple[Any, str, Any]]:
             products = [*held, (backends.cudnn, "allow_tf32", False), *products]
     else:  # before torch 2.9
         products = [(place, "allow_tf32", False) for place in (backends.cudnn, backends.cuda.matmul)]
+    checkpoints = [
+        (checkpoint, name, value)
+        for name, value in (("CheckpointFunction", _Once), ("_checkpoint_without_reentrant_generator", _once))
+        if hasattr(checkpoint, name)
+    ]
     hooks = [(module, name, OrderedDict()) for name, held in vars(module).items() if _of_hooks(name, held)]
     return [
         *products,
         (backends.cudnn, "benchmark", False),
         (backends.cudnn, "deterministic", False),
         (parametrize, "_cache_enabled", 0),
+        (torch.jit.ScriptFunction, "__call__", _as_python),
+        *checkpoints,
         *hooks,
     ]
+
+
+class _Once:
+    """In place of the function of autograd by which torch checkpoints."""
+
+    @staticmethod
+    def apply(function: Callable, preserve: bool, *args: Any) -> Any:
+        return function(*args)
+
+
+def _once(*_: Any, **__: Any) -> Iterator[None]:
+    """In place of the generator that torch runs before and after what it checkpoints."""
+    yield
+
+
+@cache
+def _call_of_scripts() -> Callable:
+    """Torch's own call of a function of torch.jit: first asked for where none has been put in its place."""
+    import torch
+
+    return torch.jit.ScriptFunction.__call__
+
+
+def _as_python(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """What a function of torch.jit gives. Raises Unscorable where the Python that a pass would watch is not known."""
+    from torch.overrides import _get_current_function_mode_stack
+
+    from harness.probes.operations import Watch
+
+    written = getattr(function, "_torchdynamo_inline", None)
+    if written is not None:
+        return written(*args, **kwargs)
+    if any(isinstance(mode, Watch) for mode in _get_current_function_mode_stack()):
+        raise Unscorable(
+            f"the network calls {function.name}, a function of torch.jit, whose operations cannot be seen: call the "
+            "Python that it was made from"
+        )
+    return _call_of_scripts()(function, *args, **kwargs)
 
 
 def _of_hooks(name: str, held: Any) -> bool:

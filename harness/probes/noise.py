@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.probes.base import (
+    NO_EVAL_MODE,
     OncePerTensor,
     Probe,
     Subject,
@@ -42,7 +43,7 @@ class NoisyCodes(Probe):
         import torch
 
         from harness.probes.layout import FIRST
-        from harness.probes.operations import ACTIVATION, RELUS, Watch
+        from harness.probes.operations import ACTIVATION, NORMALISATION, RELUS, Watch
 
         subject.initialise(self.init, dtype=self.dtype)
         network = subject.network.eval()
@@ -69,7 +70,12 @@ class NoisyCodes(Probe):
                     kept.append(value)
             return operation.run()
 
-        with torch.no_grad(), Watch(network, {ACTIVATION: rectify}):
+        def normalise(operation: Operation) -> Any:
+            if operation.name == "batch_norm" and operation.get("training") and not operation.fixed:
+                raise Unscorable(NO_EVAL_MODE)
+            return operation.run()
+
+        with torch.no_grad(), Watch(network, {ACTIVATION: rectify, NORMALISATION: normalise}):
             finite_logits(network, torch.cat([images, images + self.sigma * noise]))
         if not codes:
             raise Unscorable("the network computes no ReLU")

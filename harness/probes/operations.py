@@ -36,6 +36,8 @@ from harness.probes.modules import buffers_of
 __all__ = ["ACTIVATION", "CONVOLUTION", "LAYERS", "LINEAR", "NORMALISATION", "POOLING", "PRODUCT", "RANDOM", "RELUS"]
 
 _KNOWN: dict[Callable, Function] = {}
+#: Functions whose kind or name depends on their arguments, products aside.
+DEPENDING = frozenset({"convolution", "_convolution", "hardtanh", "threshold", "_threshold"})
 
 
 class Operation:
@@ -104,6 +106,14 @@ class Operation:
 
     def get(self, name: str, default: Any = None) -> Any:
         return self.arguments.get(name, default)
+
+    @property
+    def ceiling(self) -> float | None:
+        """The greatest value that a ReLU gives, None where there is none."""
+        if self.name != "relu6":
+            return None
+        function = self._call[0].name
+        return 6.0 if function == "relu6" else self.get("max_val", 1.0)
 
     @property
     def channels(self) -> int:
@@ -330,9 +340,16 @@ class Watch(TorchFunctionMode):
             writes = bool(args[kind.inplace] if len(args) > kind.inplace else kwargs.get("inplace"))
         if writes or "out" in kwargs:
             self._copy_before_write(kwargs["out"] if "out" in kwargs else args[:1] or kwargs.values())
+        if kind.unreadable in self._handlers:
+            raise Unscorable(
+                f"the network calls {kind.name}, whose arguments are of another form than those of its kind: call the "
+                f"{kind.unreadable} of torch.nn.functional"
+            )
         result = func(*args, **kwargs) if kind.kind is None else self._operate(func, kind, args, kwargs, writes)
         if isinstance(result, (torch.Tensor, tuple, list)) and type(result) is not torch.Size:
-            self._follow(result, args, kwargs)
+            meeting = self._follow(result, args[:1] if kind.alike else args, kwargs)
+            if meeting and kind.kind is None and PRODUCT in self._handlers:
+                self._meet(kind, result, args, kwargs)
             if self._every is not None:
                 self._every(args[0] if args else kwargs.get("input"), result, kind.kind)
         return result
@@ -340,7 +357,7 @@ class Watch(TorchFunctionMode):
     def _operate(self, func: Callable, kind: Function, args: tuple, kwargs: dict, writes: bool) -> Any:
         operation = None
         name = kind.kind
-        if name == PRODUCT or kind.name in ("convolution", "hardtanh"):  # what it is depends on the arguments
+        if name == PRODUCT or kind.name in DEPENDING:
             operation = Operation(self, kind, func, args, kwargs, writes)
             self._classify(operation)
             name = operation.kind
@@ -359,6 +376,8 @@ class Watch(TorchFunctionMode):
         if operation.kind == ACTIVATION:
             if operation.get("min_val") == 0:  # as nn.ReLU6 computes it
                 operation.name = "relu6"
+            elif operation.get("threshold") == 0 and operation.get("value") == 0:
+                operation.name = "relu"
         elif operation.kind == CONVOLUTION:
             if operation.get("transposed"):
                 operation.kind = TRANSPOSED
@@ -390,8 +409,22 @@ class Watch(TorchFunctionMode):
         """Whether a tensor is computed from parameters and buffers alone."""
         return id(tensor) in self._fixed
 
-    def _follow(self, result: Any, args: tuple, kwargs: dict) -> None:
-        """What is computed from fixed tensors alone is fixed, and belongs to their owners."""
+    def _meet(self, kind: Function, result: Any, args: tuple, kwargs: dict) -> None:
+        """Where a function of no kind takes all weights of a layer and features, it is a product: `x * weight`."""
+        for tensor in _tensors((*args, *kwargs.values())):
+            for name in self._fixed.get(id(tensor), ()):
+                layer = self.layers.get(name)
+                if layer is not None and any(tensor.numel() == source.numel() for source in layer.sources):
+                    operation = Operation(self, kind, lambda *_, **__: result, args, kwargs, False)
+                    operation.kind = PRODUCT
+                    self._handlers[PRODUCT](operation)
+                    return
+
+    def _follow(self, result: Any, args: tuple, kwargs: dict) -> bool:
+        """What is computed from fixed tensors alone is fixed, and belongs to their owners.
+
+        Whether fixed tensors meet others.
+        """
         fixed, uses = self._fixed, self.uses
         alone, met = True, False
         for value in (*args, *kwargs.values()) if kwargs else args:
@@ -410,12 +443,13 @@ class Watch(TorchFunctionMode):
                     else:
                         alone = False
         if not met or not alone:
-            return
+            return met
         owners = frozenset().union(*(fixed.get(id(tensor), ()) for tensor in _tensors((*args, *kwargs.values()))))
         for tensor in _tensors((result,)):
             if id(tensor) not in fixed:
                 fixed[id(tensor)] = owners
                 self._held.append(tensor)
+        return False
 
     def _copy_before_write(self, targets: Any) -> None:
         for tensor in _tensors(

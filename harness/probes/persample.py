@@ -15,6 +15,7 @@ from harness.probes.base import (
     Unscorable,
     finite_logits,
     gradients,
+    several,
     to_host,
     weight_layers,
 )
@@ -106,7 +107,7 @@ def _loss(logits: Any, labels: Any) -> Any:
     """Sum over images of the cross-entropy."""
     import torch.nn.functional as F
 
-    return F.cross_entropy(logits, labels, reduction="sum")
+    return F.cross_entropy(several(logits), labels, reduction="sum")
 
 
 def _own_logits(logits: Any, labels: Any) -> Any:
@@ -143,10 +144,14 @@ def _is_identity(weight: Any, bias: Any) -> Any:
 
 
 def _identities(network: Any) -> dict[int, bool]:
-    """Of each BatchNorm, by the id of its weight, whether its parameters leave what it normalises as it is."""
+    """Of each BatchNorm, by the id of its weight, whether its parameters leave what it normalises as it is.
+
+    Weights that are computed anew by each reading have no identity.
+    """
     import torch
 
     norms = [m for m in network.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and m.affine]
+    norms = [m for m in norms if isinstance(m.weight, torch.nn.Parameter)]
     known = to_host([_is_identity(m.weight, m.bias) for m in norms]) if norms else ()
     return {id(None): True, **{id(m.weight): bool(same) for m, same in zip(norms, known, strict=True)}}
 
@@ -386,11 +391,18 @@ def _of_convolution(x: Any, grad: Any, kernel: tuple, shape: tuple) -> list:
     return [torch.bmm(rows, patches.transpose(1, 2)).reshape(count, -1)]
 
 
+def _own_name(name: str) -> str:
+    """The last part of a parameter's name; of one that a parametrisation holds the name of what is parametrised."""
+    *holders, own = name.split(".")
+    return holders[-1] if holders[-2:-1] == ["parametrizations"] else own
+
+
 @dataclass(frozen=True)
 class TangentKernel(Probe):
     """Gram matrix of the gradients of each image's summed logits; observable `tangent_kernel` (B, B) float64.
 
-    Gradients of all parameters named `weight` (normalisations too), BatchNorm on the statistics of the
+    Gradients of all parameters named `weight` (normalisations too; of a parametrised one those that it is computed
+    from), whatever the modules that hold them are called, BatchNorm on the statistics of the
     mini-batch, so that an image's logits depend on the others, as in TE-NAS: one backward an image.
     """
 
@@ -406,7 +418,7 @@ class TangentKernel(Probe):
         images, _ = subject.images(self.batch_size, self.dtype)
         weights = []
         for name, parameter in network.named_parameters():
-            parameter.requires_grad_(parameter.requires_grad and "weight" in name)
+            parameter.requires_grad_(parameter.requires_grad and "weight" in _own_name(name))
             if parameter.requires_grad:
                 weights.append(parameter)
         logits = finite_logits(network, images)

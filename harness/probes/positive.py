@@ -18,7 +18,7 @@ from harness.probes.base import (
     to_host,
     weight_layers,
 )
-from harness.probes.modules import modules_of, parameters_of
+from harness.probes.modules import attention_modules, modules_of, parameters_of
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +32,8 @@ def _make_positive(subject: Subject, init: str, repeat: int) -> None:
 
     Without normalisation a value grows by an order of magnitude a layer: float32 overflows. Weights of a parametrised
     layer are made absolute where they are applied (`_Positive`), not the parameters that they are computed from.
+
+    Raises Unscorable where another parametrised tensor does not become its absolute value by that.
     """
     import torch
 
@@ -43,9 +45,19 @@ def _make_positive(subject: Subject, init: str, repeat: int) -> None:
         for source in layer.sources
     }
     with torch.no_grad():
+        applied = {
+            (name, attribute): (module, getattr(module, attribute).abs())
+            for name, module in modules_of(subject.network)
+            if "parametrizations" in module._modules
+            for attribute, held in module.parametrizations.items()
+            if not any(id(source) in hidden for source in held.parameters())
+        }
         for parameter in parameters_of(subject.network):
             if id(parameter) not in hidden:
                 parameter.abs_()
+        for (name, attribute), (module, absolute) in applied.items():
+            if not torch.equal(getattr(module, attribute), absolute):
+                raise Unscorable(f"the parametrised {attribute} of {name or 'the network'} cannot be made absolute")
 
 
 class _Positive:
@@ -267,27 +279,19 @@ class AttentionPass(Probe):
 
         _make_positive(subject, self.init, 0)
         network = subject.network
-        inside = {
-            id(linear)
-            for module in network.modules()
-            if "attention" in type(module).__name__.lower()
-            for linear in module.modules()
-        }
-        linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
-        projections = [module.weight for module in linear if id(module) in inside]
-        for module in network.modules():
-            if isinstance(module, nn.MultiheadAttention):
-                fused = [
-                    module.in_proj_weight,
-                    module.q_proj_weight,
-                    module.k_proj_weight,
-                    module.v_proj_weight,
-                ]
-                projections += [weight for weight in fused if weight is not None]
-        others = [module.weight for module in linear if id(module) not in inside]
-        heads = 1 if linear and id(linear[-1]) not in inside else 0
-        if not projections:
+        inside = {id(part) for _, module in attention_modules(network) for part in module.modules()}
+        layers = list(weight_layers(network).values())
+        linear = [layer for layer in layers if isinstance(layer.module, nn.Linear)]
+        fused = [layer for layer in layers if isinstance(layer.module, nn.MultiheadAttention)]
+        chosen = [layer for layer in linear if id(layer.module) in inside] + fused
+        if not chosen:
             raise Unscorable("no attention module with linear projections")
+        for layer in linear + fused:
+            if layer.parametrised:
+                raise Unscorable(f"the weights of the parametrised layer {layer.name} are no parameters")
+        projections = [layer.weight for layer in chosen]
+        others = [layer.weight for layer in linear if id(layer.module) not in inside]
+        heads = 1 if linear and id(linear[-1].module) not in inside else 0
         ones = torch.ones(1, *subject.shape, dtype=torch.float64, device=subject.device)
         with _without_normalisation(network, {}, "batch_norm"):
             grads = gradients(outputs(network, ones).sum(), projections + others)
@@ -299,7 +303,7 @@ class AttentionPass(Probe):
         ]
         diversity, saliency = np.split(to_host(values), [len(projections)])
         saliency, head = np.split(saliency, [len(saliency) - heads])
-        width = linear[-1].out_features if linear else 0
+        width = linear[-1].module.out_features if linear else 0
         return {"diversity": diversity, "saliency": saliency, "head_saliency": head, "head_outputs": width}
 
 

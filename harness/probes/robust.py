@@ -13,6 +13,7 @@ from harness.probes.base import (
     gradients,
     hooked,
     outputs,
+    several,
     to_host,
     weight_layers,
 )
@@ -128,7 +129,7 @@ class _Pass:
         handlers = {**dict.fromkeys(LAYERS, self._layer), PRODUCT: self._product}
         stages = [(stage, self._finish) for stage in subject.stages]
         with _without_normalisation(subject.network, handlers, spared=self._is_spared), hooked(stages):
-            self.logits = outputs(subject.network, images.clone())
+            self.logits = several(outputs(subject.network, images.clone()))
         self.finite = torch.isfinite(self.logits).all()
         if len(self._stages) != self._last:
             raise Unscorable("a stage is not computed, or more than once")

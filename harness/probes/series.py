@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from harness.probes.base import Probe, Subject, Unscorable, check_finite, gradients, outputs
+from harness.probes.base import Probe, Subject, Unscorable, check_finite, gradients, outputs, several
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class GradientSeries(Probe):
         rows, finite = [], []
         for number in range(self.minibatches):
             images, labels = subject.images(self.batch_size, self.dtype, number, self.minibatches)
-            logits = outputs(network, images)
+            logits = several(outputs(network, images))
             finite.append(torch.isfinite(logits).all())
             found = gradients(F.cross_entropy(logits, labels), chosen)
             reached = [grad.detach().flatten()[: self.entries] for grad in found if grad is not None]

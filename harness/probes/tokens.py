@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.probes.base import Probe, Subject, Unscorable, finite_logits, to_host
+from harness.probes.modules import attention_modules
 from harness.probes.rows import Rows, refuse_weights
 
 if TYPE_CHECKING:
@@ -155,9 +156,8 @@ def _projections(network: Any) -> dict[str, int]:
 
     layers = known_layers(network)
     found: dict[str, int] = {}
-    for prefix, module in network.named_modules():
-        if "attention" in type(module).__name__.lower():
-            inside = [name for name in layers if not prefix or name.startswith(f"{prefix}.")]
-            if len(inside) > 1:
-                found.update(dict.fromkeys(inside[:-1], 3 if len(inside) == 2 else 1))
+    for prefix, _ in attention_modules(network):
+        inside = [name for name in layers if not prefix or name.startswith(f"{prefix}.")]
+        if len(inside) > 1:
+            found.update(dict.fromkeys(inside[:-1], 3 if len(inside) == 2 else 1))
     return found

@@ -98,9 +98,10 @@ class _Units:
         self.units: list[_Unit] = []
         self.arrived: dict[int, torch.Tensor] = {}
         self.last: Any = None
-        self._relus: dict[int, tuple[torch.Tensor, int]] = {}
+        # By their ids, outputs with their versions: what the network has written into since is none any more.
+        self._relus: dict[int, tuple[torch.Tensor, int, int]] = {}
         self._count = 0
-        self._convolved: dict[int, tuple[torch.Tensor, _Unit]] = {}
+        self._convolved: dict[int, tuple[torch.Tensor, int, _Unit]] = {}
         handlers = {**dict.fromkeys(LAYERS, self._layer), ACTIVATION: self._activation, NORMALISATION: self._norm}
         self.watch = Watch(network, {**handlers, CONVOLUTION: self._convolution, PRODUCT: refuse_weights})
 
@@ -110,17 +111,19 @@ class _Units:
         result = operation.run()
         if operation.name in RELUS and result.ndim == 4 and not operation.fixed:
             number, self._count = self._count, self._count + 1
-            self._relus[id(result)] = result, number
+            self._relus[id(result)] = result, result._version, number
             if result.grad_fn is not None:
                 result.grad_fn.register_hook(partial(_collect, self.arrived, number))
         return result
 
     def _convolution(self, operation: Operation) -> Any:
-        relu = self._relus.get(id(operation.input))
+        read = operation.input
+        relu, version, number = self._relus.get(id(read), (None, 0, 0))
+        known = relu is read and version == read._version
         result = self._layer(operation)
-        if relu is not None and relu[0] is operation.input:
-            sides = tuple(operation.input.shape[2:])
-            self._convolved[id(result)] = result, _Unit(operation.weight, relu[1], sides)
+        if known:
+            unit = _Unit(operation.weight, number, tuple(read.shape[2:]))
+            self._convolved[id(result)] = result, result._version, unit
         return result
 
     def _layer(self, operation: Operation) -> Any:
@@ -129,9 +132,10 @@ class _Units:
         return operation.run()
 
     def _norm(self, operation: Operation) -> Any:
-        found = self._convolved.get(id(operation.input))
-        if found is not None and found[0] is operation.input and operation.name == "batch_norm":
-            self.units.append(found[1])
+        read = operation.input
+        convolved, version, unit = self._convolved.get(id(read), (None, 0, None))
+        if convolved is read and version == read._version and operation.name == "batch_norm":
+            self.units.append(unit)
         return operation.run()
 
 

@@ -1,0 +1,472 @@
+"""Networks that are written in ways that passes have misread: beside a plain twin, or with the reason they have."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune
+from torch.utils.checkpoint import checkpoint
+
+import harness
+from harness.probes.gradient import GradientPass
+from harness.probes.modules import attention_modules
+from harness.proxies import get_proxy
+from tests.any_network.table import SMALL, near
+
+#: Proxies that read weights, activations, layers, norms, single images and the network as a whole.
+PLAIN = (
+    *("snip", "fisher", "grasp", "synflow", "entropic_score", "gradsign", "vkdnw", "naswot", "epads", "intrain"),
+    *("flops", "flops:count=all", "near", "t_cet:codes=relu", "eznas_a", "zen", "meco", "ntk", "epsinas", "rbflex"),
+)
+LABELS = torch.arange(12) % 5
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def scores(network, images, specs=PLAIN, **options):
+    """By spec the value, or the status where there is none."""
+    proxies = {spec: get_proxy(spec) for spec in specs}
+    for spec, proxy in proxies.items():
+        own = {field.name for field in dataclasses.fields(proxy)}
+        proxies[spec] = dataclasses.replace(proxy, **{key: value for key, value in SMALL.items() if key in own})
+    found = harness.score(network, images, LABELS, list(proxies.values()), **options)
+    status = found.attrs["status"]
+    return {spec: found[p.label] if status[p.label] == "ok" else status[p.label] for spec, p in proxies.items()}
+
+
+def differing(one, other):
+    """The specs whose values, or reasons, are not the same."""
+    both = {spec: (one[spec], other[spec]) for spec in one}
+    return {spec: pair for spec, pair in both.items() if not (near(*pair) if _numbers(pair) else pair[0] == pair[1])}
+
+
+def _numbers(pair):
+    return not any(isinstance(value, str) for value in pair)
+
+
+class Net(nn.Module):
+    """Three convolutions with BatchNorm and a residual sum; subclasses write a part of it in another way."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(2)
+            self.c1, self.n1 = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+            self.c2, self.n2 = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6)
+            self.c3, self.n3 = nn.Conv2d(6, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6)
+            self.fc = nn.Linear(6, 5)
+
+    def first(self, x):
+        return F.relu(self.n1(self.c1(x)))
+
+    def second(self, x):
+        return F.relu(self.n2(self.c2(x)))
+
+    def third(self, x):
+        return F.relu(self.n3(self.c3(x)))
+
+    def head(self, x):
+        return self.fc(x.mean(dim=(2, 3)))
+
+    def forward(self, x):
+        x = self.first(x)
+        x = x + self.second(x)
+        return self.head(self.third(x))
+
+
+@pytest.fixture(scope="module")
+def plain(images):
+    return scores(Net(), images)
+
+
+# What computes as the plain network does ------------------------------------------------------------------
+
+
+class Threshold(Net):
+    def first(self, x):
+        return F.threshold(self.n1(self.c1(x)), 0.0, 0.0)
+
+    def second(self, x):
+        return nn.Threshold(0.0, 0.0, inplace=True)(self.n2(self.c2(x)))
+
+
+class Aten(Net):
+    """As the graphs of torch.export are written."""
+
+    def first(self, x):
+        aten = torch.ops.aten
+        return aten.relu(self.n1(aten.conv2d(x, self.c1.weight, self.c1.bias, [1, 1], [1, 1])))
+
+    def second(self, x):
+        shape = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)
+        maps = torch.ops.aten.convolution.default(x, self.c2.weight, self.c2.bias, *shape)
+        n, training = self.n2, self.training
+        statistics = (n.running_mean, n.running_var, training, 0.1, n.eps, True)
+        return torch.ops.aten.relu_.default(torch.ops.aten.batch_norm.default(maps, n.weight, n.bias, *statistics))
+
+    def head(self, x):
+        return torch.ops.aten.linear.default(x.mean(dim=(2, 3)), self.fc.weight, self.fc.bias)
+
+
+@torch.jit.script
+def _scripted(x):
+    return F.relu(x)
+
+
+class Scripted(Net):
+    def first(self, x):
+        return _scripted(self.n1(self.c1(x)))
+
+
+class Checkpointed(Net):
+    """A block with a norm and a ReLU: what its backward runs again no pass would watch."""
+
+    reentrant = False
+
+    def forward(self, x):
+        x = self.first(x)
+        x = x + checkpoint(self.second, x, use_reentrant=self.reentrant)
+        return self.head(self.third(x))
+
+
+class Reentrant(Checkpointed):
+    reentrant = True
+
+
+class Doubled(nn.Module):
+    """A parametrisation: what is applied is twice what is held."""
+
+    def forward(self, x):
+        return x * 2.0
+
+    def right_inverse(self, x):
+        return x / 2.0
+
+
+def _shift(network):
+    """Values that an initialisation has to replace."""
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if not name.startswith(("c", "fc")) or name.endswith("bias"):
+                parameter.uniform_(0.5, 2.0, generator=torch.Generator().manual_seed(4))
+
+
+class ParametrisedBiases(Net):
+    def __init__(self):
+        super().__init__()
+        _shift(self)
+        for layer in (self.c1, self.c2, self.fc):
+            parametrize.register_parametrization(layer, "bias", Doubled())
+
+
+class ParametrisedNorms(Net):
+    def __init__(self):
+        super().__init__()
+        _shift(self)
+        for norm in (self.n1, self.n2):
+            parametrize.register_parametrization(norm, "bias", Doubled())
+            parametrize.register_parametrization(norm, "weight", Doubled())
+
+
+class Wrapped(nn.Module):
+    """A name that holds the word `weight`."""
+
+    def __init__(self):
+        super().__init__()
+        self.lightweight = Net()
+
+    def forward(self, x):
+        return self.lightweight(x)
+
+
+#: What reads the parameters that a parametrisation holds: they are not the ones that are applied.
+OF_PARAMETERS = {"ntk", "vkdnw"}
+SAME = {
+    Threshold: set(),
+    Aten: set(),
+    Scripted: set(),
+    Checkpointed: set(),
+    Reentrant: set(),
+    ParametrisedBiases: OF_PARAMETERS,
+    ParametrisedNorms: OF_PARAMETERS,
+    Wrapped: set(),
+}
+
+
+@pytest.mark.parametrize("kind", SAME, ids=lambda kind: kind.__name__)
+def test_written_in_another_way(kind, images, plain):
+    assert differing(scores(kind(), images), plain).keys() <= SAME[kind]
+
+
+class InPlaceSum(Net):
+    """What the BatchNorm reads is no convolution's output any more."""
+
+    def second(self, x):
+        maps = self.c2(x)
+        maps += x
+        return F.relu(self.n2(maps))
+
+
+class Sum(Net):
+    def second(self, x):
+        return F.relu(self.n2(self.c2(x) + x))
+
+
+class Half(Net):
+    """A convolution reads a part of what a ReLU gives, which begins at the same address."""
+
+    copied = False
+
+    def __init__(self):
+        super().__init__()
+        self.c2 = nn.Conv2d(3, 6, 3, padding=1)
+
+    def second(self, x):
+        x = x[:, :3]
+        return super().second(x.clone() if self.copied else x)
+
+
+class CopiedHalf(Half):
+    copied = True
+
+
+class Sliced(Net):
+    """One layer's weights in two operations of different widths."""
+
+    def head(self, x):
+        x = x.mean(dim=(2, 3))
+        parts = [F.linear(x, self.fc.weight[rows], self.fc.bias[rows]) for rows in (slice(2), slice(2, 5))]
+        return torch.cat(parts, dim=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "twin", "specs"),
+    [
+        (InPlaceSum, Sum, ("eznas_a", "snip", "t_cet:codes=relu")),
+        (Half, CopiedHalf, ("t_cet:codes=relu", "fisher")),
+        (Sliced, Net, ("fisher", "snip", "flops", "gradsign")),
+    ],
+)
+def test_beside_its_twin(kind, twin, specs, images):
+    assert differing(scores(kind(), images, specs), scores(twin(), images, specs)) == {}
+
+
+class Bounded(Net):
+    """A ReLU whose greatest value is 1, which is low enough to matter."""
+
+    def first(self, x):
+        return F.hardtanh(self.n1(self.c1(x)), 0.0, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Participation(harness.Proxy):
+    """The sum of a pass's participations alone."""
+
+    name: ClassVar[str] = "participation"
+    summary: ClassVar[str] = "spread of the activations"
+    citation: ClassVar[str] = "none"
+    inputs: ClassVar[str] = "images"
+
+    def needs(self):
+        return {GradientPass(batch_size=6, dtype="float64"): ("participations",)}
+
+    def score(self, seen):
+        return seen["participations"].sum()
+
+
+def test_a_bounded_relu_is_read_as_it_is_computed(images):
+    network, maps = Bounded().double().train(), []
+    for norm in (network.n1, network.n2, network.n3):
+        norm.register_forward_hook(lambda module, args, output: maps.append(output))
+    with torch.no_grad():
+        network(images[:6].double())
+    expected = sum(_participation(m.clamp(0, bound)) for m, bound in zip(maps, (1.0, None, None), strict=True))
+    found = harness.score(Bounded(), images, LABELS, [Participation()], keep_weights=True)
+    assert near(found["participation"], expected)
+
+
+def _participation(maps):
+    samples = maps.movedim(1, -1).flatten(0, -2)
+    covariance = torch.cov(samples.T, correction=0) + 1e-10 * torch.eye(samples.shape[1], dtype=samples.dtype)
+    return float(2 * covariance.trace().log() - covariance.square().sum().log())
+
+
+# What has a reason ----------------------------------------------------------------------------------------
+
+
+class Multiplied(Net):
+    def head(self, x):
+        return (x.mean(dim=(2, 3))[:, None] * self.fc.weight).sum(dim=-1) + self.fc.bias
+
+
+def test_a_layers_weight_in_a_function_of_no_layer(images, plain):
+    found = scores(Multiplied(), images)
+    reasons = {spec: value for spec, value in found.items() if isinstance(value, str) and "used by mul" in value}
+    assert set(reasons) >= {"fisher", "flops", "near", "eznas_a", "epsinas", "t_cet:codes=relu"}
+    assert near(found["snip"], plain["snip"])
+    assert near(found["gradsign"], plain["gradsign"])
+
+
+class NativeNorm(Net):
+    def second(self, x):
+        shape = (len(x), 6, x[0, 0].numel(), 2, 1e-5)
+        return F.relu(torch.native_group_norm(self.c2(x), self.n2.weight, self.n2.bias, *shape)[0])
+
+
+def test_a_norm_of_another_form_is_refused_where_norms_count(images):
+    found = scores(NativeNorm(), images, ["synflow", "snip"])
+    assert found["synflow"].startswith("the network calls native_group_norm")
+    assert found["snip"] > 0
+
+
+_UNIT = torch.jit.CompilationUnit("def rectify(x):\n    return torch.relu(x)\n")
+
+
+class Unreadable(Net):
+    def first(self, x):
+        return _UNIT.rectify(self.n1(self.c1(x)))
+
+
+def test_a_function_whose_python_is_unknown(images):
+    found = scores(Unreadable(), images, ["naswot", "ntk"])
+    assert found["naswot"].startswith("the network calls rectify, a function of torch.jit")
+    assert found["ntk"] < 0
+    assert _UNIT.rectify(torch.tensor([-1.0, 1.0])).tolist() == [0.0, 1.0]
+
+
+class Pruned(Net):
+    def __init__(self, module, attribute):
+        super().__init__()
+        prune.random_unstructured(getattr(self, module), attribute, 0.5)
+
+
+@pytest.mark.parametrize(("module", "attribute"), [("c1", "bias"), ("n1", "weight"), ("n1", "bias")])
+@pytest.mark.parametrize("spec", ["snip", "snip:init=default", "epsinas"])
+def test_a_tensor_that_a_hook_makes_is_not_initialised(module, attribute, spec, images):
+    found = scores(Pruned(module, attribute), images, [spec])
+    assert f"layer {module}: its {attribute} is no Parameter" in found[spec]
+
+
+class Negative(nn.Module):
+    def forward(self, x):
+        return -x
+
+    def right_inverse(self, x):
+        return -x
+
+
+def test_a_parametrised_bias_that_does_not_become_absolute(images):
+    network = Net()
+    _shift(network)
+    parametrize.register_parametrization(network.c1, "bias", Negative())
+    kept = scores(network, images, ["synflow"], keep_weights=True)
+    assert kept["synflow"] == "the parametrised bias of c1 cannot be made absolute"
+    assert scores(network, images, ["synflow"])["synflow"] == scores(Net(), images, ["synflow"])["synflow"]
+
+
+class OneLogit(Net):
+    def head(self, x):
+        return super().head(x)[:, :1]
+
+
+def test_one_logit_has_no_cross_entropy(images):
+    specs = ("snip", "gradsign", "vkdnw", "zico", "fisher", "synflow", "naswot")
+    found = harness.score(OneLogit(), images, torch.zeros(12, dtype=torch.long), specs)
+    reasons = found.attrs["status"]
+    assert all(reasons[spec].startswith("one logit has no cross-entropy") for spec in specs[:5])
+    assert not found[["synflow", "naswot"]].isna().any()
+
+
+# Modes ----------------------------------------------------------------------------------------------------
+
+
+class FrozenNorm(Net):
+    """As detectors do: their BatchNorms stay in eval mode."""
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.n1.eval()
+        return self
+
+
+def test_a_networks_own_train_holds_from_the_first_pass_on(images):
+    together = scores(FrozenNorm(), images, ["vkdnw", "snip"])
+    assert scores(FrozenNorm(), images, ["snip"])["snip"] == together["snip"]
+    assert scores(FrozenNorm().train(), images, ["snip"])["snip"] == together["snip"]
+
+
+class Untracked(Net):
+    def __init__(self):
+        super().__init__()
+        self.n1 = nn.BatchNorm2d(6, track_running_stats=False)
+
+
+def test_images_that_meet_in_eval_mode_have_no_codes_of_their_own(images):
+    found = scores(Untracked(), images, ["epads", "snip"])
+    assert found["epads"] == "BatchNorm without running statistics has no eval mode"
+    assert found["snip"] > 0
+
+
+# Attention by its name ------------------------------------------------------------------------------------
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return self.out((q @ k.transpose(1, 2)).softmax(dim=-1) @ v)
+
+
+class Tokens(nn.Module):
+    """A Transformer of two blocks."""
+
+    def __init__(self, blocks=2):
+        super().__init__()
+        self.patch = nn.Conv2d(3, 8, 4, stride=4)
+        self.blocks = nn.ModuleList([Attention() for _ in range(blocks)])
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.fc(x.mean(dim=1))
+
+
+class AttentionNet(Tokens):
+    """The same, by a name that holds the word."""
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_a_network_is_no_attention_module_by_its_name(blocks, images):
+    network, named = Tokens(blocks), AttentionNet(blocks)
+    assert [name for name, _ in attention_modules(named)] == [f"blocks.{i}" for i in range(blocks)]
+    specs = ("dss", "head_confidence")
+    assert differing(scores(network, images, specs), scores(named, images, specs)) == {}
+
+
+def test_projections_that_are_parametrised_have_a_reason(images):
+    network = Tokens()
+    parametrizations.weight_norm(network.blocks[0].qkv)
+    reason = "the weights of the parametrised layer blocks.0.qkv are no parameters"
+    assert scores(network, images, ["dss"])["dss"] == reason
+
+
+def test_projections_that_share_a_parameter_count_once(images):
+    shared, once = Tokens(), Tokens()
+    once.blocks[1] = once.blocks[0]
+    for part in ("qkv", "out"):
+        for name in ("weight", "bias"):
+            setattr(getattr(shared.blocks[1], part), name, getattr(getattr(shared.blocks[0], part), name))
+    assert differing(scores(shared, images, ["dss"]), scores(once, images, ["dss"])) == {}
