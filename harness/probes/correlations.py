@@ -1,4 +1,4 @@
-"""How alike images are to a network: correlations of what its ReLUs read, and of the gradients there."""
+"""How alike images are to a network: codes and correlations of what its ReLUs read, and of the gradients there."""
 
 from __future__ import annotations
 
@@ -14,6 +14,27 @@ if TYPE_CHECKING:
 
 #: Units whose values a processor works on at once: those of 64 images stay in its cache.
 CACHED_UNITS = 2048
+
+
+def agreement(values: Any) -> Any:
+    """Equal bits of the codes [value > 0] of each two images: (B, B) float64.
+
+    Two codes of n units with a and b active ones, c of them in common, agree in n - a - b + 2 c: one product of
+    0/1 matrices. Its float32 sums are exact below 2^24 units.
+    """
+    import torch
+
+    units = by_image(values.detach())
+    count = units.shape[1]
+    step = min(count, CACHED_UNITS) if units.device.type == "cpu" else count
+    held = torch.empty(len(units), step, device=units.device)
+    common = torch.zeros(len(units), len(units), device=units.device)
+    for part in units.split(step, dim=1):
+        codes = torch.gt(part, 0, out=held[:, : part.shape[1]])
+        common.addmm_(codes, codes.T)
+    common = common.double()
+    active = common.diagonal()
+    return (count - active[:, None]) - active[None, :] + 2 * common
 
 
 def row_correlation(values: Any) -> Any:

@@ -15,7 +15,6 @@ from harness.probes.base import (
     Probe,
     Subject,
     Unscorable,
-    by_image,
     finite_logits,
     gradients,
     hooked,
@@ -25,7 +24,7 @@ from harness.probes.base import (
     together,
     weight_layers,
 )
-from harness.probes.correlations import CACHED_UNITS, ReluCorrelations
+from harness.probes.correlations import ReluCorrelations, agreement
 from harness.probes.hessian import hessian_gradient, twice_differentiable
 from harness.probes.rows import Rows, participation
 
@@ -445,27 +444,6 @@ class Seen:
             found["layer_kernels"] = torch.stack([self._layer_kernels[name] for name in called])
             found["layer_places"] = np.array([place.get(name, -1) for name in names])
         return found
-
-
-def agreement(values: Any) -> Any:
-    """Equal bits of the codes [value > 0] of each two images: (B, B) float64.
-
-    Two codes of n units with a and b active ones, c of them in common, agree in n - a - b + 2 c: one product of
-    0/1 matrices. Its float32 sums are exact below 2^24 units.
-    """
-    import torch
-
-    units = by_image(values.detach())
-    count = units.shape[1]
-    step = min(count, CACHED_UNITS) if units.device.type == "cpu" else count
-    held = torch.empty(len(units), step, device=units.device)
-    common = torch.zeros(len(units), len(units), device=units.device)
-    for part in units.split(step, dim=1):
-        codes = torch.gt(part, 0, out=held[:, : part.shape[1]])
-        common.addmm_(codes, codes.T)
-    common = common.double()
-    active = common.diagonal()
-    return (count - active[:, None]) - active[None, :] + 2 * common
 
 
 def _fisher(output: torch.Tensor, grad: torch.Tensor, channels: int, place: Place, count: int) -> torch.Tensor:

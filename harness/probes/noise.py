@@ -16,7 +16,7 @@ from harness.probes.base import (
     finite_logits,
     outputs,
 )
-from harness.probes.gradient import agreement
+from harness.probes.correlations import agreement
 from harness.probes.rows import refuse_weights
 
 if TYPE_CHECKING:
