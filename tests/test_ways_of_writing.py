@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 import harness
 from harness.probes.gradient import GradientPass
 from harness.probes.modules import attention_modules
-from harness.proxies import get_proxy
+from harness.proxies import available, get_proxy
 from tests.any_network.table import SMALL, near
 
 #: Proxies that read weights, activations, layers, norms, single images and the network as a whole.
@@ -383,6 +383,16 @@ def test_one_logit_has_no_cross_entropy(images):
     reasons = found.attrs["status"]
     assert all(reasons[spec].startswith("one logit has no cross-entropy") for spec in specs[:5])
     assert not found[["synflow", "naswot"]].isna().any()
+
+
+def test_one_image_has_no_other_to_be_compared_with(images):
+    comparing = ("acor", "gcor", "rcor", "jacov", "epe_nas", "naswot", "layerwise_naswot", "t_cet", "epads", "rbflex")
+    comparing += ("ntk", "ntk_cond", "ntk_min")
+    found = harness.score(Net(), images[:1], torch.zeros(1, dtype=torch.long), comparing)
+    assert set(found.attrs["status"].values()) == {"one image has no other to be compared with: give several"}
+    found = harness.score(Net(), images[:2], torch.tensor([0, 1]), "all")
+    assert found.index.tolist() == list(available())
+    assert not [label for label, status in found.attrs["status"].items() if status.startswith("one image")]
 
 
 # Modes ----------------------------------------------------------------------------------------------------

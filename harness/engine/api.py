@@ -13,7 +13,7 @@ from harness.engine.scorer import score_subject
 from harness.errors import HarnessError, UnknownNameError, shown
 from harness.probes.base import Subject
 from harness.probes.neutral import neutral
-from harness.proxies import get_proxy
+from harness.proxies import available, get_proxy
 from harness.proxies.base import Proxy
 from harness.seeds import stable_seed
 
@@ -51,7 +51,8 @@ def score(
             taken to the type of the pass.
         targets: labels (N,), integers of any width, a tensor or numpy's; drawn uniformly from `num_classes` when
             None.
-        proxies: one or several names with settings, such as `snip` or `vkdnw:variant=repo`, or `Proxy` objects.
+        proxies: one or several names with settings, such as `snip` or `vkdnw:variant=repo`, or `Proxy` objects; `all`
+            stands for every proxy with its defaults.
         seed: of initialisations, drawn images and drawn labels.
         num_classes: classes of drawn labels; the width of the logits when None.
         stages: names of the submodules whose outputs AZ-NAS's proxies read, in order.
@@ -69,6 +70,7 @@ def score(
 
     proxies = [proxies] if isinstance(proxies, (str, Proxy)) else proxies
     _check(proxies, stages, seed, keep_weights)
+    proxies = [name for one in proxies for name in (available() if one == "all" else [one])]
     chosen = {proxy.label: proxy for proxy in map(get_proxy, proxies)}
     with neutral(inputs.device if isinstance(inputs, torch.Tensor) else torch.device("cpu")):
         images = own_images(inputs)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 #: Types that weights and images may have in a pass.
 DTYPES = ("float32", "float64")
+ONE_IMAGE = "one image has no other to be compared with: give several"
 NO_EVAL_MODE = "BatchNorm without running statistics has no eval mode"
 SINGLE_VALUE = "BatchNorm over a single value: the network needs several images or positions"
 
@@ -233,6 +234,13 @@ def several(logits: torch.Tensor) -> torch.Tensor:
             "logit z"
         )
     return logits
+
+
+def of_several_images(compared: Any) -> Any:
+    """What compares each image with each other (..., B, B). Raises Unscorable for one image: that has no other."""
+    if compared.shape[-1] < 2:
+        raise Unscorable(ONE_IMAGE)
+    return compared
 
 
 def finite_logits(network: nn.Module, images: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.probes.base import (
     NO_EVAL_MODE,
+    ONE_IMAGE,
     OncePerTensor,
     Probe,
     Subject,
@@ -49,6 +50,8 @@ class NoisyCodes(Probe):
         network = subject.network.eval()
         images, _ = subject.images(self.batch_size, self.dtype)
         layout, count = subject.layout(), len(images)
+        if count < 2:
+            raise Unscorable(ONE_IMAGE)
         noise = torch.randn(images.shape, generator=subject.generator("noise")).to(images)
         draws = subject.generator("permutations")
         differing: list[torch.Tensor] = []

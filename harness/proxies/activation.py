@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from harness.errors import HarnessError
-from harness.probes.base import Probe, Unscorable
+from harness.probes.base import Probe, Unscorable, of_several_images
 from harness.probes.codes import EvalCodes
 from harness.probes.features import ChannelCorrelation, StagePass
 from harness.probes.gaussian import LinearRegions, PerturbationPass, UnitPatterns
@@ -27,9 +27,10 @@ XIANG = "Xiang et al., AutoML 2023"
 def log_determinants(kernels: np.ndarray) -> np.ndarray:
     """ln|K| of each symmetric positive semi-definite kernel (L, B, B); -inf where it is singular.
 
-    A rank below B leaves eigenvalues that are rounding noise; they count as 0, not as their logarithm.
+    A rank below B leaves eigenvalues that are rounding noise; they count as 0, not as their logarithm. Raises
+    Unscorable for one image, whose kernel is the number of units.
     """
-    eigenvalues = np.linalg.eigvalsh(kernels)
+    eigenvalues = np.linalg.eigvalsh(of_several_images(kernels))
     floor = eigenvalues[..., -1:] * kernels.shape[-1] * np.finfo(np.float64).eps
     with np.errstate(divide="ignore"):
         return np.log(np.where(eigenvalues > floor, eigenvalues, 0.0)).sum(axis=-1)

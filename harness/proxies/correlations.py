@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from harness.probes.base import Probe, Unscorable
+from harness.probes.base import Probe, Unscorable, of_several_images
 from harness.probes.gradient import GradientPass
 from harness.proxies.base import Proxy
 
@@ -40,7 +40,7 @@ class _Correlations(Proxy):
         for name in self.observables:
             if name == "relu_stages":
                 continue
-            matrices = np.abs(seen[name])
+            matrices = np.abs(of_several_images(seen[name]))
             kept = np.isfinite(matrices).all(axis=(1, 2))
             defined |= bool((kept & (np.broadcast_to(weights, kept.shape) > 0)).any())
             factors = np.broadcast_to(weights, kept.shape)[kept]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from harness.probes.base import Probe, Unscorable
+from harness.probes.base import Probe, Unscorable, of_several_images
 from harness.probes.constant import ConstantWeights
 from harness.probes.curvature import Conditioning, Curvature
 from harness.probes.gradient import GradientPass
@@ -214,7 +214,5 @@ class RBFleX(Proxy):
         return {probe: ("relu_distances", "head_distances")}
 
     def score(self, seen: Mapping[str, Any]) -> float:
-        if len(seen["relu_distances"]) < 2:
-            raise Unscorable("one image has no other to be compared with")
-        total = log_determinant_of_kernel(seen["relu_distances"], self.gamma_k)
+        total = log_determinant_of_kernel(of_several_images(seen["relu_distances"]), self.gamma_k)
         return len(seen["relu_distances"]) * (total + log_determinant_of_kernel(seen["head_distances"], self.gamma_q))

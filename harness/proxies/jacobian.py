@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from harness.probes.base import Probe, Unscorable
+from harness.probes.base import Probe, Unscorable, of_several_images
 from harness.probes.fisher import FisherSketch, fisher_factor
 from harness.probes.gradient import GradientPass
 from harness.probes.jacobian import WeightJacobian, jacobian_of
@@ -141,7 +141,7 @@ class _InputJacobian(Proxy):
 
     @staticmethod
     def correlation(seen: Mapping[str, Any]) -> np.ndarray:
-        matrix = seen["input_jacobian_correlation"]
+        matrix = of_several_images(seen["input_jacobian_correlation"])
         if not np.isfinite(matrix).all():
             raise Unscorable("an image has a constant Jacobian")
         return matrix
@@ -216,7 +216,7 @@ class Ntk(Proxy):
         return {TangentKernel(self.init, self.batch_size, self.dtype): ("tangent_kernel",)}
 
     def score(self, seen: Mapping[str, Any]) -> float:
-        kernel = seen["tangent_kernel"]
+        kernel = of_several_images(seen["tangent_kernel"])
         if not np.isfinite(kernel).all():
             raise Unscorable("tangent kernel is not finite")
         eigenvalues = np.linalg.eigvalsh(kernel)

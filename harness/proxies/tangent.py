@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from harness.probes.base import Probe, Unscorable
+from harness.probes.base import Probe, Unscorable, of_several_images
 from harness.probes.persample import SampleKernel
 from harness.proxies.base import Proxy
 from harness.proxies.saliency import VARIANTS
@@ -46,7 +46,7 @@ class _SampleKernel(Proxy):
 
     def extremes(self, seen: Mapping[str, Any]) -> tuple[float, float]:
         """Least and greatest eigenvalue. Raises Unscorable for a kernel that is singular to the precision."""
-        eigenvalues = np.linalg.eigvalsh(self.kernel(seen))
+        eigenvalues = np.linalg.eigvalsh(of_several_images(self.kernel(seen)))
         if eigenvalues[0] <= eigenvalues[-1] * len(eigenvalues) * np.finfo(self.dtype).eps:
             raise Unscorable("singular tangent kernel")
         return float(eigenvalues[0]), float(eigenvalues[-1])
