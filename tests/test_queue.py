@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -272,6 +273,21 @@ def test_the_plan_lists_what_the_tables_lack(planned, monkeypatch):
     ]
     assert spent == [["synflow"], ["synflow"]]  # what is counted from encodings costs nothing
     assert [entry.number for entry in read_queue("QUEUE.md")] == ["1", "2", "3"]
+
+
+def test_a_row_that_cannot_be_measured_has_no_hours(planned, monkeypatch, capfd):
+    """As of a proxy that reads more images than there are: the others are measured all the same."""
+
+    def seconds(scorer: Any, index: int, labels: list[str]) -> float:
+        if "flops" in scorer.proxies:
+            raise HarnessError("inputs 'cifar10' hold 1280 images, too few for mini-batch 20 of 64")
+        return 40.0
+
+    monkeypatch.setattr(plan, "_seconds", seconds)
+    monkeypatch.setattr(plan, "_warm", lambda: None)
+    rows = planned(BOARD, PAPER)
+    assert sorted(row[3] for row in rows) == ["", "", "40.00"]  # two without: this one, and one without images
+    assert "not measured: harness score benchmark=macro" in capfd.readouterr().err
 
 
 def test_what_rows_complete_together_stands_in_brackets():
