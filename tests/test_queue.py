@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import harness
@@ -18,6 +20,7 @@ from harness.benchmarks.benchmark import load_benchmark
 from harness.cli import main, plan
 from harness.cli.queue import images_for, read_queue
 from harness.config import compose_config
+from harness.engine.scorer import Job
 from harness.engine.store import ScoreKey, ScoreStore
 from harness.errors import HarnessError
 
@@ -288,6 +291,16 @@ def test_a_row_that_cannot_be_measured_has_no_hours(planned, monkeypatch, capfd)
     rows = planned(BOARD, PAPER)
     assert sorted(row[3] for row in rows) == ["", "", "40.00"]  # two without: this one, and one without images
     assert "not measured: harness score benchmark=macro" in capfd.readouterr().err
+
+
+def test_proxies_that_read_more_images_than_there_are(tmp_path):
+    """They are in rows of their own: another's score is not to wait for images."""
+    images = np.zeros((100, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "cifar10.npz", images=images, labels=np.arange(100) % 10)
+    job = Job("macro", "cifar10", (), inputs="cifar10", inputs_path=str(tmp_path / "cifar10.npz"))
+    found = {name: plan._has_enough(replace(job, proxies=(name,))) for name in ("snip", "knas", "zico", "flops")}
+    assert found == {"snip": True, "knas": False, "zico": False, "flops": True}
+    assert plan._has_enough(replace(job, proxies=("knas",), inputs="random", inputs_path=None))
 
 
 def test_what_rows_complete_together_stands_in_brackets():

@@ -17,13 +17,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness.benchmarks.benchmark import load_benchmark
 from harness.cli.queue import images_for
 from harness.config import choices
+from harness.engine.inputs import load_inputs
 from harness.engine.scorer import Job, Scorer
 from harness.engine.scoring import check_host, plan
 from harness.engine.store import ScoreKey, open_store, write_text
 from harness.errors import HarnessError, SelectionError
 from harness.probes.neutral import neutral
+from harness.proxies import get_proxy
 from harness.rankings.results import scoring_commands
 from harness.tables.build import build_table
 from harness.tables.cells import Cell, load_table
@@ -132,12 +135,16 @@ def planned_rows(tables: Iterable[Any], measurements: Measurements, data: str | 
     A row whose images at `data` do not fit its networks is said, and is as one without images.
     """
     wants = collect(tables, measurements)
-    pairs_wanted = (pair for want in wants for pairs in want.alternatives for pair in pairs)
-    commands = scoring_commands(pairs_wanted, measurements.store)
-    groups: dict[str, list[Pair]] = defaultdict(list)
-    for pair, command in commands.items():
-        groups[command].append(pair)
     root = str(measurements.store.root)
+    enough: dict[bool, list[Pair]] = {True: [], False: []}
+    for pair in dict.fromkeys(pair for want in wants for pairs in want.alternatives for pair in pairs):
+        enough[_has_enough(_job([pair], root, data))].append(pair)
+    groups: dict[str, list[Pair]] = defaultdict(list)
+    # Apart, as a command ends where the images at hand are too few for one of its proxies.
+    for pair, command in [
+        one for pairs in enough.values() for one in scoring_commands(pairs, measurements.store).items()
+    ]:
+        groups[command].append(pair)
     stored = cache(measurements.store.read)
     rows, lacking = [], {}
     for command, pairs in groups.items():
@@ -181,6 +188,28 @@ def _job(pairs: Sequence[Pair], root: str, data: str | None) -> Job:
 
 def _has_images(job: Job) -> bool:
     return job.inputs == "random" or job.inputs_path is not None
+
+
+def _has_enough(job: Job) -> bool:
+    """Whether the images of a job with one proxy are as many as its mini-batches take; True where they are not read."""
+    if job.inputs_path is None:
+        return True
+    try:
+        inputs = _images(job.benchmark, job.dataset, job.inputs, job.inputs_path)
+    except HarnessError:  # which `check_host` says of the whole row
+        return True
+    try:
+        for probe in get_proxy(job.proxies[0]).needs():
+            inputs.batch(job.seed, getattr(probe, "minibatches", 1) - 1, getattr(probe, "batch_size", 1))
+    except HarnessError:
+        return False
+    return True
+
+
+@cache
+def _images(benchmark: str, dataset: str, name: str, path: str) -> Any:
+    found = load_benchmark(benchmark).dataset(dataset)
+    return load_inputs(name, path, found.classes, (3, found.resolution, found.resolution))
 
 
 def collect(tables: Iterable[Any], measurements: Measurements) -> list[Want]:
