@@ -26,7 +26,6 @@ from harness.engine.scoring import check_host, plan
 from harness.engine.store import ScoreKey, open_store, write_text
 from harness.errors import HarnessError, SelectionError
 from harness.probes.neutral import neutral
-from harness.proxies import get_proxy
 from harness.rankings.results import scoring_commands
 from harness.tables.build import build_table
 from harness.tables.cells import Cell, load_table
@@ -198,9 +197,9 @@ def _has_enough(job: Job) -> bool:
         inputs = _images(job.benchmark, job.dataset, job.inputs, job.inputs_path)
     except HarnessError:  # which `check_host` says of the whole row
         return True
+    (proxy,) = job.resolved
     try:
-        for probe in get_proxy(job.proxies[0]).needs():
-            inputs.batch(job.seed, getattr(probe, "minibatches", 1) - 1, getattr(probe, "batch_size", 1))
+        inputs.batch(job.seed, getattr(proxy, "minibatches", 1) - 1, getattr(proxy, "batch_size", 1))
     except HarnessError:
         return False
     return True
