@@ -107,12 +107,12 @@ def sharing_ratios(cells: int, seed: int) -> dict[str, float]:
       default memory layout, whatever it needs of them, as zero-cost-nas does for most of its own
     """
     from harness.engine.scorer import score_subject
-    from harness.probes.base import EncodingProbe
     from harness.proxies import get_proxy
+    from harness.proxies.base import is_counted
 
     scorer, indices = _prepare(cells, seed)
     proxies = [get_proxy(name) for name in _sets()[LIGHT]]
-    reading = [proxy for proxy in proxies if not all(isinstance(probe, EncodingProbe) for probe in proxy.needs())]
+    reading = [proxy for proxy in proxies if not is_counted(proxy)]
 
     def cost(index: int, members: list) -> float:
         started = time.process_time()

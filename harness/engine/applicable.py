@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from harness.benchmarks.benchmark import Benchmark
-from harness.probes.base import EncodingProbe
-from harness.proxies.base import Proxy
+from harness.proxies.base import Proxy, is_counted
 
 
 def inapplicable(proxy: Proxy, benchmark: Benchmark, dataset: str | None = None) -> str:
@@ -22,8 +21,6 @@ def unbuilt(proxy: Proxy, benchmark: Benchmark, dataset: str) -> str:
 
     Counts have: they are those of the network that is built, with its own last layer, as the card says.
     """
-    if benchmark.dataset(dataset).head == "linear" or not proxy.reads_head:
-        return ""
-    if all(isinstance(probe, EncodingProbe) for probe in proxy.needs()):
+    if benchmark.dataset(dataset).head == "linear" or not proxy.reads_head or is_counted(proxy):
         return ""
     return f"reads the last layer, and the decoder of {dataset} is not built"

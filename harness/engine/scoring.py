@@ -24,9 +24,9 @@ from harness.engine.scorer import Job, checked, resolve_device
 from harness.engine.store import Row, ScoreKey, ScoreStore, open_store
 from harness.engine.workers import score_networks
 from harness.errors import HarnessError
-from harness.probes.base import EncodingProbe, Unscorable
+from harness.probes.base import Unscorable
 from harness.progress import progress_bar
-from harness.proxies.base import Proxy
+from harness.proxies.base import Proxy, is_counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,7 +102,7 @@ def plan(job: Job, read: Callable[[ScoreKey, int], pd.DataFrame] | None = None) 
     read = read or open_store(job.store, job.stores).read
     found = []
     for proxy in proxies:
-        counted = all(isinstance(probe, EncodingProbe) for probe in proxy.needs())
+        counted = is_counted(proxy)
         asked = members[part::parts] if counted else representatives
         key = job.key(proxy)
         held = read(key, proxy.version)

@@ -10,8 +10,13 @@ from typing import Any, ClassVar
 
 from harness import specs
 from harness.errors import HarnessError, UnknownNameError
-from harness.probes.base import DTYPES, Probe
+from harness.probes.base import DTYPES, EncodingProbe, Probe
 from harness.probes.initialise import SCHEMES
+
+
+def is_counted(proxy: Proxy) -> bool:
+    """Whether a proxy is read from the encodings alone, without networks."""
+    return all(isinstance(probe, EncodingProbe) for probe in proxy.needs())
 
 
 def at_least(least: int) -> range:

@@ -15,10 +15,9 @@ from harness.engine.scorer import Job
 from harness.engine.store import Row, ScoreKey, ScoreStore, check_range, open_store
 from harness.engine.workers import score_networks
 from harness.errors import HarnessError
-from harness.probes.base import EncodingProbe
 from harness.progress import progress_bar
 from harness.proxies import get_proxy
-from harness.proxies.base import Proxy
+from harness.proxies.base import Proxy, is_counted
 from harness.seeds import stable_rng
 from harness.verify.findings import Finding
 
@@ -72,7 +71,7 @@ def check_scores(config: Any) -> Iterator[Finding]:
         indices = stored.index.to_numpy()
         sample = indices[np.argsort(place[indices])[: config.cells]]
         images = key.inputs not in ("none", "random")
-        counted = all(isinstance(probe, EncodingProbe) for probe in proxy.needs())
+        counted = is_counted(proxy)
         job = Job(
             key.space,
             key.dataset,
