@@ -186,3 +186,21 @@ def test_what_a_living_writer_writes_is_left_alone(tmp_path):
 
     write_whole(target, write)
     assert target.read_bytes() == b"x"
+
+
+def test_runs_that_start_at_once_may_remove_the_trials_of_each_other(monkeypatch, tmp_path):
+    from harness.engine import store as module
+
+    write_whole = module.write_whole
+    others = iter(["0of2", None])
+
+    def disturbed(target: Path, write: Any) -> Path:
+        written = write_whole(target, write)
+        if (other := next(others)) is not None:
+            ScoreStore(tmp_path).prepare(KEY, other)
+            assert not written.exists()
+        return written
+
+    monkeypatch.setattr(module, "write_whole", disturbed)
+    ScoreStore(tmp_path).prepare(KEY, "1of2")
+

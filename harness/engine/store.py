@@ -173,7 +173,7 @@ class ScoreStore:
             for left in (*folder.glob(f".part-{writer}-*.writing"), *folder.glob(".*trial-*.writing")):
                 _remove_if_left(left)
             trial = write_whole(folder / f".trial-{uuid.uuid4().hex[:8]}.writing", lambda file: file.write(bytes(4096)))
-            trial.unlink()
+            trial.unlink(missing_ok=True)  # another run that starts may have taken it for one that was left
         except OSError as error:
             raise self._unwritable(error) from error
 
