@@ -57,7 +57,9 @@ def subject_of(build: Callable[[], nn.Module], on: torch.device, side: int = 16)
         return images[start : start + size], labels[start : start + size]
 
     stages = getattr(network, "stages", None)
-    return Subject(network, batch, 3, (3, side, side), CLASSES, on, stages=stages, plain=True)
+    return Subject(
+        network, batch, 3, (3, side, side), CLASSES, on, stages=stages, plain=True, images_at_hand=len(images)
+    )
 
 
 def observed(probe: Probe, subject: Subject) -> dict[str, Any] | str:
