@@ -545,6 +545,17 @@ def test_what_has_no_page_is_not_in_the_matrix(root, board):
     assert "robot" not in {row["proxy"] for row in found["rows"]} >= {"flops"}
 
 
+def test_datasets_with_most_ranked_proxies_stand_first_in_the_matrix(root, board):
+    one = next(c for c in cells_of(ScoreStore(root), [board], RESAMPLES) if c.rank is not None)
+    few = [dataclasses.replace(one, benchmark="a", proxy=name) for name in ("flops", "snip")]
+    many = [dataclasses.replace(one, benchmark="b", proxy=name) for name in ("flops", "snip", "zen")]
+    pages = dict.fromkeys(("flops", "snip", "zen"), "page")
+    found = standing([*few, *many], pages)
+    assert [place["benchmark"] for place in found["places"]] == ["b", "a"]
+    (zen,) = next(row["figures"] for row in found["rows"] if row["proxy"] == "zen").values()
+    assert [one is None for one in zen] == [False, True]
+
+
 def test_the_foot_says_what_made_the_page_and_how_to_cite_it(site, monkeypatch):
     for path in (site / "index.html", site / "proxies/snip.html", site / "benchmarks/nasbench301.html"):
         foot = html.unescape(re.search(r"<footer>(.*)</footer>", path.read_text(encoding="utf-8"), re.DOTALL)[1])

@@ -7,6 +7,7 @@ and groups. Besides the proxies of this package it has those that others registe
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,13 +51,14 @@ def standing(cells: Sequence[Cell], pages: Mapping[str, str]) -> dict[str, Any]:
 
     Returns:
         `metrics`: name, title, digits and whether lower is better. `places`: benchmark, dataset, population, n of the
-        ranking. `rows`, the best first: proxy, page, the `mean` ranks with intervals by metric, their `rank` and
+        ranking, those with most proxies in it first. `rows`, the best first: proxy, page, the `mean` ranks with intervals by metric, their `rank` and
         `group`, and by metric a figure a place: value, low, high, rank (null on another population than the
         ranking's), n; null where there is none.
     """
     ranked = [cell for cell in cells if cell.dataset != "all" and cell.rank is not None]
-    places = {}
-    for cell in ranked:
+    in_it = Counter((cell.benchmark, cell.dataset) for cell in ranked)
+    places: dict[tuple[str, str], tuple[str, int]] = {}
+    for cell in sorted(ranked, key=lambda cell: -in_it[cell.benchmark, cell.dataset]):
         places.setdefault((cell.benchmark, cell.dataset), (cell.population, cell.n))
     columns = {place: number for number, place in enumerate(places)}
     names = list(dict.fromkeys(general_name(cell.metric) for cell in ranked))
