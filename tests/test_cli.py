@@ -373,9 +373,25 @@ def test_too_few_images_are_refused(capsys):
     rng = np.random.RandomState(0)
     np.savez("images.npz", images=rng.randint(0, 256, (3, 32, 32, 3), dtype=np.uint8), labels=np.arange(3))
     images = ["inputs=cifar10", "inputs.path=images.npz"]
-    line = refused(capsys, ["score", f"proxies=[{SNIP}]", "limit=1", *images, "store=scores", "workers=1"])
-    assert "hold 3 images, too few for mini-batch 0 of 4" in line
-    assert "lower the batch size" in line
+    asked = ["score", f"proxies=[synflow,{SNIP}]", "limit=1", *images, "store=scores", "workers=1"]
+    line = refused(capsys, asked)
+    assert f"{SNIP} reads 4 images (1 of 4), inputs 'cifar10' hold 3: point inputs.path at more" in line
+    assert "lower its batch_size or leave it out" in line
+    assert not Path("scores").exists(), "before anything is computed"
+    zico = refused(capsys, ["score", "proxies=[zico:batch_size=2]", "limit=1", *images, "store=scores"])
+    assert "zico:batch_size=2 reads 4 images (2 of 2)" in zico
+    assert score("proxies=[zen:batch_size=2,snip:batch_size=3]", "limit=1", *images) == 0
+
+
+def test_near_reads_as_many_images_as_there_are():
+    """It reads mini-batches until its matrices are full: of images, until there is no other."""
+    rng = np.random.RandomState(0)
+    for count in (4, 9):  # where 64 channels ask for 16 mini-batches of vectors
+        np.savez("images.npz", images=rng.randint(0, 256, (count, 32, 32, 3), dtype=np.uint8), labels=np.arange(count))
+        images = ["inputs=cifar10", "inputs.path=images.npz", f"store=s{count}", f"stores=[s{count}]"]
+        assert score("proxies=[near:batch_size=4]", "limit=1", *images) == 0
+        (key,) = ScoreStore(f"s{count}").keys()
+        assert ScoreStore(f"s{count}").read(key)["status"].tolist() == ["ok"]
 
 
 def test_failed_rows_are_counted_by_their_reason(capsys):

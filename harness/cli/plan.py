@@ -197,9 +197,8 @@ def _has_enough(job: Job) -> bool:
         inputs = _images(job.benchmark, job.dataset, job.inputs, job.inputs_path)
     except HarnessError:  # which `check_host` says of the whole row
         return True
-    (proxy,) = job.resolved
     try:
-        inputs.batch(job.seed, getattr(proxy, "minibatches", 1) - 1, getattr(proxy, "batch_size", 1))
+        inputs.check_enough(job.resolved)
     except HarnessError:
         return False
     return True

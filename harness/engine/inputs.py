@@ -12,9 +12,10 @@ import math
 import pickle
 import zipfile
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from harness.benchmarks.importers.safe import Dtype, Refused, Unpickler, encode,
 from harness.errors import HarnessError, UnknownNameError, cause
 from harness.paths import open_file, read_bytes, typed_path
 from harness.seeds import stable_rng
+
+if TYPE_CHECKING:
+    from harness.proxies.base import Proxy
 
 #: Mean and standard deviation of the channels (0 to 1), as NAS-Bench-201 normalised its datasets.
 STATISTICS = {
@@ -46,6 +50,8 @@ class Inputs(ABC):
     name: str
     #: Of the images at hand, which scores belong to; None where there are none.
     digest: str | None = None
+    #: How many images there are; None where any number can be drawn.
+    count: int | None = None
 
     def __init__(self, num_classes: int, shape: tuple[int, int, int]):
         self.num_classes = num_classes
@@ -54,6 +60,17 @@ class Inputs(ABC):
     @abstractmethod
     def batch(self, seed: int, number: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Mini-batch `number` (0, 1, …): images (size, C, H, W) float32, labels (size,) int64."""
+
+    def check_enough(self, proxies: Iterable[Proxy]) -> None:
+        """Raises HarnessError where the mini-batches of a proxy take more images than there are; names the proxy."""
+        for proxy in proxies:
+            size = 0 if proxy.inputs == "none" else getattr(proxy, "batch_size", 1)
+            batches = getattr(proxy, "minibatches", 1)
+            if self.count is not None and batches * size > self.count:
+                raise HarnessError(
+                    f"{proxy.label} reads {batches * size:,} images ({batches} of {size}), inputs {self.name!r} hold "
+                    f"{self.count:,}: point inputs.path at more, lower its batch_size or leave it out"
+                )
 
 
 class RandomInputs(Inputs):
@@ -75,6 +92,7 @@ class ImageInputs(Inputs):
         self.name = name
         _check_images(name, images, shape)
         self._images, self._labels = images, _checked_labels(name, labels, len(images), num_classes)
+        self.count = len(images)
 
     @cached_property
     def digest(self) -> str:  # type: ignore[override]

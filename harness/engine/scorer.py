@@ -227,6 +227,7 @@ class Scorer:
                 self.device,
                 stages=network.stages,
                 plain=True,
+                images_at_hand=self.inputs.count,
                 thin=lambda: self.subject(index, partial(space.build, thin=True)),
                 cell=lambda: self.subject(index, space.build_cell),
                 regions=lambda: self.subject(index, space.build_regions, 1),

@@ -154,6 +154,7 @@ def run(job: Job, progress: bool = True) -> Summary:
             "found again, name it among the stores"
         )
     inputs = check_host(job)
+    inputs.check_enough(one.proxy for one in wanted if one.missing)
     benchmark = load_benchmark(job.benchmark)
     dataset = benchmark.dataset(job.dataset)
     check_definitions(store.root, (one.proxy for one in wanted), keep=True)

@@ -149,6 +149,7 @@ class NetworkScores(Objective):
         self._space, self._seed = space, seed
         self._shape = (3, space.resolution, space.resolution)
         self._inputs = load_inputs(inputs, inputs_path, space.classes, self._shape)
+        self._inputs.check_enough(self._proxies)
         self._device = resolve_device(device)
         self._batches: dict[tuple[int, int], Any] = {}
 
@@ -184,6 +185,7 @@ class NetworkScores(Objective):
                 self._device,
                 stages=network.stages,
                 plain=True,
+                images_at_hand=self._inputs.count,
             )
             found = score_subject(subject, proxies)
         for result in found.values():
