@@ -547,6 +547,8 @@ def test_frozen_parameters_stay_frozen(spec):
 
 # Precision ------------------------------------------------------------------------------------------------
 
+#: Logarithm below which a decile of the family's information is rounding: 1e-15 of the greatest eigenvalue.
+LEAST_DECILE = -25.0
 FAMILY = [(width, depth) for width in (3, 4, 6, 8, 11) for depth in (0, 1, 3, 5)]
 
 
@@ -575,8 +577,10 @@ def test_float32_ranks_as_float64(precisions, spec):
     both = np.isfinite(single) & np.isfinite(double)
     assert both.all()
     assert len(set(double)) > 10
-    # A decile of an information of less than full rank is rounding, at 1e-15 of the greatest.
-    assert spearmanr(single, double).statistic >= (0.98 if spec == "vkdnw_decile" else 0.99)
+    if spec == "vkdnw_decile":  # of an information of less than full rank some are rounding, which is as good as any
+        single, double = (np.maximum(scores, LEAST_DECILE) for scores in (single, double))
+        assert 5 < np.count_nonzero(double > LEAST_DECILE)
+    assert spearmanr(single, double).statistic >= 0.99
 
 
 def test_zico_of_minibatches_that_are_nearly_equal():

@@ -55,7 +55,8 @@ class Proxy(ABC):
     #: those of every dataset of a benchmark with images of the same shape: declared where they were found equal.
     reads_head: ClassVar[bool] = True
     #: By how much, relatively, a score may deviate on another processor or device, which rounds otherwise. Those that
-    #: differ: some three times what torch's own convolutions instead of oneDNN's make of it on NAS-Bench-201.
+    #: differ: some three times what torch's own convolutions instead of oneDNN's make of it on NAS-Bench-201, or code
+    #: for AVX2 alone on any of the spaces.
     tolerance: ClassVar[float] = 1e-3
     #: Whether the score is a sum that cancels: its deviation counts relative to the median of |score| if that is more.
     cancels: ClassVar[bool] = False
