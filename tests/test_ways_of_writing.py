@@ -480,3 +480,51 @@ def test_projections_that_share_a_parameter_count_once(images):
         for name in ("weight", "bias"):
             setattr(getattr(shared.blocks[1], part), name, getattr(getattr(shared.blocks[0], part), name))
     assert differing(scores(shared, images, ["dss"]), scores(once, images, ["dss"])) == {}
+
+
+# Other dimensions, other types ----------------------------------------------------------------------------
+
+
+class Shaped(nn.Module):
+    """Two convolutions with BatchNorm on images that are first brought to another shape."""
+
+    def __init__(self, shape, size, twin=False):
+        super().__init__()
+        self.shape = shape
+        dims = 2 if twin else len(shape)
+        conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims]
+        norm = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[dims]
+        padding = tuple(side // 2 for side in size)
+        self.one, self.two = conv(3, 6, size, padding=padding), conv(6, 8, size, padding=padding)
+        self.norm, self.head = norm(6), nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.two(F.relu(self.norm(self.one(x.reshape(*x.shape[:2], *self.shape)))))
+        return self.head(F.relu(x).flatten(2).mean(2))
+
+
+@pytest.mark.parametrize(
+    ("network", "twin"),
+    [
+        (lambda: Shaped((64,), (3,)), lambda: Shaped((1, 64), (1, 3), twin=True)),
+        (lambda: Shaped((1, 8, 8), (1, 3, 3)), lambda: Shaped((8, 8), (3, 3))),
+    ],
+    ids=["sequences", "volumes"],
+)
+def test_sequences_and_volumes(network, twin, images):
+    """As maps of one row, or of one depth: their channels are behind the images too."""
+    specs = [*available(), "entropic_score:over=positions", "entropic_score:over=layer"]
+    one, other = scores(network(), images, specs), scores(twin(), images, specs)
+    apart = {spec for spec, (value, _) in differing(one, other).items() if not isinstance(value, str)}
+    assert not apart
+    assert not isinstance(one["entropic_score"], str)
+
+
+def test_weights_in_half_precision(images):
+    """A pass computes in the precision of its proxy, whatever a network came in."""
+
+    class Half(Net):
+        def forward(self, x):
+            return super().forward(x.to(next(self.parameters()).dtype)).float()
+
+    assert not differing(scores(Half().bfloat16(), images), scores(Net(), images))

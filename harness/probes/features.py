@@ -165,12 +165,13 @@ class ChannelCorrelation(Probe):
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch
 
-        from harness.probes.operations import ACTIVATION, CONVOLUTION, LINEAR, NORMALISATION, RELUS, ChannelsLast, Watch
+        from harness.probes.operations import ACTIVATION, CONVOLUTION, LINEAR, NORMALISATION, RELUS, Watch
+        from harness.probes.rows import Channels
 
         subject.initialise(self.init, dtype=self.dtype)
         network = subject.network
         found: list[torch.Tensor] = []
-        orientation = ChannelsLast()
+        channels = Channels()
         counted: set[int] = set()  # outputs of modules, in `modules=all`
         single: list = []
         draws = subject.generator("channels")
@@ -186,7 +187,7 @@ class ChannelCorrelation(Probe):
 
         def operate(operation):
             result = operation.run()
-            maps = orientation.first(operation, result)
+            maps = result.movedim(channels.of(operation, result), 1) if result.ndim > 1 else result
             if maps.ndim != 4 or operation.fixed or (operation.kind == ACTIVATION and operation.name not in RELUS):
                 return result
             if operation.kind == LINEAR:

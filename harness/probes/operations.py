@@ -264,25 +264,6 @@ class Grouped:
         return found
 
 
-class ChannelsLast:
-    """Which maps have their channels in the last dimension: what a linear layer or a LayerNorm over channels gives."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, torch.Tensor] = {}
-
-    def note(self, operation: Operation, result: torch.Tensor) -> None:
-        over_channels = operation.name in ("layer_norm", "rms_norm") and len(operation.get("normalized_shape")) == 1
-        if result.ndim == 4 and (operation.kind == LINEAR or over_channels):
-            self._known[id(result)] = result
-
-    def first(self, operation: Operation, result: torch.Tensor) -> torch.Tensor:
-        """`result`, its channels in the second dimension."""
-        self.note(operation, result)
-        if id(operation.get("input")) in self._known:
-            self._known[id(result)] = result
-        return result.movedim(-1, 1) if id(result) in self._known else result
-
-
 Handler = Callable[[Operation], Any]
 
 

@@ -93,11 +93,15 @@ class _Positive:
 
 @contextmanager
 def _without_normalisation(
-    network: nn.Module, handlers: dict[str, Handler], only: str = "", spared: Callable[[], bool] = lambda: False
+    network: nn.Module,
+    handlers: dict[str, Handler],
+    only: str = "",
+    spared: Callable[[], bool] = lambda: False,
+    passed: Callable[[Operation, torch.Tensor], object] = lambda operation, result: None,
 ) -> Iterator[None]:
     """Normalisations (those of kind `only`, if given) pass their input on; `handlers` see the other operations.
 
-    `spared`, asked at each, keeps one as it is.
+    `spared`, asked at each, keeps one as it is. `passed` is shown what the others pass on.
 
     Raises Unscorable for a module that is one by its class or name and computes it by arithmetic, which would stay.
     """
@@ -109,7 +113,9 @@ def _without_normalisation(
         met[0] += 1
         if operation.fixed or only not in operation.name or spared():  # weights that are standardised are no features
             return operation.run()
-        return operation.input.clone()  # what follows may write into it
+        result = operation.input.clone()  # what follows may write into it
+        passed(operation, result)
+        return result
 
     def check(module: nn.Module) -> list[tuple]:
         before: list[int] = []
@@ -212,7 +218,8 @@ class PositivePass(Probe):
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch
 
-        from harness.probes.operations import ACTIVATION, LINEAR, ChannelsLast
+        from harness.probes.operations import ACTIVATION, LAYERS
+        from harness.probes.rows import Channels, images_first
 
         network = subject.network
         layout: Any = None
@@ -221,20 +228,17 @@ class PositivePass(Probe):
         def rectify(operation):
             output = torch.relu_(operation.input) if operation.writes else torch.relu(operation.input)
             place = layout.place(operation.index)
-            measured(
-                orientation.first(operation, output) if place.dimension == 0 else place.split(output, self.batch_size)
-            )
+            measured(images_first(output, channels.of(operation, output), place, self.batch_size).movedim(-1, 1))
             return output
 
-        def linear(operation):
-            result = positive.handlers[LINEAR](operation)
-            orientation.note(operation, result)
+        def layer(operation):
+            result = positive.handlers[operation.kind](operation)
+            channels.of(operation, result)
             return result
 
         def measured(output):
-            channels = 1 if output.ndim in (2, 4) else output.ndim - 1
-            positions = [dim for dim in range(1, output.ndim) if dim != channels]
-            dims = {"channels": [channels], "positions": positions, "layer": [channels, *positions]}[self.over]
+            positions = list(range(2, output.ndim))
+            dims = {"channels": [1], "positions": positions, "layer": [1, *positions]}[self.over]
             top = output.amax(dim=dims, keepdim=True) if dims else output
             share = torch.where(top > 0, output / top, torch.zeros_like(output))
             collected.append(-(share * (share + self.eps).log()).mean())
@@ -249,9 +253,9 @@ class PositivePass(Probe):
             noise.uniform_(-0.5, 0.5, generator=subject.generator("uniform noise", repeat))
             collected.clear()
             layout = layout or subject.layout()
-            positive, orientation = _Positive(network), ChannelsLast()
-            handlers = {**positive.handlers, LINEAR: linear, ACTIVATION: rectify}
-            with torch.no_grad(), _without_normalisation(network, handlers):
+            positive, channels = _Positive(network), Channels()
+            handlers = {**positive.handlers, **dict.fromkeys(LAYERS, layer), ACTIVATION: rectify}
+            with torch.no_grad(), _without_normalisation(network, handlers, passed=channels.of):
                 finite.append(torch.isfinite(outputs(network, noise.to(subject.device))).all())
             if not collected:
                 raise Unscorable("the network computes no activation")

@@ -111,7 +111,7 @@ class _Blocks:
             return
         step = values.shape[-1] if values.ndim == 2 else values.shape[-2]
         if is_map:  # column by column
-            values = values.transpose(1, 2)
+            values = values.permute(0, *reversed(range(1, values.ndim - 1)), -1)
         self._rows[number].append(values.flatten(0, -2).clone())
         self._close(number, step)
 

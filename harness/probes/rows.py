@@ -87,8 +87,8 @@ class Rows:
         return images_first(result, channels, place, self._count)
 
     def is_map(self, operation: Operation, result: torch.Tensor) -> bool:
-        """Whether a result is maps (images, channels, height, width), and no tokens."""
-        return result.ndim == 4 and self._channels.of(operation, result) == 1
+        """Whether a result is maps (images, channels, height, width) or volumes, and no tokens."""
+        return result.ndim >= 4 and self._channels.of(operation, result) == 1
 
     def note(self, operation: Operation, result: torch.Tensor) -> None:
         """Remember where the channels of a result are that is not read itself."""

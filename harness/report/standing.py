@@ -51,9 +51,9 @@ def standing(cells: Sequence[Cell], pages: Mapping[str, str]) -> dict[str, Any]:
 
     Returns:
         `metrics`: name, title, digits and whether lower is better. `places`: benchmark, dataset, population, n of the
-        ranking, those with most proxies in it first. `rows`, the best first: proxy, page, the `mean` ranks with intervals by metric, their `rank` and
-        `group`, and by metric a figure a place: value, low, high, rank (null on another population than the
-        ranking's), n; null where there is none.
+        ranking, those with most proxies in it first. `rows`, the best first: proxy, page, the `mean` ranks with
+        intervals by metric, their `rank` and `group`, and by metric a figure a place: value, low, high, rank (null on
+        another population than the ranking's), n; null where there is none.
     """
     ranked = [cell for cell in cells if cell.dataset != "all" and cell.rank is not None]
     in_it = Counter((cell.benchmark, cell.dataset) for cell in ranked)
