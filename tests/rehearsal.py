@@ -10,7 +10,7 @@ To torch's C++ code the device is `meta`, the one that every build knows and not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -39,16 +39,16 @@ _SIZED_BY_VALUES = {
 }
 
 
-def tree_leaves(tree: Any) -> Iterator[Any]:
+def leaves_of(branches: Iterable[Any], found: list[Any]) -> list[Any]:
     """What lists, tuples and mappings hold, as `torch.utils._pytree` finds it for any class at ten times the cost."""
-    if isinstance(tree, (list, tuple)):
-        for branch in tree:
-            yield from tree_leaves(branch)
-    elif isinstance(tree, dict):
-        for branch in tree.values():
-            yield from tree_leaves(branch)
-    else:
-        yield tree
+    for branch in branches:
+        if isinstance(branch, (list, tuple)):
+            leaves_of(branch, found)
+        elif isinstance(branch, dict):
+            leaves_of(branch.values(), found)
+        else:
+            found.append(branch)
+    return found
 
 
 def tree_map(function: Callable[[Any], Any], tree: Any) -> Any:
@@ -148,7 +148,7 @@ class Rehearsed(torch.Tensor):
 
 
 def _run(operation: Any, args: tuple, kwargs: dict) -> Any:
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    tensors = [leaf for leaf in leaves_of((args, kwargs), []) if isinstance(leaf, torch.Tensor)]
     ours = [tensor for tensor in tensors if isinstance(tensor, Rehearsed)]
     target = kwargs.get("device")
     here = _is_ours(target) if target is not None else bool(ours)
@@ -228,16 +228,19 @@ class _Operations(TorchDispatchMode):
         return _run(operation, args, kwargs or {})
 
 
+def _is_device(value: Any) -> bool:
+    """Whether a value names the rehearsed device."""
+    if isinstance(value, str):
+        return value.startswith("cuda")
+    return isinstance(value, torch.device) and value.type == "cuda"
+
+
 class _Devices(TorchFunctionMode):
     """Names the stand-in where a function is told the device: torch's C++ code would look for CUDA."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        def replaced(value: Any) -> Any:
-            named = isinstance(value, str) and value.startswith("cuda")
-            return _STAND_IN if named or (isinstance(value, torch.device) and value.type == "cuda") else value
-
-        if any(replaced(leaf) is not leaf for leaf in tree_leaves((args, kwargs))):
-            args, kwargs = tree_map(replaced, (args, kwargs or {}))
+        if any(_is_device(leaf) for leaf in leaves_of((args, kwargs or {}), [])):
+            args, kwargs = tree_map(lambda one: _STAND_IN if _is_device(one) else one, (args, kwargs or {}))
         return function(*args, **(kwargs or {}))
 
 
