@@ -25,6 +25,10 @@ from harness.verify.findings import Finding
 SAME_PLACE = 10.0
 
 
+#: Below so many networks the start of processes takes longer than what they share.
+FEW = 4
+
+
 #: What `exact` leaves to sums in float64, whose order may depend on how many architectures are read at once.
 LAST_DIGITS = 1e-13
 
@@ -114,7 +118,8 @@ def _recomputed(groups: dict[Job, list[_Partition]], exact: bool) -> Iterator[Fi
         for job, partitions in groups.items():
             fresh: dict[str, dict[int, Row]] = defaultdict(dict)
             proxies = tuple(partition.key.proxy for partition in partitions)
-            for rows, finished in score_networks(replace(job, proxies=proxies), networks[job]):
+            workers = 1 if len(networks[job]) < FEW else job.workers
+            for rows, finished in score_networks(replace(job, proxies=proxies, workers=workers), networks[job]):
                 for label, row in rows:
                     fresh[label][row.index] = row
                 progress.update(finished)
