@@ -293,6 +293,22 @@ def test_a_row_that_cannot_be_measured_has_no_hours(planned, monkeypatch, capfd)
     assert "not measured: harness score benchmark=macro" in capfd.readouterr().err
 
 
+def test_a_plan_that_is_stopped_keeps_what_it_has_measured(planned, monkeypatch):
+    def seconds(scorer: Any, index: int, labels: list[str]) -> float:
+        if "synflow" in scorer.proxies and scorer.job.benchmark == "nasbench201":
+            raise KeyboardInterrupt
+        return 40.0
+
+    monkeypatch.setattr(plan, "_seconds", seconds)
+    monkeypatch.setattr(plan, "_warm", lambda: None)
+    with pytest.raises(AssertionError):  # its exit code is none of a plan that went to its end
+        planned(BOARD, PAPER)
+    entries = {entry.number: entry for entry in read_queue("QUEUE.md")}
+    lines = [line for line in Path("QUEUE.md").read_text(encoding="utf-8").splitlines() if "harness score" in line]
+    assert len(entries) == 3
+    assert [line.split("|")[4].strip() for line in lines if "macro" in line] == ["40.00"]
+
+
 def test_proxies_that_read_more_images_than_there_are(tmp_path):
     """They are in rows of their own: another's score is not to wait for images."""
     images = np.zeros((100, 32, 32, 3), np.uint8)

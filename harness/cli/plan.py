@@ -98,7 +98,7 @@ class Row:
 
 
 def plan_queue(config: Any) -> int:
-    """Write `config.queue`; returns the exit code.
+    """Write `config.queue`; returns the exit code. Where it is stopped, the rows not measured yet have no hours.
 
     Raises:
         HarnessError: a table, a store or images that cannot be read.
@@ -108,6 +108,16 @@ def plan_queue(config: Any) -> int:
     names = list(config.tables) or choices("table")
     measurements = Measurements(open_store(config.store, config.stores))
     rows = planned_rows([load_table(name) for name in names], measurements, config.data)
+    rows.sort(key=lambda row: row.order)
+    try:
+        _measure(rows)
+    finally:
+        _write(rows, config.queue)
+    return 0
+
+
+def _measure(rows: Sequence[Row]) -> None:
+    """The seconds of rows whose mini-batches are at hand."""
     for number, row in enumerate(rows, 1):
         if not row.networks or not _has_images(row.job):
             continue
@@ -117,15 +127,18 @@ def plan_queue(config: Any) -> int:
             print(f"not measured: {error}", file=sys.stderr, flush=True)
             continue
         print(f"{number} of {len(rows)}: {row.seconds:.2f} s a network: {row.command}", flush=True)
+
+
+def _write(rows: list[Row], queue: str) -> None:
+    """The rows as a list, the best first."""
     rows.sort(key=lambda row: row.order)
     try:
-        Path(config.queue).parent.mkdir(parents=True, exist_ok=True)
-        write_text(Path(config.queue), to_markdown(rows))
+        Path(queue).parent.mkdir(parents=True, exist_ok=True)
+        write_text(Path(queue), to_markdown(rows))
     except OSError as error:
-        raise HarnessError(f"cannot write {config.queue} ({error.strerror or error}): set queue=FILE") from error
+        raise HarnessError(f"cannot write {queue} ({error.strerror or error}): set queue=FILE") from error
     hours = sum(row.hours or 0.0 for row in rows)
-    print(f"{config.queue}: {len(rows)} rows, {hours:.1f} hours on {CORES} cores")
-    return 0
+    print(f"{queue}: {len(rows)} rows, {hours:.1f} hours on {CORES} cores")
 
 
 def planned_rows(tables: Iterable[Any], measurements: Measurements, data: str | None) -> list[Row]:
