@@ -49,8 +49,8 @@ def compare(
         proxies: one or several names, as in `harness.load_scores`, or `Proxy` objects or classes.
         benchmark: a name; several, or `all`, give a matrix of contestants and datasets with mean ranks.
         dataset: its first when None; of several benchmarks, all datasets when None.
-        population: when None the largest over which nearly as many others are complete as over any; of those, one over
-            which the named ones are complete if there is one.
+        population: when None the largest over which three quarters as many others are complete as over any; of those,
+            one over which the named ones are complete if there is one.
         against: the others; when None all that are complete on the population, aggregates and learned rankings too.
         metric: `kendall`, `spearman`, `ndcg`, `top_1%`, `regret_10`, by which all are ranked.
         seed: of the scores.

@@ -36,8 +36,9 @@ POPULATIONS = (
 )
 
 
-#: Of the most others that are complete over any population, so many have to be over one that is compared on.
-SHARE = 0.9
+#: Of the most others that are complete over any population, so many have to be over one that is compared on: a large
+#: one is worth more than the proxies that are scored on samples alone.
+SHARE = 0.75
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,8 @@ def choose(
 ) -> tuple[str, list[str]]:
     """The population to compare on, and the larger ones that the others share too.
 
-    The others share those over which nearly as many of them are complete (`SHARE`) as over any. It is the largest of
-    these, and of those over which the named ones are complete if there is one.
+    The others share those over which three quarters as many of them are complete (`SHARE`) as over any. It is the
+    largest of these, and of those over which the named ones are complete if there is one.
 
     Args:
         modest: where the named ones have yet to be scored, take the smallest instead.
