@@ -294,8 +294,10 @@ def test_a_row_that_cannot_be_measured_has_no_hours(planned, monkeypatch, capfd)
 
 
 def test_a_plan_that_is_stopped_keeps_what_it_has_measured(planned, monkeypatch):
+    """Which is first what completes most for its work: three networks before the 300 of another row."""
+
     def seconds(scorer: Any, index: int, labels: list[str]) -> float:
-        if "synflow" in scorer.proxies and scorer.job.benchmark == "nasbench201":
+        if scorer.job.benchmark == "macro":
             raise KeyboardInterrupt
         return 40.0
 
@@ -306,7 +308,7 @@ def test_a_plan_that_is_stopped_keeps_what_it_has_measured(planned, monkeypatch)
     entries = {entry.number: entry for entry in read_queue("QUEUE.md")}
     lines = [line for line in Path("QUEUE.md").read_text(encoding="utf-8").splitlines() if "harness score" in line]
     assert len(entries) == 3
-    assert [line.split("|")[4].strip() for line in lines if "macro" in line] == ["40.00"]
+    assert [line.split("|")[4].strip() for line in lines] == ["40.00", "", ""]
 
 
 def test_proxies_that_read_more_images_than_there_are(tmp_path):
