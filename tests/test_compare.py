@@ -194,6 +194,11 @@ def test_the_population_is_the_largest_that_the_others_share(store):
     assert "sample(300, seed=0)" in table.attrs["next"]
 
 
+def test_inputs_that_are_none_are_named(store):
+    with pytest.raises(HarnessError, match="unknown inputs 'cifar-10': did you mean 'cifar10'"):
+        harness.load_scores(proxies="zico", population=SAMPLE, inputs="cifar-10")
+
+
 def test_the_next_command_asks_the_same(store, capsys):
     asked = ["target=valid_12ep", "metric=spearman"]
     assert main(["compare", "zico", f"population={SAMPLE}", "against=[naswot]", "resamples=10", *asked]) == 0
