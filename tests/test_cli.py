@@ -170,6 +170,7 @@ MISTAKES = [
     (["score", "proxies=[flops]", "benchmark=nasbench-201"], ["unknown benchmark", "'nasbench201'?"]),
     (["score", "proxies=[flops]", "population=no_dead_op"], ["unknown population", "'no_dead_ops'?"]),
     (["score", "proxies=[flops]", "population=sample(99999)"], ["99999 of 15625", "lower n"]),
+    (["score", "proxies=[flops]", "population=sample(0, seed=0)"], ["asks for no architecture", "at least 1"]),
     (["score", "proxies=[flops]", "populaton=all"], ["unknown setting", "did you mean 'population'?"]),
     (["score", "proxies=[flops]", "inputs.pth=x"], ["unknown setting", "did you mean 'inputs.path'?"]),
     (["score", "proxies=[flops]", "+extra=1"], ["unknown setting", "'extra'"]),

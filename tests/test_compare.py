@@ -194,6 +194,21 @@ def test_the_population_is_the_largest_that_the_others_share(store):
     assert "sample(300, seed=0)" in table.attrs["next"]
 
 
+def test_inputs_that_are_none_are_named(store):
+    with pytest.raises(HarnessError, match="unknown inputs 'cifar-10': did you mean 'cifar10'"):
+        harness.load_scores(proxies="zico", population=SAMPLE, inputs="cifar-10")
+
+
+def test_the_next_command_asks_the_same(store, capsys):
+    asked = ["target=valid_12ep", "metric=spearman"]
+    assert main(["compare", "zico", f"population={SAMPLE}", "against=[naswot]", "resamples=10", *asked]) == 0
+    following = capsys.readouterr().out.splitlines()[-1]
+    assert "harness compare zico target=valid_12ep metric=spearman benchmark=nasbench201" in following
+    assert main(["compare", "zico", f"population={SAMPLE}", "against=[naswot]", "resamples=10"]) == 0
+    following = capsys.readouterr().out.splitlines()[-1]
+    assert "harness compare zico benchmark=nasbench201" in following
+
+
 def test_a_matrix_has_mean_ranks_of_those_on_every_dataset(store):
     for dataset in ("cifar100", "ImageNet16-120"):
         for proxy, sign in (("naswot", -1), ("zico", 1), ("synflow", 2)):

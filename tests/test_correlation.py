@@ -141,7 +141,7 @@ def test_scores_of_several_proxies_come_by_name():
     ("scores", "accuracies", "message"),
     [
         ([1, 2, 3], [1, 2], "scores has 3 rows, accuracies has 2"),
-        ([1], [1], "at least 2 rows"),
+        ([1], [1], "at least 2 rows are needed, got 1: give more architectures"),
         ([], [], "at least 2 rows"),
         (np.ones((2, 2)), [1, 2], "scores must be one-dimensional"),
         ([1, 2], np.ones((2, 2)), "accuracies must be one-dimensional"),

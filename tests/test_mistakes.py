@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,73 @@ def test_a_store_that_cannot_be_written_is_told_before_scoring(tmp_path, monkeyp
     settings = ["benchmark=macro", "proxies=[synflow]", "limit=1", f"store={blocked / 'scores'}"]
     assert main(["score", *settings]) == 2
     assert "cannot write scores below" in capsys.readouterr().err
+
+
+def test_a_page_that_cannot_be_written_is_told_before_computing(tmp_path, monkeypatch, capsys):
+    def computed(*_: Any) -> None:
+        raise AssertionError("the page was computed")
+
+    monkeypatch.setattr("harness.report.page.site_files", computed)
+    blocked = tmp_path / "file"
+    blocked.touch()
+    assert main(["report", "page", f"output={blocked / 'site'}", "cache=null"]) == 2
+    assert "cannot write the page to" in capsys.readouterr().err
+
+
+# A proxy class of the user ---------------------------------------------------------------------------------
+
+THEIRS = '''\
+from dataclasses import dataclass
+from typing import ClassVar
+
+from harness import Proxy
+from harness.probes.topology import Topology
+
+
+@dataclass(frozen=True)
+class Mine(Proxy):
+    name: ClassVar[str] = "mine"
+    summary: ClassVar[str] = "parameters"
+    citation: ClassVar[str] = "nobody"
+    inputs: ClassVar[str] = "none"
+    random: ClassVar[bool] = False
+    factor: float = 1.0
+
+    def needs(self):
+        return {Topology(): ("params",)}
+
+    def score(self, seen):
+        return self.factor * seen["params"]
+'''
+
+
+@pytest.mark.parametrize(
+    ("was", "written", "words"),
+    [
+        ("    name:", "    nome:", "declares no name: write `name: ClassVar[str]"),
+        ("    summary:", "    sumary:", "declares no summary"),
+        ("    inputs:", "    input:", "declares no inputs"),
+        ('"none"', '"noise"', "declares inputs 'noise': write one of images, random, none"),
+        ("def score(", "def scored(", "has no score: write the method"),
+        ("@dataclass(frozen=True)\n", "", "has a setting factor and is no dataclass: write @dataclass(frozen=True)"),
+        ("@dataclass(frozen=True)", "@dataclass", "mend theirs.py, line 8"),
+        ("harness.probes.topology", "harness.probes.topologie", "mend theirs.py, line 5"),
+        ('{Topology(): ("params",)}', "[Topology()]", "names no passes in needs(): return {"),
+        ('{Topology(): ("params",)}', "None", "names no passes in needs(): return {"),
+        ('("params",)', '("params")', "by no tuple: return {"),
+    ],
+)
+def test_a_proxy_class_with_a_mistake_is_told_before_scoring(was, written, words, tmp_path, monkeypatch, capsys):
+    assert was in THEIRS
+    (tmp_path / "theirs.py").write_text(THEIRS.replace(was, written, 1), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "theirs", raising=False)
+    settings = ["benchmark=macro", "proxies=[theirs:Mine]", "limit=2", f"store={tmp_path / 'scores'}"]
+    assert main(["score", *settings]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "theirs:Mine" in line
+    assert words in line
 
 
 # Python ---------------------------------------------------------------------------------------------------

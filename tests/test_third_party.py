@@ -297,6 +297,14 @@ def test_one_with_a_name_that_is_taken(here, tmp_path):
     assert "rename" in line
 
 
+def test_one_that_declares_too_little(here, tmp_path):
+    module = MODULE.replace("    summary: ClassVar[str]", "    sumary: ClassVar[str]", 1)
+    site = install(tmp_path / "packages", {"mine": "otherpackage:LogitSpread"}, module=module)
+    line = left_out(here(site, "list", "proxies"))
+    assert "otherpackage:LogitSpread" in line
+    assert "declares no summary" in line
+
+
 def test_two_packages_with_the_same_name(tmp_path):
     site = install(tmp_path / "packages", {"logit_spread": "otherpackage:LogitSpread"})
     install(site, {"logit_spread": "anotherpackage:LogitSpread"}, "anotherpackage")

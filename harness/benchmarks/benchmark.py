@@ -341,13 +341,15 @@ class Benchmark:
                 one: n architectures without replacement, the same on every machine.
 
         Raises:
-            UnknownNameError, HarnessError: no such population, or a sample larger than it.
+            UnknownNameError, HarnessError: no such population, or a sample of none or of more than it has.
         """
         text = str(text).strip()
         match = _SAMPLE.fullmatch(text)
         if match:
             members = self.population(match["base"] or "all")
             n, seed = int(match["n"]), int(match["seed"] or 0)
+            if n < 1:
+                raise HarnessError(f"population {shown(text)} asks for no architecture: give n of at least 1")
             if n > len(members):
                 raise HarnessError(f"population {shown(text)} asks for {n} of {len(members)} architectures: lower n")
             rng = stable_rng("sample", self.space.name, match["base"] or "all", seed)

@@ -32,13 +32,13 @@ Training-free NAS proxies on NAS benchmarks, beside what the papers printed.
   harness report                        # every table, and what is missing from the store
   harness search benchmark=nasbench201 algorithm=freerea "proxies=[flops]" budget=1000 repeats=30
   harness search benchmark=esformer algorithm=decoupled "proxies=[entropic_score,logsynflow]" budget=10min
-  harness report plots dataset=cifar10  # figures of how well the stored scores rank (results/plots)
-  harness report page                   # leaderboard, proxies and benchmarks as one folder to open (results/site)
+  harness report plots dataset=cifar10  # figures of how well the stored scores rank (nas-proxy-harness/plots)
+  harness report page                   # leaderboard, proxies and benchmarks to open (nas-proxy-harness/site)
   harness list proxies
-  harness verify                        # do the committed numbers still hold?
+  harness verify                        # do the numbers of the package still hold?
   harness verify --proxy mypackage.proxies:MaxGradient --expect "tau>=0.5"
   harness import nats_sss NATS-sss-v1_0-50262-simple      # an official archive; --check compares only
-  harness queue minutes=60 data=DATA    # scoring runs still missing, from the top of results/QUEUE.md
+  harness queue minutes=60 queue=FILE   # scoring runs still missing, from the top of a list (--plan writes one)
 
 Settings are key=value (Hydra): `harness COMMAND --help` lists them, with examples. Add -m to sweep, as in:
 harness score -m "proxies=[vkdnw]" seed=0,1,2, or shards=8 hydra/launcher=submitit_slurm for a cluster.

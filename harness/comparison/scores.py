@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from harness.benchmarks.benchmark import Benchmark, load_benchmark
+from harness.config import choices
 from harness.engine.definitions import check_definitions
 from harness.engine.scorer import Job
 from harness.engine.scoring import Summary, run
 from harness.engine.store import ScoreStore, open_store
-from harness.errors import HarnessError
+from harness.errors import HarnessError, UnknownNameError
 from harness.proxies import available, check_own_name, get_proxy, spec_of
 from harness.proxies.base import Proxy
 from harness.rankings.aggregates import AGGREGATES, find_aggregate
@@ -254,6 +255,8 @@ def load_scores(
     Raises:
         HarnessError: scores are missing, with the command that computes them; an unknown name.
     """
+    if inputs not in (None, "none", PAPER_INPUTS, *choices("inputs")):
+        raise UnknownNameError("inputs", inputs, [PAPER_INPUTS, *choices("inputs")])
     where = place(benchmark, dataset, open_store(store, stores), seed, target)
     wanted = contestants(proxies, where)
     check_definitions(where.store.root, (proxy for one in wanted for proxy in proxies_of(one.spec)))

@@ -75,7 +75,7 @@ class Next(NamedTuple):
 def next_step(found: Comparison | Matrix, output: str | None = None) -> Next:
     """What to do after a comparison: more architectures, the table as files, every dataset, a guard on the claims."""
     several = isinstance(found, Matrix)
-    command = f"harness compare {' '.join(map(_quoted, found.named.values()))}"
+    command = f"harness compare {' '.join(map(_quoted, found.named.values()))}{_asked(found)}"
     for one in found.comparisons if several else (found,):
         if one.larger:
             return Next("more architectures", f'{_at(command, one)} "population={one.larger[-1]}"')
@@ -86,6 +86,19 @@ def next_step(found: Comparison | Matrix, output: str | None = None) -> Next:
         return Next("other datasets", f"{command} benchmark=all")
     first = next(iter(found.named.values()))
     return Next("a guard on what you claim", f'harness verify --proxy {_quoted(first)} --expect "tau>tau(naswot)"')
+
+
+def _asked(found: Comparison | Matrix) -> str:
+    """The settings that say what was compared, where they are not the defaults: the next command asks the same."""
+    one = found.comparisons[0] if isinstance(found, Matrix) else found
+    target, default = one.place.block.target, one.place.benchmark.card["default_target"]
+    return "".join(
+        (
+            f" target={target}" if target not in (None, default) else "",
+            f" metric={one.metric}" if one.metric != "kendall" else "",
+            f" seed={one.place.seed}" if one.place.seed else "",
+        )
+    )
 
 
 def _at(command: str, one: Comparison) -> str:

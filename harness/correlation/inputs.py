@@ -109,7 +109,7 @@ def check_accuracies(accuracies: Any) -> np.ndarray:
     array, missing = _numbers(accuracies, "accuracies")
     array = array.astype(np.float64)
     if array.size < 2:
-        raise InputError(f"at least 2 rows are needed, got {array.size}")
+        raise InputError(f"at least 2 rows are needed, got {array.size}: give more architectures")
     bad = int(np.count_nonzero(missing | ~np.isfinite(array)))
     if bad:
         what = "masked, missing or not finite" if missing.any() else "not finite"

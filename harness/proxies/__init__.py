@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import sys
+import traceback
 import warnings
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from harness.errors import HarnessError, HarnessWarning, cause
-from harness.proxies.base import Proxy
+from harness.proxies.base import Proxy, undeclared, unreadable
 from harness.registry import discover
 from harness.specs import configure, configured, split_spec
 
@@ -59,6 +60,8 @@ def _found() -> tuple[dict[str, type[Proxy]], dict[str, str]]:
                 f"proxy {entry.name!r} of entry point {entry.value} is no subclass of harness.Proxy: let it name the "
                 "class itself, derived from harness.Proxy, or uninstall that package"
             )
+        elif wrong := undeclared(cls):
+            broken[entry.name] = f"proxy {entry.name!r} of entry point {entry.value} {wrong}"
         elif cls.name in found:
             broken[entry.name] = f"proxy {cls.name!r} of entry point {entry.value} is defined already: rename it"
         else:
@@ -74,19 +77,19 @@ def get_proxy(spec: str | Proxy | type[Proxy]) -> Proxy:
     Raises:
         UnknownNameError: unknown proxy or setting, with the nearest valid name.
         HarnessError: a malformed setting; a module or a proxy of another package that cannot be used; a class that is
-            no `Proxy`, or that bears the name of another proxy.
+            no `Proxy`, that lacks a part of its declaration, or that bears the name of another proxy.
     """
     if isinstance(spec, Proxy):
         return spec
     if isinstance(spec, type) and issubclass(spec, Proxy):
-        return spec()
+        return _sound(_declared(spec)())
     module, colon, rest = str(spec).partition(":")
     if module in broken() and module not in available():
         raise HarnessError(broken()[module])
     if not colon or "=" in rest.split(":")[0] or module in available():
-        return configured(spec, "proxy", available())
+        return _sound(configured(spec, "proxy", available()))
     name, settings = split_spec(rest, "proxy")
-    proxy = configure(_imported(module, name), settings)
+    proxy = _sound(configure(_declared(_imported(module, name)), settings))
     check_own_name(proxy)
     return proxy
 
@@ -99,6 +102,13 @@ def _imported(module: str, name: str) -> type[Proxy]:
     try:
         cls = getattr(importlib.import_module(module), name)
     except Exception as error:
+        # Whatever the module itself raises is mended there, and another name would not help.
+        own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == "<module>"]
+        if own:
+            raise HarnessError(
+                f"proxy '{module}:{name}' cannot be imported ({cause(error)}): mend {Path(own[-1].filename).name}, "
+                f"line {own[-1].lineno}"
+            ) from error
         raise HarnessError(
             f"proxy '{module}:{name}' cannot be imported ({cause(error)}): write MODULE:CLASS, importable from here, "
             "or a name of `harness list proxies`"
@@ -108,6 +118,20 @@ def _imported(module: str, name: str) -> type[Proxy]:
             f"{module}:{name} is no subclass of harness.Proxy: write MODULE:CLASS with a class derived from it"
         )
     return cls
+
+
+def _declared(cls: type[Proxy]) -> type[Proxy]:
+    """The class, where its declaration is complete; raises HarnessError."""
+    if wrong := undeclared(cls):
+        raise HarnessError(f"{cls.__module__}:{cls.__qualname__} {wrong}")
+    return cls
+
+
+def _sound(proxy: Proxy) -> Proxy:
+    """The proxy, where a run can read what it needs; raises HarnessError. Those of this package are held by tests."""
+    if not type(proxy).__module__.startswith("harness.") and (wrong := unreadable(proxy)):
+        raise HarnessError(f"{type(proxy).__module__}:{type(proxy).__qualname__} {wrong}")
+    return proxy
 
 
 def check_own_name(proxy: Proxy) -> None:

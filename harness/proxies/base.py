@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from harness import specs
-from harness.errors import HarnessError, UnknownNameError
+from harness.errors import HarnessError, UnknownNameError, shown
 from harness.probes.base import DTYPES, EncodingProbe, Probe
 from harness.probes.initialise import SCHEMES
 
@@ -19,10 +20,40 @@ def is_counted(proxy: Proxy) -> bool:
     return all(isinstance(probe, EncodingProbe) for probe in proxy.needs())
 
 
+def undeclared(cls: type[Proxy]) -> str | None:
+    """What is wrong with the declaration of a proxy class, and the remedy; None where nothing is."""
+    for word in ("name", "summary", "citation", "inputs"):
+        if not isinstance(getattr(cls, word, None), str):
+            return f'declares no {word}: write `{word}: ClassVar[str] = "…"` in the class'
+    if cls.inputs not in INPUTS:
+        return f"declares inputs {shown(cls.inputs)}: write one of {', '.join(INPUTS)}"
+    if inspect.isabstract(cls):
+        return f"has no {' and no '.join(sorted(cls.__abstractmethods__))}: write the method"
+    own = {} if "__dataclass_params__" in vars(cls) else inspect.get_annotations(cls)
+    for name, kind in own.items():
+        if "ClassVar" not in str(kind):  # a setting that would be no part of the identity of scores
+            return f"has a setting {name} and is no dataclass: write @dataclass(frozen=True) above the class"
+    return None
+
+
+def unreadable(proxy: Proxy) -> str | None:
+    """What is wrong with the passes that a proxy says it reads, and the remedy; None where nothing is."""
+    needs = proxy.needs()
+    remedy = 'return {GradientPass(): ("gradient_norm",)}, passes with what is read of each'
+    if not isinstance(needs, Mapping) or not all(isinstance(probe, Probe) for probe in needs):
+        return f"names no passes in needs(): {remedy}"
+    if any(isinstance(names, str) or not isinstance(names, Collection) for names in needs.values()):
+        return f"names in needs() what it reads of a pass by no tuple: {remedy}"
+    return None
+
+
 def at_least(least: int) -> range:
     """The whole numbers from `least` on."""
     return range(least, sys.maxsize)
 
+
+#: The mini-batches that a proxy may declare.
+INPUTS = ("images", "random", "none")
 
 #: What the settings that many proxies share may be; a proxy's own `choices` come first.
 SHARED_CHOICES: Mapping[str, Collection] = {

@@ -466,12 +466,16 @@ def build_page(config: Any) -> int:
     check_resamples(config.resamples)
     if config.points < 1 or not config.metrics:
         raise HarnessError("points have to be 1 or more, and metrics at least one")
+    folder = Path(config.output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)  # said before minutes of computing
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     estimates = Estimates(cache_file(config.cache, "estimates.json"), config.resamples)
     try:
         files = site_files(open_store(config.store, config.stores), metrics, config.points, estimates)
     finally:
         estimates.save()
-    folder = Path(config.output)
     try:
         _remove_former(folder, files)
         for name, text in files.items():
@@ -479,12 +483,16 @@ def build_page(config: Any) -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
-        raise HarnessError(
-            f"cannot write the page to {folder} ({error.strerror or error}): free some space or set output=DIR"
-        ) from error
+        raise _unwritable(folder, error) from error
     size = sum(len(text.encode()) for text in files.values())
     print(f"{folder / 'index.html'}: {len(files)} files, {size / 1e6:.1f} MB")
     return 0
+
+
+def _unwritable(folder: Path, error: OSError) -> HarnessError:
+    return HarnessError(
+        f"cannot write the page to {folder} ({error.strerror or error}): free some space or set output=DIR"
+    )
 
 
 def _remove_former(folder: Path, files: Mapping[str, str]) -> None:
