@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from harness.benchmarks.benchmark import Benchmark, list_benchmarks, load_benchmark
 from harness.errors import HarnessError
-from harness.probes.base import Subject
+from harness.probes.base import Subject, Unscorable
 from harness.probes.gaussian import PerturbationPass
 from harness.probes.topology import Topology
 from harness.registry import discover
@@ -213,3 +213,14 @@ def test_zen_reads_the_map_that_is_pooled(name):
         assert first[0, 0].numel() > 1
         assert first.shape[1] == network.classifier.in_features
         assert found["feature_distance"] == float((first - second).abs().sum(dim=(1, 2, 3)).double().mean())
+
+
+def test_spaces_with_skips_to_choose_say_so(benchmark):
+    """What reads skips is left out of tables and plans elsewhere."""
+    space = benchmark.space
+    chosen = "skip connections to choose" in space.parts
+    if chosen:
+        assert space.skip_spans(members(benchmark, 3)).shape == (min(3, len(benchmark)),)
+    else:
+        with pytest.raises(Unscorable, match="no skip connections to choose"):
+            space.skip_spans(members(benchmark, 3))

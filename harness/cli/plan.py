@@ -390,7 +390,8 @@ def _measured_with() -> str:
 
     return (
         f"processor seconds of one core ({_processor()}, torch {torch.__version__}), the mean of {NETWORKS} of the\n"
-        f"row's networks (one where it took more than {SLOW:.0f} s); a row whose images were not given has none."
+        f"row's networks (one where it took more than {SLOW:.0f} s); a row that was not measured, as its images were\n"
+        "not given or the plan was stopped, has none."
     )
 
 

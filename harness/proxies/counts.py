@@ -86,6 +86,7 @@ class Skip(_Count):
     summary: ClassVar[str] = "nodes that a cell's skip connections jump"
     citation: ClassVar[str] = "Cavagnero et al., FreeREA, WACV 2023"
     reads_head: ClassVar[bool] = False
+    requires: ClassVar[str] = "skip connections to choose"
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
         return {Skips(): ("skip_span",)}

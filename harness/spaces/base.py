@@ -41,7 +41,8 @@ class Space(ABC):
     populations: tuple[str, ...] = ("all", "unique")
     #: Whether no two members of a benchmark share a `network_key`, so that none needs to be computed to know.
     distinct: bool = False
-    #: What the networks have besides convolutions, as `attention`: what a proxy may require.
+    #: What the networks have besides convolutions, as `attention` or `skip connections to choose`: what a proxy may
+    #: require.
     parts: frozenset[str] = frozenset()
 
     def configure(self, network: Mapping[str, Any]) -> Space:

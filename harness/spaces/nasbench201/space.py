@@ -50,6 +50,7 @@ class NasBench201(Space):
     """
 
     name = "nasbench201"
+    parts = frozenset({"skip connections to choose"})
     populations = ("all", "unique", "no_dead_ops", "unique_strings")
 
     def encodings(self, columns: Mapping[str, np.ndarray]) -> Cells:

@@ -84,6 +84,7 @@ class TransNas101Micro(Space):
     """The 4,096 cells of TransNAS-Bench-101's cell space."""
 
     name = "transnas101_micro"
+    parts = frozenset({"skip connections to choose"})
 
     def parse(self, text: str) -> str:
         decode_cell(text.strip())
