@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from harness.engine.inputs import STATISTICS, ImageInputs, RandomInputs, load_inputs
+from harness.engine.scorer import Job, Scorer
 from harness.errors import HarnessError
 
 MEAN, STD = STATISTICS["cifar10"]
@@ -222,6 +223,16 @@ def test_too_few_images_are_refused_when_asked_for(twenty):
     twenty.batch(0, 1, 10)
     with pytest.raises(HarnessError, match=r"hold 20 images, too few for mini-batch 2 of 10.*lower the batch size"):
         twenty.batch(0, 2, 10)
+
+
+def test_mini_batches_of_a_benchmark_do_not_shrink(tmp_path):
+    np.savez(tmp_path / "few.npz", images=np.zeros((5, 32, 32, 3), np.uint8), labels=np.arange(5))
+    proxies = ("snip:batch_size=4", "zico:batch_size=4")
+    scorer = Scorer(Job("macro", "cifar10", proxies, inputs="cifar10", inputs_path=str(tmp_path / "few.npz")))
+    snip, zico = scorer.proxies
+    assert scorer.score(0, [snip])[0][1].status == "ok"
+    with pytest.raises(HarnessError, match=r"zico:batch_size=4 reads 8 images \(2 of 4\), inputs 'cifar10' hold 5"):
+        scorer.score(0, [snip, zico])
 
 
 # What is refused ------------------------------------------------------------------------------------------

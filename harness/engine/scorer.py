@@ -235,7 +235,12 @@ class Scorer:
             )
 
     def score(self, index: int, labels: Sequence[str]) -> list[tuple[str, Row]]:
-        """Rows of one architecture for the proxies named by `labels`."""
+        """Rows of one architecture for the proxies named by `labels`.
+
+        Raises HarnessError where the images are too few for one: mini-batches do not shrink here, as scores are of the
+        size that the label says.
+        """
+        self.inputs.check_enough(self.proxies[label] for label in labels)
         architecture = self.benchmark.architectures[index]
 
         def read(probe: EncodingProbe) -> dict[str, Any]:
