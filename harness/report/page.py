@@ -31,6 +31,7 @@ from harness.proxies import available, get_proxy
 from harness.proxies.base import Proxy
 from harness.rankings.aggregates import AGGREGATES, Aggregate
 from harness.rankings.results import inapplicable, proxies_of
+from harness.report.folder import FILES, make_folder, write_files
 from harness.report.measures import (
     Board,
     Entry,
@@ -73,10 +74,6 @@ TEXTS = ("notes", "origin", "licence", "citation")
 
 #: Of the site's own files; style and drawing are shared with other pages.
 ASSETS = ("page.js", "matrix.js")
-
-#: Names the files of a build, so that the next one can remove those that it no longer has.
-FILES = "files.json"
-
 
 # Data of the scripts --------------------------------------------------------------------------------------------
 
@@ -467,40 +464,13 @@ def build_page(config: Any) -> int:
     if config.points < 1 or not config.metrics:
         raise HarnessError("points have to be 1 or more, and metrics at least one")
     folder = Path(config.output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)  # said before minutes of computing
-    except OSError as error:
-        raise _unwritable(folder, error) from error
+    make_folder(folder)  # a fault is said before minutes of computing
     estimates = Estimates(cache_file(config.cache, "estimates.json"), config.resamples)
     try:
         files = site_files(open_store(config.store, config.stores), metrics, config.points, estimates)
     finally:
         estimates.save()
-    try:
-        _remove_former(folder, files)
-        for name, text in files.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise _unwritable(folder, error) from error
+    write_files(folder, files)
     size = sum(len(text.encode()) for text in files.values())
     print(f"{folder / 'index.html'}: {len(files)} files, {size / 1e6:.1f} MB")
     return 0
-
-
-def _unwritable(folder: Path, error: OSError) -> HarnessError:
-    return HarnessError(
-        f"cannot write the page to {folder} ({error.strerror or error}): free some space or set output=DIR"
-    )
-
-
-def _remove_former(folder: Path, files: Mapping[str, str]) -> None:
-    """Remove what an earlier build left that this one does not have, and nothing else: the index names its files."""
-    try:
-        former = json.loads((folder / FILES).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
-    for name in former:
-        if name not in files and re.fullmatch(r"(?:data|data/\w+|proxies|benchmarks)/[\w-][\w.-]*", str(name)):
-            (folder / name).unlink(missing_ok=True)
