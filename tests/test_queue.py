@@ -305,9 +305,8 @@ def test_a_plan_that_is_stopped_keeps_what_it_has_measured(planned, monkeypatch)
     monkeypatch.setattr(plan, "_warm", lambda: None)
     with pytest.raises(AssertionError):  # its exit code is none of a plan that went to its end
         planned(BOARD, PAPER)
-    entries = {entry.number: entry for entry in read_queue("QUEUE.md")}
     lines = [line for line in Path("QUEUE.md").read_text(encoding="utf-8").splitlines() if "harness score" in line]
-    assert len(entries) == 3
+    assert len(read_queue("QUEUE.md")) == 3
     assert [line.split("|")[4].strip() for line in lines] == ["40.00", "", ""]
 
 
