@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, fields
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,20 @@ class ScoreConfig:
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
 
 
+class Unscored(Enum):
+    """What a paper's table does with architectures without a score."""
+
+    last = "ranked last"
+    left_out = "left out"
+
+
 @dataclass
 class RowConfig:
     """One row of a table: our proxy beside the name under which the paper prints it.
 
-    `paper`, `paper_table`, `published_dataset` (`SPACE/DATASET` of results/published.csv) and `populations` stand
-    in for the table's where a row sets them. `note_datasets`: the table's datasets that `note` is about; none: all.
-    `benchmarks`: the benchmarks that the row is on; none: all of the table's.
+    `paper`, `paper_table`, `published_dataset` (`SPACE/DATASET` of results/published.csv), `populations` and `unscored`
+    stand in for the table's where a row sets them. `note_datasets`: the table's datasets that `note` is about; none:
+    all. `benchmarks`: the benchmarks that the row is on; none: all of the table's.
     """
 
     proxy: str
@@ -75,6 +83,7 @@ class RowConfig:
     paper_table: str | None = None
     published_dataset: str | None = None
     populations: list[str] = field(default_factory=list)
+    unscored: Unscored | None = None
     benchmarks: list[str] = field(default_factory=list)
 
 
@@ -83,7 +92,8 @@ class TableConfig:
     """A paper's table: which protocol, which rows; or, with `kind: leaderboard`, our own of every proxy.
 
     A dataset is one of `benchmark`'s, or `BENCHMARK/DATASET`; `targets` has those that stand in for `target` on some of
-    them. A figure is the mean over `seeds` where scores of all of them are stored, else that of the first. `resamples`
+    them. Architectures without a score rank last, or are left out where the paper does so (`unscored`). A figure is the
+    mean over `seeds` where scores of all of them are stored, else that of the first. `resamples`
     are the most that an interval takes (`harness.tables.measure.resamples_for`). `absolute`: the paper prints its
     figures without their signs.
     """
@@ -98,6 +108,7 @@ class TableConfig:
     target: str | None = None
     targets: dict[str, str] = field(default_factory=dict)
     populations: list[str] = field(default_factory=lambda: ["all"])
+    unscored: Unscored = Unscored.last
     metrics: list[str] = field(default_factory=lambda: ["kendall", "spearman"])
     seeds: list[int] = field(default_factory=lambda: [0])
     resamples: int = 1000

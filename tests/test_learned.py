@@ -166,11 +166,10 @@ def test_forest_ranks(problem):
     assert np.array_equal(found, Forest().rank(features, accuracies, train, 0), equal_nan=True)
     other = Forest().rank(features, accuracies, train, 1)
     assert not np.array_equal(found[~train], other[~train])
-    # Predicted is the logit of the accuracy as a share.
-    logits = np.log(accuracies / (100 - accuracies))
-    assert logits[train].min() <= found[~train].min()
-    assert found[~train].max() <= logits[train].max()
-    assert np.corrcoef(found[~train], logits[~train])[0, 1] > 0.8
+    # Predicted is the accuracy.
+    assert accuracies[train].min() <= found[~train].min()
+    assert found[~train].max() <= accuracies[train].max()
+    assert np.corrcoef(found[~train], accuracies[~train])[0, 1] > 0.8
 
 
 def test_prediction_depends_on_no_other_scored_architecture(problem):
@@ -265,11 +264,13 @@ def test_members_are_stored_under_their_names():
     assert [get_proxy(name).k for name in DECILES] == [*range(1, 10)]
     assert set(ZERO_COST) <= set(LEARNED["vkdnw_zcs_model"].members)
     papers = {name: model for name, model in LEARNED.items() if not name.startswith("small")}
-    assert {name: (model.graf, model.train) for name, model in papers.items() if isinstance(model, Learned)} == {
+    assert {name: (bool(model.graf), model.train) for name, model in papers.items() if isinstance(model, Learned)} == {
         "graf_model": (True, 1024),
+        "graf_later_model": (True, 1024),
         "vkdnw_model": (False, 1024),
         "vkdnw_zcs_model": (False, 1024),
         "vkdnw_zcs_graf_model": (True, 1024),
+        "vkdnw_zcs_graf_later_model": (True, 1024),
     }
 
 
@@ -288,49 +289,57 @@ def test_graf_ranks_the_cells(tmp_path):
 SETS = [chosen for size in range(1, 6) for chosen in itertools.combinations(range(5), size)]
 
 
-def features_of(codes: list[int]) -> np.ndarray:
-    (row,) = NasBench201().graph_features([encode(codes)])
-    return row
+def features_of(codes: list[int]) -> dict[str, np.ndarray]:
+    return {name: row for name, (row,) in NasBench201().graph_features([encode(codes)]).items()}
 
 
-def block(row: np.ndarray, *operations: int) -> list[float]:
-    """The six features of a set of operations."""
-    start = 5 + 6 * SETS.index(operations)
-    return [*row[start : start + 6]]
+def block(row: dict[str, np.ndarray], *operations: int) -> list[float]:
+    """The seven features of a set of operations."""
+    place = SETS.index(operations)
+    degrees = row["node_degree"][4 * place : 4 * place + 4]
+    return [*(row[name][place] for name in ("min_path_len", "max_op_on_path", "max_path_len")), *degrees]
 
 
 def test_features_of_a_cell():
     r"""Worked out on paper.
 
-    0 -CONV3-> 1, 0 -SKIP-> 2, 0 -POOL-> 3, 1 -CONV1-> 3, 2 -CONV3-> 3, and nothing between 1 and 2. Per set:
-    shortest path of the set alone, most edges of it on an open path, degrees of input and output, mean in-
-    and out-degree of the inner nodes.
+    0 -CONV3-> 1, 0 -SKIP-> 2, 0 -POOL-> 3, 1 -CONV1-> 3, 2 -CONV3-> 3, and NONE between 1 and 2. Per set:
+    shortest path of the set alone, edges of it on the path on which it outnumbers the others most, longest path of
+    the set alone, degrees of input and output, and twice the mean degree of the four nodes.
     """
     row = features_of([CONV3, SKIP, NONE, POOL, CONV1, CONV3])
-    assert row.shape == (191,)
-    assert [*row[:5]] == [1, 1, 1, 2, 1]  # none, skip, 1x1, 3x3, pooling
-    assert block(row, NONE) == [4, 0, 0, 0, 0.5, 0.5]
-    assert block(row, SKIP) == [4, 1, 1, 0, 0.5, 0]
-    assert block(row, CONV1) == [4, 1, 0, 1, 0, 0.5]
-    assert block(row, CONV3) == [4, 1, 1, 1, 0.5, 0.5]
-    assert block(row, POOL) == [1, 1, 1, 1, 0, 0]
-    assert block(row, NONE, CONV3) == [3, 1, 1, 1, 1, 1]
-    assert block(row, SKIP, CONV3) == [2, 2, 2, 1, 1, 0.5]
-    assert block(row, CONV1, CONV3) == [2, 2, 1, 2, 0.5, 1]
-    assert block(row, SKIP, CONV1, CONV3) == [2, 2, 2, 2, 1, 1]
-    assert block(row, NONE, SKIP, CONV1, CONV3, POOL) == [1, 2, 3, 3, 1.5, 1.5]
+    assert {name: len(values) for name, values in row.items()} == {
+        "op_count": 5,
+        "min_path_len": 31,
+        "max_op_on_path": 31,
+        "max_path_len": 31,
+        "node_degree": 124,
+    }
+    assert [*row["op_count"]] == [1, 1, 1, 2, 1]  # none, skip, 1x1, 3x3, pooling
+    # Ways: pooling; CONV3 CONV1; SKIP CONV3; CONV3 NONE CONV3.
+    assert block(row, NONE) == [5, 0, -1, 0, 0, 0.25, 0.25]  # one of three is as little as none of one, on a longer way
+    assert block(row, SKIP) == [5, 1, -1, 1, 0, 0.25, 0.25]
+    assert block(row, CONV1) == [5, 1, -1, 0, 1, 0.25, 0.25]
+    assert block(row, CONV3) == [5, 2, -1, 1, 1, 0.5, 0.5]
+    assert block(row, POOL) == [1, 1, 1, 1, 1, 0.25, 0.25]
+    assert block(row, NONE, CONV3) == [3, 3, 3, 1, 1, 0.75, 0.75]
+    assert block(row, SKIP, CONV3) == [2, 2, 2, 2, 1, 0.75, 0.75]
+    assert block(row, CONV1, CONV3) == [2, 2, 2, 1, 2, 0.75, 0.75]
+    assert block(row, SKIP, CONV1, CONV3) == [2, 2, 2, 2, 2, 1, 1]
+    assert block(row, CONV3, POOL) == [1, 1, 1, 2, 2, 0.75, 0.75]  # two of three outnumber by one, as one of one does
+    assert block(row, NONE, SKIP, CONV1, CONV3, POOL) == [1, 3, 3, 3, 3, 1.5, 1.5]
 
 
 def test_features_of_the_empty_cell():
     row = features_of([NONE] * 6)
-    assert [*row[:5]] == [6, 0, 0, 0, 0]
-    assert block(row, NONE) == [1, 0, 3, 3, 1.5, 1.5]
-    assert block(row, CONV3) == [4, 0, 0, 0, 0, 0]
-    assert block(row, SKIP, POOL) == [4, 0, 0, 0, 0, 0]
-    assert block(row, NONE, SKIP, CONV1, CONV3, POOL) == [1, 0, 3, 3, 1.5, 1.5]
+    assert [*row["op_count"]] == [6, 0, 0, 0, 0]
+    assert block(row, NONE) == [1, 3, 3, 3, 3, 1.5, 1.5]
+    assert block(row, CONV3) == [5, 0, -1, 0, 0, 0, 0]
+    assert block(row, SKIP, POOL) == [5, 0, -1, 0, 0, 0, 0]
+    assert block(row, NONE, SKIP, CONV1, CONV3, POOL) == [1, 3, 3, 3, 3, 1.5, 1.5]
 
 
-def walked(codes: tuple[int, ...]) -> list[float]:
+def walked(codes: tuple[int, ...]) -> dict[str, list[float]]:
     """The features by walks over the graph, edge by edge."""
     edges = dict(zip(EDGES, codes, strict=True))
 
@@ -340,22 +349,25 @@ def walked(codes: tuple[int, ...]) -> list[float]:
             return [[]]
         return [[edges[node, n], *rest] for n in range(node + 1, 4) for rest in paths(n)]
 
-    row = [float(codes.count(code)) for code in range(5)]
+    row = {"op_count": [float(codes.count(code)) for code in range(5)]}
+    row.update({"min_path_len": [], "max_op_on_path": [], "max_path_len": [], "node_degree": []})
+    ways, nodes = paths(0), range(4)
     for chosen in SETS:
-        ways = paths(0)
-        row.append(min([len(way) for way in ways if set(way) <= set(chosen)], default=4))
-        row.append(max([sum(code in chosen for code in way) for way in ways if NONE not in way], default=0))
-        row.append(sum(code in chosen for (source, _), code in edges.items() if source == 0))
-        row.append(sum(code in chosen for (_, target), code in edges.items() if target == 3))
-        row.append(np.mean([sum(c in chosen for (_, t), c in edges.items() if t == n) for n in (1, 2)]))
-        row.append(np.mean([sum(c in chosen for (s, _), c in edges.items() if s == n) for n in (1, 2)]))
+        counts = [(sum(code in chosen for code in way), len(way)) for way in ways]
+        best = max(counts, key=lambda count: (2 * count[0] - count[1], -count[1]))
+        row["min_path_len"].append(min([total for own, total in counts if own == total], default=5))
+        row["max_op_on_path"].append(best[0])
+        row["max_path_len"].append(max([total for own, total in counts if own == total], default=-1))
+        row["node_degree"].append(sum(code in chosen for (source, _), code in edges.items() if source == 0))
+        row["node_degree"].append(sum(code in chosen for (_, target), code in edges.items() if target == 3))
+        row["node_degree"].append(np.mean([sum(c in chosen for (_, t), c in edges.items() if t == n) for n in nodes]))
+        row["node_degree"].append(np.mean([sum(c in chosen for (s, _), c in edges.items() if s == n) for n in nodes]))
     return row
 
 
 def test_features_of_many_cells():
     cells = [BENCHMARK.architectures[i] for i in BENCHMARK.population("sample(60, seed=1)")]
     features = NasBench201().graph_features(cells)
-    assert features.shape == (60, 191)
-    assert features.dtype == np.float64
-    for cell, row in zip(cells, features, strict=True):
-        assert [*row] == walked(decode(cell))
+    assert all(values.dtype == np.float64 for values in features.values())
+    for place, cell in enumerate(cells):
+        assert {name: [*values[place]] for name, values in features.items()} == walked(decode(cell))

@@ -84,6 +84,7 @@ def test_forward_and_backward(benchmark):
         held, reached = (sum(p.numel() for p in found) for found in (network.parameters(), gradients))
         # A benchmark may count what lies on no way to the logits, as its authors did, or not.
         assert counts["params"][place] in (held, reached), architecture
+        assert counts.get("all_params", counts["params"])[place] == held, architecture
         assert counts["parameter_tensors"][place] == len(list(network.parameters()))
     assert seen > 0.8 * len(architectures)  # the images reach all but a few networks
 
@@ -92,13 +93,14 @@ def test_counts_are_those_of_the_network(benchmark):
     classes, resolution = setting(benchmark)
     architectures = members(benchmark, 4, seed=1)
     counts = benchmark.space.topology(architectures, classes, resolution)
-    assert set(counts) == set(NAMES)
+    assert set(counts) - {"all_params"} == set(NAMES)
     for place, architecture in enumerate(architectures[: 1 if counts["params"].mean() > LARGE else None]):
         network = benchmark.space.build(architecture, classes)
         subject = Subject(network, None, 0, (3, resolution, resolution), classes, torch.device("cpu"))
         found = Topology().run(subject, frozenset(NAMES))
         held = sum(p.numel() for p in network.parameters())
         assert counts["params"][place] in (found.pop("params"), held)
+        assert {"all_params": counts["params"], **counts}["all_params"][place] == found.pop("all_params")
         assert {name: counts[name][place] for name in found} == found, architecture
 
 
@@ -123,7 +125,7 @@ def test_counts_depend_on_no_other_architecture(benchmark):
 def test_counts_of_nothing(benchmark):
     """An empty population has empty counts."""
     counts = benchmark.space.topology([], *setting(benchmark))
-    assert {name: value.shape for name, value in counts.items()} == dict.fromkeys(NAMES, (0,))
+    assert {name: value.shape for name, value in counts.items()} == dict.fromkeys({*NAMES, *counts}, (0,))
 
 
 def test_encodings_are_read_as_they_are_written(benchmark):

@@ -300,6 +300,27 @@ def test_markdown(report):
     assert sum(line.count("] ≠ ") for line in forest) == len(disagreeing)
 
 
+def test_architectures_without_a_score_rank_last_or_are_left_out(tmp_path):
+    """As the table says, or the row in its place; the note says how many, and n how many are left."""
+    population = BENCHMARK.population(SAMPLE)
+    accuracies = BENCHMARK.accuracies("cifar10").to_numpy()
+    members = representatives(SAMPLE)
+    best = members[np.argsort(accuracies[members])[-5:]]
+    append(tmp_path, "synflow", {int(i): None if i in best else float(accuracies[i]) for i in members})
+    failed = int(np.isin(BENCHMARK.representatives[population], best).sum())
+    for ours, of_row, whose, n in (
+        ("last", None, "ranked last", 40),
+        ("left_out", None, "left out", 40 - failed),
+        ("last", "left_out", "left out", 40 - failed),
+        ("left_out", "last", "ranked last", 40),
+    ):
+        table = config_of(["synflow"], [SAMPLE], ["kendall"])
+        table.unscored, table.rows[0].unscored = ours, of_row
+        (cell,) = table_cells(table, Measurements(ScoreStore(tmp_path)))
+        assert (cell.n, f"{failed} without a score, {whose}" in cell.note) == (n, True)
+        assert (cell.ours > 0.9) is (whose == "left out")
+
+
 # Which scores a row takes -----------------------------------------------------------------------------------
 
 

@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Topology(EncodingProbe):
-    """Observables `params`, `flops`, `elementwise`, `trainable_layers`, `parameter_tensors` (`Space.topology`).
+    """Observables `params`, `all_params`, `flops`, `elementwise`, `trainable_layers`, `parameter_tensors`.
 
     Benchmarks answer from the encodings of all architectures at once; for any other network they are counted
-    here. `flops` are multiply-accumulates of convolutions and linear layers for one image. `params` are the
-    trainable parameters that a gradient can reach from the logits.
+    here (`Space.topology`). `flops` are multiply-accumulates of convolutions and linear layers for one image. `params`
+    are the trainable parameters that a gradient can reach from the logits, `all_params` those of the whole network.
     """
 
     def read(self, space: Space, architectures: Sequence[str], num_classes: int, resolution: int) -> dict[str, Any]:
-        return space.topology(architectures, num_classes, resolution)
+        counts = space.topology(architectures, num_classes, resolution)
+        return {"all_params": counts["params"], **counts}
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch
@@ -71,6 +72,7 @@ class Topology(EncodingProbe):
             reached = torch.autograd.grad(logits.sum(), named, allow_unused=True)
         return {
             "params": float(sum(p.numel() for p, g in zip(named, reached, strict=True) if g is not None)),
+            "all_params": float(sum(p.numel() for p in named)),
             "flops": float(macs),
             "elementwise": float(elementwise),
             "trainable_layers": float(len(weights.tensors())),

@@ -26,12 +26,22 @@ class _Count(Proxy):
 
 @dataclass(frozen=True)
 class Params(_Count):
-    """Number of trainable parameters that a gradient can reach."""
+    """Number of trainable parameters that a gradient can reach.
+
+    `count=all` adds those of operations that no later one reads, as NASLib's counter does: the two differ on the micro
+    cells of TransNAS-Bench-101.
+    """
 
     name: ClassVar[str] = "params"
     summary: ClassVar[str] = "trainable parameters"
     citation: ClassVar[str] = "baseline"
-    observable: ClassVar[str] = "params"
+    choices: ClassVar[Mapping[str, Collection]] = {"count": ("reached", "all")}
+
+    count: str = "reached"
+
+    @property
+    def observable(self) -> str:
+        return "params" if self.count == "reached" else "all_params"
 
 
 @dataclass(frozen=True)

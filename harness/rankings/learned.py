@@ -22,11 +22,16 @@ from harness.rankings.labelled import LABELLED, Labelled
 from harness.seeds import stable_rng
 
 DECILES = tuple(f"vkdnw_decile:k={k}" if k != 5 else "vkdnw_decile" for k in range(1, 10))
+#: The zero-cost scores that VKDNW's forests read (`NB201/tss_analyze.ipynb` of ondratybl/VKDNW @ f2c352d).
 ZERO_COST = (
-    "flops", "params", "grad_norm", "grasp", "snip", "synflow", "jacov", "naswot", "zen", "zico", "gradsign",
-    "ntk", "nregions", "az_expressivity", "az_progressivity", "az_trainability", "epe_nas", "fisher", "l2_norm",
-    "plain",
+    "flops", "grad_norm", "grasp", "snip", "synflow", "jacov", "naswot", "zen", "zico", "gradsign", "ntk", "nregions",
+    "az_expressivity", "az_progressivity", "az_trainability",
 )  # fmt: skip
+#: GRAF's features that they read: of a file's columns those with `op_` or `node_` in their names, among which
+#: `min_path_len` is not. Table 1's file is the one that GRAF's authors released, with `max_op_on_path`; that of all
+#: cells was made by their later code, whose column of this name is `max_path_len` here.
+GRAF_RELEASED = ("op_count", "max_op_on_path", "node_degree")
+GRAF_LATER = ("op_count", "max_path_len", "node_degree")
 
 
 @dataclass(frozen=True)
@@ -35,44 +40,45 @@ class Learned:
 
     Attributes:
         members: proxies whose scores are features.
-        graf: whether the space's GRAF features join them (Kadlecova et al., ICML 2024).
+        graf: GRAF's features of the graph (Kadlecova et al., ICML 2024) that join them, by name.
         train: architectures that the forest is fitted on; VKDNW takes 1,024.
     """
 
     citation: ClassVar[str] = "Tybl & Neumann, VKDNW, CVPR 2025 (arXiv 2502.04975); Kadlecova et al., GRAF, ICML 2024"
 
     members: tuple[str, ...]
-    graf: bool
+    graf: tuple[str, ...] = ()
     train: int = 1024
 
     @property
     def summary(self) -> str:
         """What it is, in a line."""
         read = f"the scores of {len(self.members)} proxies" if self.members else ""
-        graf = "GRAF's features" if self.graf else ""
+        graf = f"GRAF's features ({', '.join(self.graf)})" if self.graf else ""
         return f"random forest on {' and '.join(filter(None, [read, graf]))}, trained on {self.train:,} architectures"
 
 
 #: All rankings that spend accuracies.
 LEARNED: Mapping[str, Learned | Labelled] = {
-    "graf_model": Learned((), graf=True),
-    "vkdnw_model": Learned((*DECILES, "trainable_layers"), graf=False),
-    "vkdnw_zcs_model": Learned((*DECILES, "trainable_layers", *ZERO_COST), graf=False),
-    "vkdnw_zcs_graf_model": Learned((*DECILES, "trainable_layers", *ZERO_COST), graf=True),
+    "graf_model": Learned((), GRAF_RELEASED),
+    "graf_later_model": Learned((), GRAF_LATER),
+    "vkdnw_model": Learned((*DECILES, "trainable_layers")),
+    "vkdnw_zcs_model": Learned((*DECILES, "trainable_layers", *ZERO_COST)),
+    "vkdnw_zcs_graf_model": Learned((*DECILES, "trainable_layers", *ZERO_COST), GRAF_RELEASED),
+    "vkdnw_zcs_graf_later_model": Learned((*DECILES, "trainable_layers", *ZERO_COST), GRAF_LATER),
     **LABELLED,
 }
 
 
 @dataclass(frozen=True)
 class Forest:
-    """Random forest with scikit-learn's defaults on logit(accuracy / 100).
+    """Random forest with scikit-learn's defaults on accuracies in percent.
 
     A prediction depends on the features of the architecture and of those trained on, never on which others are scored.
     """
 
     #: Raised whenever predictions change: remembered ones of another version are not used.
-    VERSION: ClassVar[int] = 2  # 1 trained on ranks among trained and scored architectures together
-    CLIP: ClassVar[float] = 1e-4
+    VERSION: ClassVar[int] = 3  # 1 trained on ranks among trained and scored together, 2 on logits of accuracies
 
     def rank(self, features: np.ndarray, accuracies: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
         """Predictions (n,), NaN for the `train` architectures (boolean (n,)).
@@ -96,9 +102,8 @@ class Forest:
             finite = np.isfinite(column)
             column[~finite] = column[finite & train].min(initial=np.inf)
         columns[:, ~np.isfinite(columns[train]).all(axis=0)] = 0.0  # no trained architecture has a value
-        share = np.clip(accuracies[train] / 100, self.CLIP, 1 - self.CLIP)
         forest = RandomForestRegressor(random_state=seed, n_jobs=1)
-        forest.fit(columns[train], np.log(share / (1 - share)))
+        forest.fit(columns[train], accuracies[train])
         predictions = np.full(len(columns), np.nan)
         predictions[~train] = forest.predict(columns[~train])
         return predictions

@@ -206,7 +206,8 @@ class Reader:
             columns = [parts[name].values[:, None] for name in model.members]
             if model.graf:
                 architectures = [self.benchmark.architectures[i] for i in population]
-                columns.append(self.benchmark.space.graph_features(architectures))
+                features = self.benchmark.space.graph_features(architectures)
+                columns += [features[name] for name in model.graf]
             features = np.concatenate(columns, axis=1)
             name = Path(LEARNED_FOLDER, f"{self.benchmark.name}-{dataset}-{spec}-{len(population)}-seed{seed}.parquet")
             values = remembered(

@@ -94,7 +94,8 @@ class Space(ABC):
         `params` trainable parameters, `flops` multiply-accumulates of convolutions and linear layers for
         one image of `resolution` x `resolution`, `elementwise` what other counters add to them (2 an element for
         a normalisation, 1 for a ReLU, the window for a pooling), `trainable_layers` convolutions + linear layers,
-        `parameter_tensors` named parameters of the network.
+        `parameter_tensors` named parameters of the network. `all_params` beside them where the networks have parameters
+        that no gradient reaches, which `params` leaves out.
         """
 
     @abstractmethod
@@ -131,8 +132,8 @@ class Space(ABC):
         """
         return None
 
-    def graph_features(self, architectures: Sequence[str]) -> np.ndarray:
-        """GRAF's features (n, f) of the cells' graphs. Raises HarnessError where the space defines none."""
+    def graph_features(self, architectures: Sequence[str]) -> dict[str, np.ndarray]:
+        """GRAF's features of the cells' graphs, (n, f) by name. Raises HarnessError where the space defines none."""
         raise HarnessError(f"space {self.name} defines no graph features: leave out the rankings learned on them")
 
     def skip_spans(self, architectures: Sequence[str]) -> np.ndarray:

@@ -52,12 +52,13 @@ class Total:
     """Counts of n architectures, to which costs are added."""
 
     def __init__(self, n: int):
-        self.counts = {name: np.zeros(n) for name in NAMES}
+        self.counts = {name: np.zeros(n) for name in (*NAMES, "all_params")}
 
     def add(self, cost: Mapping[str, Any], times: Any = 1, reached: Any = None) -> None:
         """Add a cost `times` over; its parameters `reached` times, where a gradient does not reach all of them."""
         for name, value in cost.items():
             self.counts[name] += value * np.asarray(reached if name == "params" and reached is not None else times)
+        self.counts["all_params"] += cost.get("params", 0) * np.asarray(times)
 
 
 class OperationTally:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from harness.benchmarks.benchmark import Benchmark, Target, load_benchmark
+from harness.config import Unscored
 from harness.correlation import Sample, sample_many
 from harness.engine.store import ScoreStore
 from harness.errors import HarnessError
@@ -114,9 +115,10 @@ class Block:
             self._scores[key] = found
         return self._scores[key]
 
-    def column(self, population: str, scores: Scores) -> Column:
+    def column(self, population: str, scores: Scores, unscored: Unscored = Unscored.last) -> Column:
         """The members of a population that a correlation may use, with their scores."""
-        return Column(self.population(population)[scores.members], scores.values[scores.members])
+        used = scores.members if unscored is Unscored.last else scores.members & np.isfinite(scores.values)
+        return Column(self.population(population)[used], scores.values[used])
 
     def measure(self, columns: Iterable[Column], metrics: Iterable[str], most: int) -> dict[str, Sample]:
         """Correlations by the columns' digests. Columns of the same architectures share their resamples."""

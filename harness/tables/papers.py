@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from harness.correlation import Sample, estimate
 from harness.engine.store import ScoreKey
 from harness.errors import SelectionError
@@ -129,20 +131,20 @@ def _block_cells(
                 cell = not_computed(cell, f"needs all of {needed}", choice.first_population)
             else:
                 cell = replace(cell, note="; ".join(filter(None, [cell.note, block.stand_in(row.proxy, row.inputs)])))
-                cell = _computed(cell, metric, of_seeds, choice, table, row.proxy)
+                cell = _computed(cell, metric, of_seeds, choice, table, row)
             cells.append(cell)
     return cells
 
 
-def _computed(cell: Cell, metric: str, of_seeds: Sequence[Sample], choice: _Choice, table: Any, spec: str) -> Cell:
+def _computed(cell: Cell, metric: str, of_seeds: Sequence[Sample], choice: _Choice, table: Any, row: Any) -> Cell:
     value, resampled, deviation = mean_over_seeds(of_seeds, metric)
     interval = estimate(value, resampled)
     notes = [cell.note]
-    failed = [sample.n_failed for sample in of_seeds]
+    failed = [np.count_nonzero(~np.isfinite(scores.values[scores.members])) for scores in choice.scores]
     if any(failed):
         spread = str(max(failed)) if len(set(failed)) == 1 else f"{min(failed)} to {max(failed)}"
-        notes.append(f"{spread} without a score, ranked last")
-    notes += dict.fromkeys(note for scores in choice.scores for note in scores.notes(spec))
+        notes.append(f"{spread} without a score, {(row.unscored or table.unscored).value}")
+    notes += dict.fromkeys(note for scores in choice.scores for note in scores.notes(row.proxy))
     if choice.other_seeds:
         notes.append(f"seed {table.seeds[0]} alone, not all of the {len(table.seeds)} seeds are stored")
     return replace(
@@ -162,7 +164,10 @@ def _measured(
     table: Any, block: Block, metrics: Sequence[str], rows: Sequence[Any], choices_made: Sequence[_Choice]
 ) -> list[list[Sample]]:
     """The samples of each row, one a seed. nDCG is left out on all populations but the row's first."""
-    columns = [[block.column(choice.population, scores) for scores in choice.scores] for choice in choices_made]
+    columns = [
+        [block.column(choice.population, scores, row.unscored or table.unscored) for scores in choice.scores]
+        for row, choice in zip(rows, choices_made, strict=True)
+    ]
     whole = [
         choice.population in {(row.populations or table.populations)[0]}
         for row, choice in zip(rows, choices_made, strict=True)
