@@ -18,7 +18,11 @@ from harness.paths import data_dir
 
 NAMES = sorted(card.parent.name for card in data_dir("benchmarks").glob("*/card.yaml"))
 TABLES = [name for name in NAMES if name != "nats_sss"]  # whole spaces; nats_sss has figures of a selection
-POPULATION_SIZES = {"nasbench201": {"all": 15_625, "unique": 5_875, "no_dead_ops": 9_445, "unique_strings": 6_466}}
+POPULATION_SIZES = {
+    "nasbench201": {"all": 15_625, "unique": 5_875, "no_dead_ops": 9_445, "unique_strings": 6_466},
+    "autoformer_small": {"params_15_19m": 298},
+    "autoformer_base": {"params_45_47m": 72},
+}
 
 
 @pytest.fixture(scope="module")

@@ -71,6 +71,21 @@ def test_a_card_of_ones_own_is_listed(folder, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    ("bounds", "expected"), [({"least": 89.5, "most": 94}, [0, 1]), ({"most": 93.9}, [1]), ({"least": 90}, [0])]
+)
+def test_a_population_is_given_by_bounds(bounds, expected, folder):
+    write(folder, populations={"few": {"column": "test", "text": "x", **bounds}})
+    assert broken_benchmarks() == {}
+    assert load_benchmark("cells").population("few").tolist() == expected
+
+
+def test_a_number_that_is_missing_is_within_no_bounds(folder):
+    columns = {**COLUMNS, "size": [1.0, None]}
+    write(folder, columns=columns, populations={"few": {"column": "size", "text": "x", "least": 0}})
+    assert load_benchmark("cells").population("few").tolist() == [0]
+
+
 TEXTS = {
     "nothing": (b"", r"card\.yaml: a card is made of keys"),
     "a list": (b"- a\n", r"card\.yaml: a card is made of keys"),
@@ -128,7 +143,13 @@ CHANGES = {
         {"x.parquet": {}},
         {"x.parquet": {**TABLE, "figures": [{"kind": "a", "unit": "b", "better": "best", "columns": []}]}},
     ],
-    "populations": [{"few": {"column": "test", "text": "x"}}, {"few": {"column": "few"}}, []],
+    "populations": [
+        {"few": {"column": "test", "text": "x"}},
+        {"few": {"column": "few"}},
+        [],
+        {"few": {"column": "arch", "text": "x", "least": 1}},
+        {"few": {"column": "test", "text": "x", "most": "1"}},
+    ],
     "selection": ["few", 1],
     "same_as": ["nope", "cells", 1],
     "scores_of": ["nope", "nasbench201", []],

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness.benchmarks.card import read_card
+from harness.benchmarks.card import are_in, kind_of, read_card
 from harness.benchmarks.target import ACCURACIES, Dataset, Target, fault_of
 from harness.errors import HarnessError, SelectionError, UnknownNameError, cause, shown
 from harness.paths import data_dir, imported_dir
@@ -36,8 +36,9 @@ class Benchmark:
     scores included; `scores_of: NAME`, whose architectures have the same indices, so that scores are shared; and
     leave out `encoding` and `sha256`, where the space lists its members and no accuracies are at hand.
 
-    A card may name populations of its own under `populations`, each with a boolean `column` and a sentence `text`; with
-    `selection: NAME` it says that figures are stored of that population alone, and that it is no random sample.
+    A card may name populations of its own under `populations`, each with a boolean `column` and a sentence `text`; or
+    with a `column` of numbers, of which those from `least` to `most` are in it. With `selection: NAME` it says that
+    figures are stored of that population alone, and that it is no random sample.
     """
 
     def __init__(self, folder: Path):
@@ -116,7 +117,7 @@ class Benchmark:
         found: dict[str, set[tuple[str, str]]] = {file: set() for file in self.card.get("tables", {})}
         if self.has_accuracies:
             kind = "text" if len(self._encoding) == 1 else "key"
-            members = {(spec["column"], "member") for spec in self.card.get("populations", {}).values()}
+            members = {(spec["column"], kind_of(spec)) for spec in self.card.get("populations", {}).values()}
             found[ACCURACIES] = members | {(name, kind) for name in self._encoding}
         for dataset in self.datasets:
             for target in self.targets(dataset).values():
@@ -355,7 +356,8 @@ class Benchmark:
             rng = stable_rng("sample", self.space.name, match["base"] or "all", seed)
             return np.sort(rng.permutation(members)[:n])
         if text in self._described.card.get("populations", {}):
-            return np.flatnonzero(self._described.column(self._described.card["populations"][text]["column"]))
+            population = self._described.card["populations"][text]
+            return np.flatnonzero(are_in(population, self._described.column(population["column"])))
         if text not in self.space.populations:
             named = [*self.space.populations, *self._described.populations_of_card]
             raise UnknownNameError("population", text, [*named, "sample(n, seed=0)"])

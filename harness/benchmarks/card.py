@@ -7,15 +7,19 @@ wrongly is named by file and line.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import HarnessError, UnknownNameError, cause, shown
 from harness.paths import read_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
 
 #: Bytes that a card may have: ten times the longest.
 _MOST_BYTES = 2**17
@@ -37,10 +41,15 @@ class DatasetCard:
 
 @dataclass(frozen=True)
 class PopulationCard:
-    """A population: the boolean column that says who is in it, and a sentence."""
+    """A population: the column that says who is in it, and a sentence.
+
+    The column is boolean; or, with `least` or `most` or both, of numbers, and those within the bounds are in it.
+    """
 
     column: str
     text: str
+    least: float | None = None
+    most: float | None = None
 
 
 @dataclass(frozen=True)
@@ -228,6 +237,18 @@ class _Checker:
                 self.fail(node, f"{name} is {shown(value)}: give a whole number in [{least}, {most}]")
         elif not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < 1e300:
             self.fail(node, f"{name} is {shown(value)}: give a finite number")
+
+
+def kind_of(population: dict[str, Any]) -> str:
+    """The kind of a population's column (`fault_of`): a `number` where it is given by bounds, else a `member`."""
+    return "number" if "least" in population or "most" in population else "member"
+
+
+def are_in(population: dict[str, Any], values: np.ndarray) -> np.ndarray:
+    """Who is in a population, by the values (n,) of its column: boolean (n,). Where a number is missing nobody is."""
+    if kind_of(population) == "member":
+        return values
+    return (values >= population.get("least", -math.inf)) & (values <= population.get("most", math.inf))
 
 
 def _names(schema: type) -> list[str]:

@@ -274,6 +274,7 @@ class Watch(TorchFunctionMode):
         network: whose parameters and buffers count as fixed: computed from no image.
         handlers: by kind of operation a function that returns its result, as `Operation.run` gives it or another.
         every: is shown the first argument, the result and the kind of each call of torch that gives a tensor.
+        trace: is shown the function, the tensors read and the result of each call of torch, be they what they may.
 
     Attributes:
         layers: by name, as `layers_of` gives them.
@@ -288,9 +289,10 @@ class Watch(TorchFunctionMode):
         network: nn.Module,
         handlers: dict[str, Handler],
         every: Callable[[Any, Any, str | None], None] | None = None,
+        trace: Callable[[Function, list[torch.Tensor], Any], None] | None = None,
     ):
         super().__init__()
-        self._handlers, self._every = handlers, every
+        self._handlers, self._every, self._trace = handlers, every, trace
         self._count = 0
         self.uses: Counter[int] = Counter()
         self._kept: dict[int, list[weakref.ref]] = {}
@@ -333,6 +335,8 @@ class Watch(TorchFunctionMode):
                 self._meet(kind, result, args, kwargs)
             if self._every is not None:
                 self._every(args[0] if args else kwargs.get("input"), result, kind.kind)
+        if self._trace is not None:
+            self._trace(kind, list(_tensors((*args, *kwargs.values()))), result)
         return result
 
     def _operate(self, func: Callable, kind: Function, args: tuple, kwargs: dict, writes: bool) -> Any:

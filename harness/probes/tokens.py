@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from harness.probes.base import Probe, Subject, Unscorable, finite_logits, to_host
 from harness.probes.modules import attention_modules
 from harness.probes.rows import Rows, refuse_weights
@@ -23,9 +25,8 @@ class FeedForward(Probe):
 
     - `principal_counts` (F,): how many principal components of the first layer's output, before the activation, hold
       a share `energy` of its variance, the tokens of all images being the samples
-    - `first_entropies`, `second_entropies` (F,): tokens / `lowest` times the sum of the `lowest` least entropies of a
-      token's values, of the first layer's output and of the second's, mean over images; values become a distribution
-      by their softmax, or as absolute values over their sum (`absolute`)
+    - `first_entropies`, `second_entropies` (F,), where there is a second layer: `entropy` of the first layer's output
+      and of the second's
     """
 
     init: str = "default"
@@ -33,6 +34,7 @@ class FeedForward(Probe):
     energy: float = 0.99
     lowest: int = 1
     distribution: str = "softmax"
+    over: str = "tokens"
     dtype: str = "float32"
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
@@ -45,9 +47,12 @@ class FeedForward(Probe):
             finite_logits(subject.network, images)
         if not blocks.firsts:
             raise Unscorable("no feed-forward layers on tokens")
-        found = {"principal_counts": to_host([self._components(tokens) for tokens in blocks.firsts])}
+        found: dict[str, Any] = {}
+        if "principal_counts" in wanted:  # their eigenvalues take longer than all else
+            found["principal_counts"] = to_host([self._components(tokens) for tokens in blocks.firsts])
+        settings = self.lowest, self.distribution, self.over
         for name, values in (("first_entropies", blocks.firsts), ("second_entropies", blocks.seconds)):
-            found[name] = to_host([self._entropy(tokens) for tokens in values]) if values else 0.0
+            found[name] = to_host([entropy(tokens, *settings) for tokens in values]) if values else np.zeros(0)
         return found
 
     def _components(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -60,14 +65,23 @@ class FeedForward(Probe):
         share = values.cumsum(0) / values.sum()
         return (share < self.energy).sum() + 1
 
-    def _entropy(self, tokens: torch.Tensor) -> torch.Tensor:
-        import torch
 
-        rows = tokens.flatten(1, -2).double()
-        share = rows.softmax(dim=-1) if self.distribution == "softmax" else rows.abs() / rows.abs().sum(-1, True)
-        entropies = torch.special.entr(share).sum(dim=-1)
-        least = entropies.topk(min(self.lowest, entropies.shape[1]), dim=1, largest=False).values.sum(dim=1)
-        return (least * entropies.shape[1] / self.lowest).mean()
+def entropy(tokens: torch.Tensor, lowest: int, distribution: str, over: str) -> torch.Tensor:
+    """Tokens / `lowest` times the sum of the `lowest` least entropies of a token's values, mean over images.
+
+    Args:
+        tokens: (B, N, D).
+        distribution: values become one by their `softmax`, or as `absolute` values over their sum.
+        over: `tokens`; or `channels`, each with its N values, in their place.
+    """
+    import torch
+
+    rows = tokens.flatten(1, -2).double()
+    rows = rows if over == "tokens" else rows.transpose(1, 2)
+    share = rows.softmax(dim=-1) if distribution == "softmax" else rows.abs() / rows.abs().sum(-1, True)
+    entropies = torch.special.entr(share).sum(dim=-1)
+    least = entropies.topk(min(lowest, entropies.shape[1]), dim=1, largest=False).values.sum(dim=1)
+    return (least * entropies.shape[1] / lowest).mean()
 
 
 class _Blocks:

@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from harness.probes.base import Probe
+from harness.probes.attention import AttentionLayers
+from harness.probes.base import Probe, Unscorable
 from harness.probes.tokens import FeedForward, HeadOutputs
 from harness.probes.topology import Topology
 from harness.proxies.base import Proxy, at_least
@@ -40,6 +41,20 @@ class WPca(Proxy):
         return seen["principal_counts"].sum() * seen["params"]
 
 
+_FIRST, _SECOND, _OUTPUT, _QKV = "first_entropies", "second_entropies", "output_entropies", "qkv_entropies"
+#: The sets of layers that token entropy may sum over, by the observables of each.
+LAYERS: Mapping[str, tuple[str, ...]] = {
+    "feed_forward": (_FIRST, _SECOND),
+    "first": (_FIRST,),
+    "second": (_SECOND,),
+    "qkv": (_QKV,),
+    "mixed": ("mixed_entropies",),
+    "output": (_OUTPUT,),
+    "output+feed_forward": (_OUTPUT, _FIRST, _SECOND),
+    "qkv+output+feed_forward": (_QKV, _OUTPUT, _FIRST, _SECOND),
+}
+
+
 @dataclass(frozen=True)
 class TokenEntropy(Proxy):
     """Token entropy: sum over feed-forward layers of the number of tokens times the least entropy of a token.
@@ -47,6 +62,11 @@ class TokenEntropy(Proxy):
     Of the first and of the second linear layer's output of each block, of one image. How the paper makes a distribution
     of a token's values is not stated: their softmax, or `distribution=absolute`, |values| over their sum. `lowest` is
     its u, the tokens of least entropy that count.
+
+    `layers` are those of the paper's tables: `first` and `second` alone (M1, M2), the layer of queries, keys and values
+    (`qkv`), the `mixed` values that attention's last layer reads (V'), its `output` (MHSAout), and sums of them.
+    `over=channels` takes the entropy of a channel over tokens in place of that of a token (the paper's embedding
+    entropy): the number of channels times the least.
     """
 
     name: ClassVar[str] = "token_entropy"
@@ -55,20 +75,34 @@ class TokenEntropy(Proxy):
     caveat: ClassVar[str] = "the paper does not say how a token's values become a distribution: here by their softmax"
     requires: ClassVar[str] = "attention"
     inputs: ClassVar[str] = "images"
-    choices: ClassVar[Mapping[str, Collection]] = {"distribution": ("softmax", "absolute"), "lowest": at_least(1)}
+    choices: ClassVar[Mapping[str, Collection]] = {
+        "layers": tuple(LAYERS),
+        "over": ("tokens", "channels"),
+        "distribution": ("softmax", "absolute"),
+        "lowest": at_least(1),
+    }
 
     init: str = "default"
     batch_size: int = 1
+    layers: str = "feed_forward"
+    over: str = "tokens"
     lowest: int = 1
     distribution: str = "softmax"
     dtype: str = "float32"
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
-        settings = {"lowest": self.lowest, "distribution": self.distribution, "dtype": self.dtype}
-        return {FeedForward(self.init, self.batch_size, **settings): ("first_entropies", "second_entropies")}
+        settings = {"lowest": self.lowest, "distribution": self.distribution, "over": self.over, "dtype": self.dtype}
+        wanted = LAYERS[self.layers]
+        own = tuple(name for name in wanted if name in (_FIRST, _SECOND))
+        of_attention = tuple(name for name in wanted if name not in own)
+        probes = {FeedForward: own, AttentionLayers: of_attention}
+        return {probe(self.init, self.batch_size, **settings): names for probe, names in probes.items() if names}
 
     def score(self, seen: Mapping[str, Any]) -> float:
-        return seen["first_entropies"].sum() + seen["second_entropies"].sum()
+        if not all(len(seen[name]) for name in LAYERS[self.layers]):
+            raise Unscorable("no linear layer on tokens reads an activation")
+        first, *others = (seen[name].sum() for name in LAYERS[self.layers])
+        return sum(others, first)
 
 
 @dataclass(frozen=True)
