@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, fields
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -57,20 +56,13 @@ class ScoreConfig:
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
 
 
-class Unscored(Enum):
-    """What a paper's table does with architectures without a score."""
-
-    last = "ranked last"
-    left_out = "left out"
-
-
 @dataclass
 class RowConfig:
     """One row of a table: our proxy beside the name under which the paper prints it.
 
-    `paper`, `paper_table`, `published_dataset` (`SPACE/DATASET` of results/published.csv), `populations` and `unscored`
-    stand in for the table's where a row sets them. `note_datasets`: the table's datasets that `note` is about; none:
-    all. `benchmarks`: the benchmarks that the row is on; none: all of the table's.
+    `paper`, `paper_table`, `published_dataset` (`SPACE/DATASET` of results/published.csv), `populations` and
+    `scored_only` stand in for the table's where a row sets them. `note_datasets`: the table's datasets that `note` is
+    about; none: all. `benchmarks`: the benchmarks that the row is on; none: all of the table's.
     """
 
     proxy: str
@@ -83,7 +75,7 @@ class RowConfig:
     paper_table: str | None = None
     published_dataset: str | None = None
     populations: list[str] = field(default_factory=list)
-    unscored: Unscored | None = None
+    scored_only: bool | None = None
     benchmarks: list[str] = field(default_factory=list)
 
 
@@ -92,10 +84,9 @@ class TableConfig:
     """A paper's table: which protocol, which rows; or, with `kind: leaderboard`, our own of every proxy.
 
     A dataset is one of `benchmark`'s, or `BENCHMARK/DATASET`; `targets` has those that stand in for `target` on some of
-    them. Architectures without a score rank last, or are left out where the paper does so (`unscored`). A figure is the
-    mean over `seeds` where scores of all of them are stored, else that of the first. `resamples`
-    are the most that an interval takes (`harness.tables.measure.resamples_for`). `absolute`: the paper prints its
-    figures without their signs.
+    them. `scored_only`: architectures without a score are left out, as the paper does; else they rank last. A figure is
+    the mean over `seeds` where scores of all of them are stored, else that of the first. `resamples` are the most that
+    an interval takes (`harness.tables.measure.resamples_for`). `absolute`: the paper prints figures without signs.
     """
 
     name: str = ""
@@ -108,7 +99,7 @@ class TableConfig:
     target: str | None = None
     targets: dict[str, str] = field(default_factory=dict)
     populations: list[str] = field(default_factory=lambda: ["all"])
-    unscored: Unscored = Unscored.last
+    scored_only: bool = False
     metrics: list[str] = field(default_factory=lambda: ["kendall", "spearman"])
     seeds: list[int] = field(default_factory=lambda: [0])
     resamples: int = 1000
@@ -119,10 +110,7 @@ class TableConfig:
 
 @dataclass
 class ReportConfig:
-    """`harness report`: `table` names one table; without it all are built. `target` stands in for the tables' own.
-
-    Without `output`, tables go to nas-proxy-harness/tables, those of a `target` to nas-proxy-harness/targets.
-    """
+    """`harness report`: of one `table`, or all. The comments in conf/report.yaml say what each setting does."""
 
     table: TableConfig | None = None
     target: str | None = None

@@ -203,4 +203,3 @@ def test_runs_that_start_at_once_may_remove_the_trials_of_each_other(monkeypatch
 
     monkeypatch.setattr(module, "write_whole", disturbed)
     ScoreStore(tmp_path).prepare(KEY, "1of2")
-

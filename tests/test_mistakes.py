@@ -105,7 +105,7 @@ def test_a_page_that_cannot_be_written_is_told_before_computing(tmp_path, monkey
 
 # A proxy class of the user ---------------------------------------------------------------------------------
 
-THEIRS = '''\
+THEIRS = """\
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -127,7 +127,7 @@ class Mine(Proxy):
 
     def score(self, seen):
         return self.factor * seen["params"]
-'''
+"""
 
 
 @pytest.mark.parametrize(

@@ -308,14 +308,14 @@ def test_architectures_without_a_score_rank_last_or_are_left_out(tmp_path):
     best = members[np.argsort(accuracies[members])[-5:]]
     append(tmp_path, "synflow", {int(i): None if i in best else float(accuracies[i]) for i in members})
     failed = int(np.isin(BENCHMARK.representatives[population], best).sum())
-    for ours, of_row, whose, n in (
-        ("last", None, "ranked last", 40),
-        ("left_out", None, "left out", 40 - failed),
-        ("last", "left_out", "left out", 40 - failed),
-        ("left_out", "last", "ranked last", 40),
+    for of_table, of_row, whose, n in (
+        (False, None, "ranked last", 40),
+        (True, None, "left out", 40 - failed),
+        (False, True, "left out", 40 - failed),
+        (True, False, "ranked last", 40),
     ):
         table = config_of(["synflow"], [SAMPLE], ["kendall"])
-        table.unscored, table.rows[0].unscored = ours, of_row
+        table.scored_only, table.rows[0].scored_only = of_table, of_row
         (cell,) = table_cells(table, Measurements(ScoreStore(tmp_path)))
         assert (cell.n, f"{failed} without a score, {whose}" in cell.note) == (n, True)
         assert (cell.ours > 0.9) is (whose == "left out")
@@ -463,7 +463,6 @@ def test_tables_are_listed():
 PAPERS = [name for name in choices("table") if load_table(name).kind == "paper"]
 #: Tables that leave rows of their paper's out on purpose, as their own protocol says.
 PARTIAL = {
-    "lswag_table1": {"LIBRA (L-SWAG based; uses accuracies)"},
     "apd_table2": {"APD"},
     "eznas": {"AngleNAS"},
     "vkdnw_seeds": {"GRAF", "VKDNW", "VKDNW+ZCS", "VKDNW+ZCS+GRAF"},

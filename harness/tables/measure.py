@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from harness.benchmarks.benchmark import Benchmark, Target, load_benchmark
-from harness.config import Unscored
 from harness.correlation import Sample, sample_many
 from harness.engine.store import ScoreStore
 from harness.errors import HarnessError
@@ -115,9 +114,9 @@ class Block:
             self._scores[key] = found
         return self._scores[key]
 
-    def column(self, population: str, scores: Scores, unscored: Unscored = Unscored.last) -> Column:
+    def column(self, population: str, scores: Scores, scored_only: bool = False) -> Column:
         """The members of a population that a correlation may use, with their scores."""
-        used = scores.members if unscored is Unscored.last else scores.members & np.isfinite(scores.values)
+        used = scores.members & np.isfinite(scores.values) if scored_only else scores.members
         return Column(self.population(population)[used], scores.values[used])
 
     def measure(self, columns: Iterable[Column], metrics: Iterable[str], most: int) -> dict[str, Sample]:

@@ -136,6 +136,10 @@ def _block_cells(
     return cells
 
 
+def _scored_only(table: Any, row: Any) -> bool:
+    return table.scored_only if row.scored_only is None else row.scored_only
+
+
 def _computed(cell: Cell, metric: str, of_seeds: Sequence[Sample], choice: _Choice, table: Any, row: Any) -> Cell:
     value, resampled, deviation = mean_over_seeds(of_seeds, metric)
     interval = estimate(value, resampled)
@@ -143,7 +147,7 @@ def _computed(cell: Cell, metric: str, of_seeds: Sequence[Sample], choice: _Choi
     failed = [np.count_nonzero(~np.isfinite(scores.values[scores.members])) for scores in choice.scores]
     if any(failed):
         spread = str(max(failed)) if len(set(failed)) == 1 else f"{min(failed)} to {max(failed)}"
-        notes.append(f"{spread} without a score, {(row.unscored or table.unscored).value}")
+        notes.append(f"{spread} without a score, {'left out' if _scored_only(table, row) else 'ranked last'}")
     notes += dict.fromkeys(note for scores in choice.scores for note in scores.notes(row.proxy))
     if choice.other_seeds:
         notes.append(f"seed {table.seeds[0]} alone, not all of the {len(table.seeds)} seeds are stored")
@@ -165,7 +169,7 @@ def _measured(
 ) -> list[list[Sample]]:
     """The samples of each row, one a seed. nDCG is left out on all populations but the row's first."""
     columns = [
-        [block.column(choice.population, scores, row.unscored or table.unscored) for scores in choice.scores]
+        [block.column(choice.population, scores, _scored_only(table, row)) for scores in choice.scores]
         for row, choice in zip(rows, choices_made, strict=True)
     ]
     whole = [
