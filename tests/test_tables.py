@@ -321,6 +321,19 @@ def test_architectures_without_a_score_rank_last_or_are_left_out(tmp_path):
         assert (cell.ours > 0.9) is (whose == "left out")
 
 
+@pytest.mark.parametrize("scored", [0, 1, 2])
+def test_a_row_of_which_too_little_is_left_says_so(tmp_path, scored):
+    members = representatives(SAMPLE)
+    append(tmp_path, "synflow", {int(i): float(place) if place < scored else None for place, i in enumerate(members)})
+    table = config_of(["synflow", "flops"], [SAMPLE], ["kendall"])
+    append(tmp_path, "flops", {int(i): float(i) for i in members})
+    table.scored_only = True
+    first, second = table_cells(table, Measurements(ScoreStore(tmp_path)))
+    assert (first.ours is not None) is (scored == 2)
+    assert ("not computed: fewer than two architectures have a score" in first.note) is (scored < 2)
+    assert second.ours is not None
+
+
 # Which scores a row takes -----------------------------------------------------------------------------------
 
 

@@ -123,7 +123,8 @@ def _block_cells(
             if block is None:
                 cell = not_computed(cell, reason)
             elif not of_seeds:
-                cell = not_computed(cell, choice.reason, choice.other_seeds)
+                few = "fewer than two architectures have a score" if _has_too_few(table, row, choice) else ""
+                cell = not_computed(cell, choice.reason or few, choice.other_seeds)
             elif not block.admits(metric):
                 cell = not_computed(cell, f"means nothing for {block.figure}")
             elif metric not in of_seeds[0].values:
@@ -138,6 +139,12 @@ def _block_cells(
 
 def _scored_only(table: Any, row: Any) -> bool:
     return table.scored_only if row.scored_only is None else row.scored_only
+
+
+def _has_too_few(table: Any, row: Any, choice: _Choice) -> bool:
+    """Whether leaving out what has no score leaves no ranking."""
+    scored = [np.isfinite(scores.values[scores.members]).sum() for scores in choice.scores]
+    return _scored_only(table, row) and min(scored, default=2) < 2
 
 
 def _computed(cell: Cell, metric: str, of_seeds: Sequence[Sample], choice: _Choice, table: Any, row: Any) -> Cell:
@@ -169,7 +176,9 @@ def _measured(
 ) -> list[list[Sample]]:
     """The samples of each row, one a seed. nDCG is left out on all populations but the row's first."""
     columns = [
-        [block.column(choice.population, scores, _scored_only(table, row)) for scores in choice.scores]
+        []
+        if _has_too_few(table, row, choice)
+        else [block.column(choice.population, scores, _scored_only(table, row)) for scores in choice.scores]
         for row, choice in zip(rows, choices_made, strict=True)
     ]
     whole = [
