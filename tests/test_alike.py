@@ -90,9 +90,9 @@ def scores_of(benchmark: Benchmark, index: int, classes: int) -> dict[str, tuple
     }
 
 
-#: Whether the networks compared are the thin ones of the space: those of TransNAS-Bench-101 have up to 2,048 channels. Not
-#: those of DARTS, whose backward pass kills the process without AVX-512: its 1x1 convolutions of two channels and stride 2
-#: corrupt memory in oneDNN (torch 2.13). No proxy takes gradients of them.
+#: Whether the networks compared are the thin ones of the space: those of TransNAS-Bench-101 have up to 2,048 channels.
+#: Not those of DARTS, whose backward pass kills the process without AVX-512: its 1x1 convolutions of two channels and
+#: stride 2 corrupt memory in oneDNN (torch 2.13). No proxy takes gradients of them.
 THIN = {"nasbench201": False, "transnas101_micro": True, "transnas101_macro": True, "darts_swap1000": False}
 
 

@@ -15,7 +15,16 @@ from harness.benchmarks.benchmark import Benchmark, load_benchmark
 from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.errors import HarnessError
 from harness.proxies import get_proxy
-from harness.rankings.learned import DECILES, LEARNED, ZERO_COST, Forest, Learned, training_subset, within_float32
+from harness.rankings.learned import (
+    DECILES,
+    GRAF_RELEASED,
+    LEARNED,
+    ZERO_COST,
+    Forest,
+    Learned,
+    training_subset,
+    within_float32,
+)
 from harness.rankings.results import Reader
 from harness.spaces.nasbench201 import CONV1, CONV3, EDGES, NONE, POOL, SKIP, NasBench201, decode, encode
 
@@ -28,9 +37,9 @@ FIRST_SIX = [9, 10, 24, 31, 40, 52]
 @pytest.fixture(autouse=True)
 def _small_models(monkeypatch):
     """Rankings that are trained on 40 architectures."""
-    monkeypatch.setitem(LEARNED, "small_graf", Learned((), graf=True, train=40))
-    monkeypatch.setitem(LEARNED, "small_counts", Learned(("flops", "params"), graf=False, train=40))
-    monkeypatch.setitem(LEARNED, "small_both", Learned(("flops",), graf=True, train=40))
+    monkeypatch.setitem(LEARNED, "small_graf", Learned((), GRAF_RELEASED, train=40))
+    monkeypatch.setitem(LEARNED, "small_counts", Learned(("flops", "params"), train=40))
+    monkeypatch.setitem(LEARNED, "small_both", Learned(("flops",), GRAF_RELEASED, train=40))
 
 
 def store_counts(root: Path, proxies: tuple[str, ...] = ("flops", "params")) -> ScoreStore:
