@@ -97,7 +97,7 @@ def test_counts_are_those_of_the_network(benchmark):
     for place, architecture in enumerate(architectures[: 1 if counts["params"].mean() > LARGE else None]):
         network = benchmark.space.build(architecture, classes)
         subject = Subject(network, None, 0, (3, resolution, resolution), classes, torch.device("cpu"))
-        found = Topology().run(subject, frozenset(NAMES))
+        found = Topology().run(subject, frozenset({*NAMES, "all_params"}))
         held = sum(p.numel() for p in network.parameters())
         assert counts["params"][place] in (found.pop("params"), held)
         assert {"all_params": counts["params"], **counts}["all_params"][place] == found.pop("all_params")

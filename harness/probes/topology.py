@@ -70,9 +70,9 @@ class Topology(EncodingProbe):
         reached: Sequence = [None] * len(named)
         if named and logits.requires_grad:
             reached = torch.autograd.grad(logits.sum(), named, allow_unused=True)
-        return {
+        whole = {"all_params": float(sum(p.numel() for p in named))} if "all_params" in wanted else {}
+        return whole | {
             "params": float(sum(p.numel() for p, g in zip(named, reached, strict=True) if g is not None)),
-            "all_params": float(sum(p.numel() for p in named)),
             "flops": float(macs),
             "elementwise": float(elementwise),
             "trainable_layers": float(len(weights.tensors())),
