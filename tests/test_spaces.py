@@ -62,6 +62,25 @@ def test_every_space_has_a_benchmark():
     }
 
 
+def test_an_initialisation_forgets_what_passes_left(benchmark):
+    """Class tokens and position embeddings too, which no scheme draws and synflow's pass makes absolute."""
+    classes, resolution = setting(benchmark)
+    network = benchmark.space.build(members(benchmark, 1)[0], classes)
+    subject = Subject(network, None, 1, (3, resolution, resolution), classes, torch.device("cpu"), plain=True)
+    subject.initialise("default")
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1.0)
+        for buffer in network.buffers():
+            buffer.add_(1)
+    subject.initialise("default", dtype="float64")
+    subject.initialise("default")
+    after = network.state_dict()
+    assert before.keys() == after.keys()
+    assert [name for name, value in before.items() if not torch.equal(value, after[name])] == []
+
+
 def test_forward_and_backward(benchmark):
     classes, resolution = setting(benchmark)
     architectures = members(benchmark, NETWORKS)

@@ -22,6 +22,7 @@ from harness.probes.base import Subject
 from harness.probes.fisher import FisherSketch, fisher_factor
 from harness.probes.jacobian import WeightJacobian, jacobian_of
 from harness.proxies import get_proxy
+from harness.proxies.jacobian import information_spectrum
 
 #: Of the tiny networks below: features that their last layer reads.
 FEATURES = 5
@@ -244,8 +245,8 @@ def seen_of(probe, subject: Subject, tensors: int = 128) -> dict[str, np.ndarray
     return {"jacobian" if name == jacobian_of(tensors) else name: value for name, value in found.items()}
 
 
-def whole_jacobian(network: nn.Module, images: torch.Tensor, tensors: int = 128) -> np.ndarray:
-    """(B, K, p) of all parameters by torch, of which the first elements are kept."""
+def whole_jacobian(network: nn.Module, images: torch.Tensor, tensors: int = 128, weights: int = 1) -> np.ndarray:
+    """(B, K, p) of all parameters by torch, of which `weights` elements from the first to the last are kept."""
     network = network.double().eval()
     parameters = {name: value.detach() for name, value in network.named_parameters()}
 
@@ -253,7 +254,11 @@ def whole_jacobian(network: nn.Module, images: torch.Tensor, tensors: int = 128)
         return functional_call(network, changed, (image[None],))[0]
 
     found = vmap(jacrev(logits), in_dims=(None, 0))(parameters, images.double())
-    return torch.stack([found[name].flatten(2)[:, :, 0] for name in list(parameters)[:tensors]], dim=2).numpy()
+    kept = []
+    for rows in (found[name].flatten(2) for name in list(parameters)[:tensors]):
+        places = np.unique(np.linspace(0, rows.shape[2] - 1, weights).astype(int))
+        kept.append(rows[:, :, places])
+    return torch.cat(kept, dim=2).numpy()
 
 
 @pytest.fixture
@@ -292,6 +297,42 @@ def test_the_jacobian_of_any_network(subject_of, passes, kind, classes, tensors)
         assert closed == min(classes, FEATURES)
     elif kind in OTHERS:
         assert closed <= classes
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("weights", [2, 5, 100])
+@pytest.mark.parametrize("classes", [3, 12])
+@pytest.mark.parametrize("kind", [*ENDING, *OTHERS, Single])
+def test_the_jacobian_by_several_weights_of_a_tensor(subject_of, kind, classes, weights):
+    """Evenly spaced from the first entry to the last; a tensor of fewer entries gives each of them once."""
+    subject = subject_of(kind, classes)
+    images = subject.images(4)[0]
+    found = seen_of(WeightJacobian(batch_size=4, dtype="float64", weights=weights), subject)["jacobian"]
+    expected = whole_jacobian(drawn(getattr(kind, "alike", kind)(classes)), images, weights=weights)
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize(("options", "groups"), [({}, 1), ({"stride": 2}, 2), ({"dilation": 2, "padding": (2, 1)}, 4)])
+def test_every_weight_of_a_convolution(make_subject, options, groups):
+    layer = nn.Conv2d(4, 8, (3, 2), groups=groups, **options)
+    network = nn.Sequential(layer, nn.Tanh(), nn.Flatten(), nn.LazyLinear(3))
+    network(torch.zeros(1, 4, 7, 7))
+    subject = make_subject(drawn(network), (4, 7, 7), 3, restore=False)
+    images = subject.images(2)[0]
+    weights = layer.weight.numel()
+    found = seen_of(WeightJacobian(batch_size=2, dtype="float64", weights=weights), subject, 1)["jacobian"]
+    assert found.shape == (2, 3, weights)
+    assert found == pytest.approx(whole_jacobian(network, images, 1, weights), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("weights", [1, 3])
+def test_the_sketch_reads_the_same_weights(subject_of, weights):
+    """As many rows as classes make the sketch exact."""
+    subject = subject_of(Trunk, 3)
+    probe = FisherSketch(batch_size=4, dtype="float64", rows=3, weights=weights)
+    seen = seen_of(WeightJacobian(batch_size=4, dtype="float64", weights=weights), subject)
+    sketched = information_spectrum(seen_of(probe, subject)["rows"])
+    assert sketched == pytest.approx(np.linalg.eigvalsh(exact_information(seen, "paper"))[::-1], abs=1e-9)
 
 
 @pytest.mark.parametrize("kind", [Trunk, NoBias, WeightReadElsewhere, TiedLayers, Parametrized])

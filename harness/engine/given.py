@@ -150,7 +150,7 @@ def classes_of(own: nn.Module, original: nn.Module, images: torch.Tensor) -> int
     image = images[:1].to(next(floating, torch.float32))
     watch = _watch([tensor for _, tensor in _tensors(original)])
     training = [(module, module.training) for module in own.modules()]
-    state = State(own)
+    state = State(own.modules())
     try:
         with torch.no_grad(), watch:
             logits = own.eval()(image.clone())  # it may write into its input

@@ -71,7 +71,7 @@ class Subject:
         cell: makes a subject of the space's network of one cell (SWAP); None where the space has none.
         biased: makes a subject of the network with biases in its cells' convolutions; None where the space has none.
         regions: makes a subject of the network that TE-NAS counts linear regions in; None where the space has none.
-        restore: bring back the weights that the network came with before each initialisation.
+        restore: bring back all that the network came with before each initialisation, not only what no scheme sets.
         keep_weights: score the weights that the network came with, instead of initialising them.
         images_at_hand: how many images there are for all mini-batches of a pass; None where `batch` gives any number.
         plain: the network is known to keep its images apart, each at its place of the first dimension (`layout`).
@@ -95,6 +95,8 @@ class Subject:
         images_at_hand: int | None = None,
         plain: bool = False,
     ):
+        from harness.probes.initialise import others
+
         self.network, self.batch, self.seed = network, batch, seed
         self.shape, self.num_classes, self.device = shape, num_classes, device
         self.stages = stages or []
@@ -104,9 +106,9 @@ class Subject:
         self.plain, self._hidden = plain, _why_hidden(network)
         self._layouts: dict[bool, Layout] = {}
         self._trainable = [p.requires_grad for p in network.parameters()]
-        # A space's network is re-initialised as a whole. Others may hold parameters that no scheme touches, and
-        # buffers that they write to, some of which a state_dict leaves out.
-        self._state = State(network) if restore or keep_weights else None
+        # Of a space's network a scheme sets all but tokens and embeddings, which a pass may have changed. Others may
+        # hold buffers that they write to, some of which a state_dict leaves out.
+        self._state = State(network.modules() if restore or keep_weights else others(network))
 
     def generator(self, *purpose: object) -> torch.Generator:
         """A CPU generator for one purpose."""
@@ -158,8 +160,7 @@ class Subject:
         # A network's own `train` may keep a part of it in eval mode, whatever mode that came with.
         if not self.plain or not all(module.training for _, module in modules_of(network)):
             network.train()
-        if self._state is not None:
-            self._state.restore(wanted)
+        self._state.restore(wanted)
         if not self.keep_weights:
             initialise(network, scheme, self.generator("initialisation", scheme, repeat))
 

@@ -83,18 +83,34 @@ def initialise(network: nn.Module, scheme: str, generator: torch.Generator) -> N
     if scheme not in SCHEMES:
         raise UnknownNameError("initialisation", scheme, SCHEMES)
     drawn: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # by the tensor that they are for
+    layers, normalisations = _kinds()
     with torch.no_grad():
         for name, module in modules_of(network):
             if isinstance(module, nn.MultiheadAttention):
                 _draw_projections(name, module, scheme, generator, drawn)
-            elif isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
+            elif isinstance(module, layers):
                 _draw_layer(name, module, scheme, generator, drawn)
-            elif isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)):
+            elif isinstance(module, normalisations):
                 fill(name, module, "weight", 1.0)
                 fill(name, module, "bias", 0.0)
                 if isinstance(module, nn.modules.batchnorm._NormBase):
                     module.reset_running_stats()
         _bring(list(drawn.values()))
+
+
+def _kinds() -> tuple[tuple[type, ...], tuple[type, ...]]:
+    """The layers that are drawn, and the normalisations that become the identity map."""
+    from torch import nn
+
+    norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+    return (nn.modules.conv._ConvNd, nn.Linear), norms
+
+
+def others(network: nn.Module) -> list[nn.Module]:
+    """The modules with parameters or buffers of their own that no scheme sets: class tokens, position embeddings."""
+    layers, normalisations = _kinds()
+    found = [module for _, module in modules_of(network) if not isinstance(module, (*layers, *normalisations))]
+    return [module for module in found if module._parameters or module._buffers]
 
 
 def fill(name: str, module: nn.Module, attribute: str, value: float) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -34,13 +35,18 @@ def jacobian_of(tensors: int) -> str:
     return f"{_JACOBIAN}{tensors}"
 
 
+def spread(size: int, count: int) -> list[int]:
+    """Places of up to `count` different entries of `size`, evenly spaced from the first to the last; of 1 the first."""
+    return sorted({i * (size - 1) // max(count - 1, 1) for i in range(count)})
+
+
 @dataclass(frozen=True)
 class WeightJacobian(Probe):
-    """d logits / d theta per image, theta the first element of each of the first parameter tensors.
+    """d logits / d theta per image, theta `weights` elements of each of the first parameter tensors (`spread`).
 
     Eval mode: at initialisation BatchNorm is then the identity map up to its epsilon. Observables:
-    `jacobian_of(tensors)` (B, K, p) float64, p the number of tensors or of all that there are, each from one pass over
-    the most that is asked for; and `probabilities` (B, K), the softmax of the logits.
+    `jacobian_of(tensors)` (B, K, p) float64, p the elements of so many tensors or of all that there are, each from one
+    pass over the most that is asked for; and `probabilities` (B, K), the softmax of the logits.
 
     The authors differentiate whole networks by vmap(jacrev). The same values come from K backward passes of
     the whole batch with all weights frozen: the gradient of one weight is a closed form of the gradient at
@@ -52,6 +58,7 @@ class WeightJacobian(Probe):
     init: str = "kaiming_fan_in"
     batch_size: int = 64
     dtype: str = "float32"
+    weights: int = 1
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch
@@ -68,14 +75,15 @@ class WeightJacobian(Probe):
 def recordings(subject: Subject, probe: WeightJacobian, tensors: int) -> Iterator[Iterator[Recording]]:
     """The forward passes of a probe's mini-batch, part by part, each made when it is asked for.
 
-    From the logits of each one can go back to the first elements of the first `tensors` parameter tensors.
+    From the logits of each one can go back to the probe's elements of the first `tensors` parameter tensors.
 
     Raises Unscorable where the network has no parameter.
     """
     subject.initialise(probe.init, dtype=probe.dtype)
     network = subject.network.eval()
     images, _ = subject.images(probe.batch_size, probe.dtype)
-    chosen = [name for name, _ in network.named_parameters()][:tensors]
+    first = list(network.named_parameters())[:tensors]
+    chosen = {name: spread(parameter.numel(), probe.weights) for name, parameter in first}
     if not chosen:
         raise Unscorable("no trainable weight")
     for parameter in network.parameters():
@@ -91,15 +99,25 @@ def _images_at_once(images: Any) -> int:
     return 32 * max(1, 3 * 32 * 32 // images[0].numel())
 
 
+class _Form(NamedTuple):
+    """The derivative by one element of a layer's weight or bias, which the channel `output` of its output reads alone.
+
+    `of` maps the gradient at that output to one value an image (B,).
+    """
+
+    output: int
+    of: Callable[[Any], Any]
+
+
 class _Head(NamedTuple):
     """The linear layer whose output is the network's: logits = features @ weight.T + bias.
 
-    `forms` are the closed forms of its own chosen parameters by their columns.
+    `forms` are the closed forms of its own chosen elements by their columns.
     """
 
     features: Any
     weight: Any
-    forms: dict[int, Callable[[Any], Any]]
+    forms: dict[int, _Form]
 
 
 class Recording:
@@ -108,20 +126,22 @@ class Recording:
     All parameters of the network are to be frozen.
 
     Args:
-        chosen: names of p parameters, whose first elements count.
+        chosen: by their names the parameters that count, and of each the places of the elements, p in all.
 
     Attributes:
         logits: (B, K).
     """
 
-    def __init__(self, network: Any, images: Any, chosen: list[str], layout: Layout):
+    def __init__(self, network: Any, images: Any, chosen: Mapping[str, list[int]], layout: Layout):
         import torch
 
         from harness.probes.operations import LAYERS, NORMALISATION, Watch
 
         self._network, self._images, self._layout = network, images, layout
         parameters = dict(network.named_parameters())
-        self._place = {id(parameters[name]): i for i, name in enumerate(chosen)}
+        columns = itertools.count()
+        self._columns = {name: {next(columns): place for place in places} for name, places in chosen.items()}
+        self._places = {id(parameters[name]): places for name, places in self._columns.items()}
         self._leaves: list[Any] = []
         self._calls: Counter[int] = Counter()  # of parameters, by operations that have a closed form
         self._scales: dict[tuple[int, ...], float | None] = {}  # of BatchNorms, by the ids of their tensors
@@ -133,15 +153,15 @@ class Recording:
             self._watch = Watch(network, {**dict.fromkeys(LAYERS, self._layer), NORMALISATION: self._norm})
             with self._watch:
                 self.logits = finite_logits(network, images.clone())
-            self._head = self._last and _linear_head(self._last, self.logits, self._watch.uses, self._place)
+            self._head = self._last and _linear_head(self._last, self.logits, self._watch.uses, self._places)
             self._last = None
         else:
             self.logits = torch.cat([finite_logits(network, image[None].clone()) for image in images])
         several(self.logits)
         # A parameter that is read by another way too has no closed form.
         uses = self._watch.uses if layout.apart else {}
-        called = {key for key, count in self._calls.items() if uses[key] <= count}
-        self._generic = {name: i for i, name in enumerate(chosen) if id(parameters[name]) not in called}
+        called = {key for key, times in self._calls.items() if uses[key] <= times}
+        self._generic = [name for name in chosen if id(parameters[name]) not in called]
 
     def _layer(self, operation: Operation) -> Any:
         result = operation.run()
@@ -187,23 +207,23 @@ class Recording:
             tensors = norm.weight, norm.bias, norm.running_mean, norm.running_var
             self._scales[tuple(map(id, tensors))] = float(scale) if uniform else None
 
-    def _forms(self, operation: Operation, form_of: Callable) -> dict[int, Callable[[Any], Any]]:
-        """Closed forms of the operation's chosen parameters by their columns."""
+    def _forms(self, operation: Operation, form_of: Callable) -> dict[int, _Form]:
+        """Closed forms of the chosen elements of the operation's parameters by their columns."""
         import torch
 
-        found: dict[int, Callable[[Any], Any]] = {}
+        found: dict[int, _Form] = {}
         if not torch.is_grad_enabled():
             return found
         for role in ("weight", "bias"):
             parameter = operation.get(role)
-            column = self._place.get(id(parameter))
-            form = None if column is None else form_of(operation, role, self._watch.keep)
-            if form is not None:
+            places = self._places.get(id(parameter), {})
+            forms = {column: form_of(operation, role, place, self._watch.keep) for column, place in places.items()}
+            if forms and None not in forms.values():  # it is None for all or for none
                 self._calls[id(parameter)] += 1
-                found[column] = form
+                found |= forms
         return found
 
-    def _follow(self, forms: dict[int, Callable[[Any], Any]], output: Any) -> Any:
+    def _follow(self, forms: dict[int, _Form], output: Any) -> Any:
         """The output of an operation whose gradient the forms read."""
         if forms and output.requires_grad:
             output.register_hook(partial(_collect, self._rows, forms))
@@ -220,7 +240,7 @@ class Recording:
         return self.logits.shape[1] if self._head is None else self._head.features.shape[1]
 
     def jacobians(self, counts: Iterable[int]) -> list[Any]:
-        """(B, K, p) float64 of the logits by the first elements of the first `count` chosen parameters, for each count.
+        """(B, K, p) float64 of the logits by the elements of the first `count` chosen parameters, for each count.
 
         Where a linear head of C < K features ends the network, that of the features comes first, whose product with
         the head's weight it is, but for the head's own parameters. What a count gives does not depend on the others:
@@ -232,32 +252,40 @@ class Recording:
         whole = self._back(last, _one_hot(last))
         found = []
         for count in counts:
-            jacobian = whole[:, :, :count].contiguous()
+            names = list(self._columns)[:count]
+            p = sum(len(self._columns[name]) for name in names)
+            jacobian = whole[:, :, :p].contiguous()
             if self._head is not None:
                 jacobian = self._head.weight.detach().double() @ jacobian
-                first = torch.zeros_like(self.logits)
-                first[:, 0] = 1  # no other logit reads the first elements
                 for column, form in self._head.forms.items():
-                    if column < count:
-                        jacobian[:, 0, column] += form(first)
-            generic = {name: column for name, column in self._generic.items() if column < count}
-            if generic:
-                jacobian[:, :, list(generic.values())] = self._generic_jacobian(generic)
+                    if column < p:
+                        own = torch.zeros_like(self.logits)
+                        own[:, form.output] = 1
+                        jacobian[:, form.output, column] += form.of(own)
+            self._fill(jacobian, [name for name in self._generic if name in names], None)
             found.append(jacobian)
         return found
 
     def products(self, cotangents: Any) -> Any:
         """`cotangents` (B, r, K) times the Jacobian: (B, r, p) float64 from r backward passes."""
         products = self._back(self.logits, cotangents.to(self.logits.dtype).transpose(0, 1))
-        if self._generic:
-            products[:, :, list(self._generic.values())] = cotangents.double() @ self._generic_jacobian(self._generic)
+        self._fill(products, self._generic, cotangents.double())
         return products
+
+    def _fill(self, rows: Any, names: list[str], cotangents: Any) -> None:
+        """In `rows` (B, r, p) the columns of parameters that have no closed form; of the Jacobian itself without
+        cotangents."""
+        if names:
+            places = {name: list(self._columns[name].values()) for name in names}
+            found = _generic_jacobian(self._network, places, self._images).double()
+            columns = [column for name in names for column in self._columns[name]]
+            rows[:, :, columns] = found if cotangents is None else cotangents @ found
 
     def _back(self, output: Any, cotangents: Any) -> Any:
         """`cotangents` (r, B, m) times the Jacobian of `output` (B, m) by weights with a closed form: (B, r, p)."""
         import torch
 
-        shape = (len(output), len(cotangents), len(self._place))
+        shape = (len(output), len(cotangents), sum(map(len, self._columns.values())))
         rows = self._rows
         rows.found = torch.zeros(shape, dtype=torch.float64, device=output.device)
         if self._leaves and output.requires_grad:
@@ -265,9 +293,6 @@ class Recording:
                 rows.number, more = row, row + 1 < len(cotangents)
                 torch.autograd.grad(output, self._leaves, cotangent.contiguous(), retain_graph=more, allow_unused=True)
         return rows.found
-
-    def _generic_jacobian(self, names: Iterable[str]) -> Any:
-        return _generic_jacobian(self._network, list(names), self._images).double()
 
 
 class _Rows:
@@ -280,9 +305,9 @@ class _Rows:
     number: int = 0
 
 
-def _collect(rows: _Rows, forms: dict[int, Callable[[Any], Any]], grad: Any) -> None:
+def _collect(rows: _Rows, forms: dict[int, _Form], grad: Any) -> None:
     for column, form in forms.items():
-        rows.found[:, rows.number, column] += form(grad)
+        rows.found[:, rows.number, column] += form.of(grad)
 
 
 def _one_hot(output: Any) -> Any:
@@ -293,7 +318,7 @@ def _one_hot(output: Any) -> Any:
     return columns[:, None].expand(-1, len(output), -1)
 
 
-def _linear_head(last: tuple, logits: Any, uses: Counter[int], chosen: Collection[int]) -> _Head | None:
+def _linear_head(last: tuple, logits: Any, uses: Counter[int], chosen: Mapping[int, Sized]) -> _Head | None:
     """The linear layer below which fewer backward passes do, from what the forward pass saw; else None.
 
     Its output has to be the network's, untouched since, as its input; its parameters may serve nothing else.
@@ -301,7 +326,7 @@ def _linear_head(last: tuple, logits: Any, uses: Counter[int], chosen: Collectio
     Args:
         last: of the last layer: operation, closed forms, input and output with their versions then.
         uses: how often each parameter was read, by its id.
-        chosen: ids of the parameters that one goes back to; those of the layer have to have closed forms.
+        chosen: elements that one goes back to, by the ids of their parameters; the layer's have to have closed forms.
     """
     import torch
     import torch.nn.functional as F
@@ -309,7 +334,7 @@ def _linear_head(last: tuple, logits: Any, uses: Counter[int], chosen: Collectio
     operation, forms, features, features_version, output, output_version = last
     if operation.name != "linear" or output is not logits or features.ndim != 2:
         return None
-    if len(forms) != sum(id(operation.get(role)) in chosen for role in ("weight", "bias")):
+    if len(forms) != sum(len(chosen.get(id(operation.get(role)), ())) for role in ("weight", "bias")):
         return None
     if features.shape[1] >= logits.shape[1]:
         return None
@@ -322,45 +347,50 @@ def _linear_head(last: tuple, logits: Any, uses: Counter[int], chosen: Collectio
     return _Head(features, operation.weight, forms)
 
 
-def _closed_form(operation: Operation, role: str, keep: Callable, place: Place, count: int) -> Callable | None:
-    """Maps the gradient at a layer's output to d/d(first element of its weight or bias), one value an image (B,)."""
+def _closed_form(
+    operation: Operation, role: str, element: int, keep: Callable, place: Place, count: int
+) -> _Form | None:
+    """The derivative by an element, by its place in the flattened weight or bias; None for what has no closed form."""
+    import numpy as np
+
     from harness.probes.operations import CONVOLUTION, LINEAR
 
     x = operation.input.detach()
+    output, *source = map(int, np.unravel_index(element, operation.get(role).shape))
     if operation.kind == LINEAR and operation.name == "linear" and place.dimension >= 0:
 
-        def rows(values: Any) -> Any:  # features come last, whatever lies between them and the images
-            return place.split(values[..., 0], count).reshape(count, -1)
+        def rows(values: Any, feature: int) -> Any:  # features come last, whatever lies between them and the images
+            return place.split(values[..., feature], count).reshape(count, -1)
 
         if role == "bias":
-            return lambda grad: rows(grad).sum(dim=1)
-        seen = keep(rows(x))
-        return lambda grad: (rows(grad) * seen.value).sum(dim=1)
+            return _Form(output, lambda grad: rows(grad, output).sum(dim=1))
+        seen = keep(rows(x, *source))
+        return _Form(output, lambda grad: (rows(grad, output) * seen.value).sum(dim=1))
     if operation.kind != CONVOLUTION or x.ndim != 4 or operation.weight.ndim != 4:
         return None
     if place.dimension != 0 or len(x) != count:
         return None
     if role == "bias":
-        return lambda grad: _first(grad).sum(dim=1)
-    seen = keep(_convolved(operation, x))
-    return lambda grad: (_first(grad) * seen.value).sum(dim=1)
+        return _Form(output, lambda grad: _channel(grad, output).sum(dim=1))
+    seen = keep(_convolved(operation, x, output, *source))
+    return _Form(output, lambda grad: (_channel(grad, output) * seen.value).sum(dim=1))
 
 
-def _convolved(operation: Operation, x: Any) -> Any:
-    """What the first element of a convolution's weight multiplies: (B, positions of the output)."""
+def _convolved(operation: Operation, x: Any, output: int, channel: int, row: int, column: int) -> Any:
+    """What an element of a convolution's weight multiplies: (B, positions of the output)."""
     import torch.nn.functional as F
 
     from harness.probes.operations import geometry
 
-    (sh, sw), ((top, bottom), (left, right)), dilation, _ = geometry(operation)
-    kh, kw = ((k - 1) * d + 1 for k, d in zip(operation.weight.shape[2:], dilation, strict=True))
-    padded = F.pad(x[:, 0], (left, right, top, bottom))
-    height = (padded.shape[1] - kh) // sh + 1
-    width = (padded.shape[2] - kw) // sw + 1
-    return padded[:, : (height - 1) * sh + 1 : sh, : (width - 1) * sw + 1 : sw].flatten(1)
+    (sh, sw), ((top, bottom), (left, right)), (dh, dw), groups = geometry(operation)
+    outputs, channels, kh, kw = operation.weight.shape
+    padded = F.pad(x[:, output // (outputs // groups) * channels + channel], (left, right, top, bottom))
+    height = (padded.shape[1] - (kh - 1) * dh - 1) // sh * sh + 1
+    width = (padded.shape[2] - (kw - 1) * dw - 1) // sw * sw + 1
+    return padded[:, row * dh : row * dh + height : sh, column * dw : column * dw + width : sw].flatten(1)
 
 
-def _norm_form(operation: Operation, role: str, keep: Callable, count: int) -> Callable | None:
+def _norm_form(operation: Operation, role: str, element: int, keep: Callable, count: int) -> _Form | None:
     """As `_closed_form`, of a BatchNorm in eval mode."""
     import torch
 
@@ -368,42 +398,42 @@ def _norm_form(operation: Operation, role: str, keep: Callable, count: int) -> C
     if len(x) != count:
         return None
     if role == "bias":
-        return lambda grad: _first(grad).sum(dim=1)
-    mean, variance = operation.get("running_mean")[0], operation.get("running_var")[0]
-    seen = (_first(x) - mean) / torch.sqrt(variance + operation.get("eps", 1e-5))
-    return lambda grad: (_first(grad) * seen).sum(dim=1)
+        return _Form(element, lambda grad: _channel(grad, element).sum(dim=1))
+    mean, variance = operation.get("running_mean")[element], operation.get("running_var")[element]
+    seen = (_channel(x, element) - mean) / torch.sqrt(variance + operation.get("eps", 1e-5))
+    return _Form(element, lambda grad: (_channel(grad, element) * seen).sum(dim=1))
 
 
-def _first(values: Any) -> Any:
-    """Channel 0 of (B, C, ...) or feature 0 of (B, C), as (B, positions)."""
-    return values[:, 0].reshape(len(values), -1)
+def _channel(values: Any, channel: int) -> Any:
+    """A channel of (B, C, ...) or feature of (B, C), as (B, positions)."""
+    return values[:, channel].reshape(len(values), -1)
 
 
-def _generic_jacobian(network: Any, names: list[str], images: Any) -> Any:
-    """With respect to the first elements alone: (B, K, len(names)).
+def _generic_jacobian(network: Any, places: dict[str, list[int]], images: Any) -> Any:
+    """With respect to some elements of parameters alone, by their places in the flattened ones: (B, K, elements).
 
     All at once by vmap, where the network lets it and the first image agrees with a backward pass a class: a network
     may hold a parameter where `functional_call` does not find it.
     """
     import torch
 
-    first = _by_backward(network, names, images[:1])
+    first = _by_backward(network, places, images[:1])
     if len(images) == 1:
         return first
     try:
-        found = _by_vmap(network, names, images)
+        found = _by_vmap(network, places, images)
     except Exception:  # of the many things that vmap refuses
         found = None
     if found is not None and torch.allclose(found[:1], first, rtol=1e-3, atol=1e-4 * float(first.abs().max())):
         return found
-    return torch.cat([first, _by_backward(network, names, images[1:])])
+    return torch.cat([first, _by_backward(network, places, images[1:])])
 
 
-def _by_backward(network: Any, names: list[str], images: Any) -> Any:
+def _by_backward(network: Any, places: dict[str, list[int]], images: Any) -> Any:
     import torch
 
     parameters = dict(network.named_parameters())
-    chosen = [parameters[name].requires_grad_(True) for name in names]
+    chosen = [parameters[name].requires_grad_(True) for name in places]
     rows = []
     try:
         for image in images:
@@ -415,25 +445,28 @@ def _by_backward(network: Any, names: list[str], images: Any) -> Any:
                     if logit.requires_grad
                     else [None] * len(chosen)
                 )
-                rows.append(torch.stack([logit.new_zeros(()) if g is None else g.flatten()[0] for g in grads]))
+                found = zip(grads, places.values(), strict=True)
+                parts = [logit.new_zeros(len(at)) if grad is None else grad.flatten()[at] for grad, at in found]
+                rows.append(torch.cat(parts))
     finally:
         for parameter in chosen:
             parameter.requires_grad_(False)
-    return torch.stack(rows).reshape(len(images), -1, len(names))
+    return torch.stack(rows).reshape(len(images), -1, sum(map(len, places.values())))
 
 
-def _by_vmap(network: Any, names: list[str], images: Any) -> Any:
+def _by_vmap(network: Any, places: dict[str, list[int]], images: Any) -> Any:
     import torch
     from torch.func import functional_call, jacrev, vmap
 
     held = {name: p.detach() for name, p in network.named_parameters()}
-    start = torch.stack([held[name].flatten()[0] for name in names])
+    start = torch.cat([held[name].flatten()[at] for name, at in places.items()])
 
     def logits(scalars, image):
         changed = {}
-        for i, name in enumerate(names):
+        parts = scalars.split([len(at) for at in places.values()])
+        for (name, at), part in zip(places.items(), parts, strict=True):
             flat = held[name].flatten()
-            changed[name] = torch.cat([scalars[i : i + 1], flat[1:]]).view_as(held[name])
+            changed[name] = flat.scatter(0, torch.tensor(at, device=flat.device), part).view_as(held[name])
         return functional_call(network, changed, (image[None],))[0]
 
     return vmap(jacrev(logits), in_dims=(None, 0))(start, images)

@@ -80,7 +80,7 @@ def find_layout(network: nn.Module, shape: tuple[int, ...], device: Any, generat
     """The layout of the network in its present mode, from three forwards of one or two images in float64."""
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
     pair = torch.randn(2, *shape, generator=generator, dtype=torch.float64).to(device)
-    state = State(network)
+    state = State(network.modules())
     try:
         network.double()
         with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

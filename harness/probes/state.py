@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,15 +13,15 @@ LAZY = object()
 
 
 class State:
-    """Copies of a network's parameters and buffers, of those too that a state_dict leaves out.
+    """Copies of the parameters and buffers of modules, of those too that a state_dict leaves out.
 
     What a lazy layer has yet to make is no state: it stays as its first forward made it.
     """
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, modules: Iterable[nn.Module]):
         self._places: list[tuple[dict[str, Any], dict[str, torch.Tensor | None]]] = [
             (holder, {name: None if value is None else _copied(value) for name, value in holder.items()})
-            for module in network.modules()
+            for module in modules
             for holder in (module._parameters, module._buffers)
         ]
 

@@ -49,7 +49,9 @@ def decile_entropy(eigenvalues: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class _FisherSpectrum(Proxy):
-    """Reads the spectrum of the Fisher information about the first weight of each of the first 128 tensors.
+    """Reads the spectrum of the Fisher information about one weight of each of the first 128 tensors.
+
+    The first one, or `weights` of them, evenly spaced from the first entry to the last.
 
     Eval mode, Gaussian inputs, no labels. F = mean over images of A^T A with A = L^T J (`variant=paper`, so that
     A^T A = J^T (diag(s) - s s^T) J) or A = L J (`variant=repo`, as the authors' code has it), s the softmax smoothed by
@@ -60,7 +62,11 @@ class _FisherSpectrum(Proxy):
     citation: ClassVar[str] = VKDNW
     tolerance: ClassVar[float] = 5e-3
     inputs: ClassVar[str] = "random"
-    choices: ClassVar[Mapping[str, Collection]] = {"variant": ("paper", "repo"), "rows": at_least(0)}
+    choices: ClassVar[Mapping[str, Collection]] = {
+        "variant": ("paper", "repo"),
+        "rows": at_least(0),
+        "weights": at_least(1),
+    }
 
     variant: str = "paper"
     init: str = "kaiming_fan_in"
@@ -68,9 +74,10 @@ class _FisherSpectrum(Proxy):
     tensors: int = 128
     dtype: str = "float32"
     rows: int = 0
+    weights: int = 1
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
-        settings = (self.init, self.batch_size, self.dtype)
+        settings = (self.init, self.batch_size, self.dtype, self.weights)
         if self.rows:
             return {FisherSketch(*settings, self.tensors, self.rows, self.variant): ("rows",)}
         return {WeightJacobian(*settings): (jacobian_of(self.tensors), "probabilities")}
