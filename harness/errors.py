@@ -50,10 +50,6 @@ class UnknownNameError(HarnessError, KeyError):
         return str(self.args[0])
 
 
-class SelectionError(HarnessError):
-    """Figures are stored of a selection alone, and more was asked for: a figure over what is there would mislead."""
-
-
 def _remade(kind: type[UnknownNameError], arguments: tuple) -> UnknownNameError:
     error = kind.__new__(kind)
     error.args = arguments

@@ -407,7 +407,7 @@ def _text_of_card(value: Any) -> bytes:
 
 
 def cards() -> st.SearchStrategy:
-    keys = st.sampled_from(["scores_of", "same_as", "selection", "repeated", "nope"])
+    keys = st.sampled_from(["scores_of", "same_as", "populations", "repeated", "nope"])
     names = st.sampled_from(["nasbench201", "nats_tss", "nope", "mine", "few", 3])
     more = st.dictionaries(keys, names, max_size=1)
     made = (

@@ -150,7 +150,6 @@ CHANGES = {
         {"few": {"column": "arch", "text": "x", "least": 1}},
         {"few": {"column": "test", "text": "x", "most": "1"}},
     ],
-    "selection": ["few", 1],
     "same_as": ["nope", "cells", 1],
     "scores_of": ["nope", "nasbench201", []],
     "known_values": [[1], {"a": 1}, [{"dataset": "cifar10"}]],

@@ -7,34 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.stats import ks_2samp
 from torch import nn
 
 from harness.benchmarks.benchmark import Benchmark, load_benchmark
 from harness.benchmarks.importers import read_archive
 from harness.benchmarks.importers.safe import unpickle_bz2
-from harness.cli.outcome import correlations_of
-from harness.config import RowConfig
 from harness.engine.scorer import Job, Scorer
 from harness.engine.scoring import run
-from harness.engine.store import ScoreStore
-from harness.errors import HarnessError, SelectionError, UnknownNameError
+from harness.errors import HarnessError
 from harness.probes.base import Subject
 from harness.probes.gaussian import LinearRegions
 from harness.probes.topology import Topology
-from harness.rankings.results import Reader
-from harness.report.measures import Board, boards
-from harness.seeds import stable_rng
 from harness.spaces import get_space
 from harness.spaces.base import Operation
 from harness.spaces.nats_sss import CELL, CHOICES, NatsSss, decode
-from harness.tables.cells import load_table
-from harness.tables.leaderboard import build_leaderboard
-from harness.tables.measure import Measurements
-from harness.tables.papers import table_cells
-from harness.verify.baseline import correlations
 
-CHOSEN = ("searched", "stratified")
 SPACE = NatsSss()
 ARCHIVE = Path(__file__).parent / "data" / "nats_bench" / "NATS-sss-v1_0-50262-simple"
 
@@ -174,110 +161,31 @@ def test_thin_network():
     assert 1 <= LinearRegions(samples=50).run(subject, frozenset({"regions"}))["regions"] <= 50
 
 
-# Figures of a selection -----------------------------------------------------------------------------------
-
-
-def test_strata_are_drawn_as_the_card_says(benchmark):
-    """Made again from the parameters and the networks whose accuracy is known."""
-    figures = benchmark.accuracies("cifar10").to_numpy()
-    searched = np.isfinite(figures)
-    assert np.array_equal(benchmark.population("searched"), np.flatnonzero(searched))
-    params = SPACE.topology(benchmark.architectures, 10, 32)["params"]
-    by_size = np.argsort(params, kind="stable").reshape(32, 1024)
-    known = [np.sort(stratum[searched[stratum]]) for stratum in by_size]
-    fewest = min(map(len, known))
-    drawn = [stable_rng("stratified", "nats_sss", k).permutation(known[k])[:fewest] for k in range(32)]
-    assert np.array_equal(benchmark.population("stratified"), np.sort(np.concatenate(drawn)))
-    assert fewest == 181
-
-
-def test_parameters_of_the_strata_are_those_of_the_space(benchmark):
-    params = SPACE.topology(benchmark.architectures, 10, 32)["params"]
-    distances = {name: ks_2samp(params, params[benchmark.population(name)]).statistic for name in CHOSEN}
-    assert distances["stratified"] < 0.01 < 0.1 < distances["searched"]
+# Accuracies -----------------------------------------------------------------------------------------------
 
 
 def test_figures_equal_those_of_the_archive(benchmark):
+    """Of three records: on every dataset and target."""
+    places = {
+        ("cifar10", "test_90ep"): ("cifar10", "ori-test@89"),
+        ("cifar10", "valid_90ep"): ("cifar10-valid", "x-valid@89"),
+        ("cifar100", "test_90ep"): ("cifar100", "x-test@89"),
+        ("ImageNet16-120", "test_90ep"): ("ImageNet16-120", "x-test@89"),
+    }
+    assert set(places) == {(dataset, target) for dataset in benchmark.datasets for target in benchmark.targets(dataset)}
     for index in (0, 11, 284):
-        record = unpickle_bz2(ARCHIVE / f"{index:06d}.pickle.pbz2")["90"]
-        trial = record["all_results"]["cifar10", 777]
-        assert benchmark.accuracies("cifar10")[index] == pytest.approx(trial["eval_acc1es"]["ori-test@89"], abs=0.005)
+        record = unpickle_bz2(ARCHIVE / f"{index:06d}.pickle.pbz2")["90"]["all_results"]
+        for (dataset, target), (trained_on, split) in places.items():
+            expected = record[trained_on, 777]["eval_acc1es"][split]
+            assert benchmark.accuracies(dataset, target)[index] == pytest.approx(expected, abs=0.005)
 
 
-@pytest.mark.parametrize("population", ["all", "unique", "sample(300, seed=0)"])
-def test_a_population_beyond_the_selection_has_no_figures(benchmark, population, tmp_path):
-    """Whatever asks for figures says so, and gives none over what happens to be there."""
-    with pytest.raises(SelectionError, match=r"stores figures of [0-9,]+ of the [0-9,]+ .*take one of searched, strat"):
-        benchmark.with_figures(population, benchmark.accuracies("cifar10").to_numpy())
-    with pytest.raises(SelectionError):
-        Measurements(ScoreStore(tmp_path)).block("nats_sss", "cifar10").population(population)
-    with pytest.raises(SelectionError):
-        correlations_of(Job("nats_sss", "cifar10", ("params",), population=population, store=str(tmp_path)))
-
-
-def test_populations_of_the_selection_have_figures(benchmark, tmp_path):
-    block = Measurements(ScoreStore(tmp_path)).block("nats_sss", "cifar10")
-    sizes = [("searched", 9_416), ("stratified", 5_792), ("stratified.sample(300, seed=0)", 300)]
-    for population, size in sizes:
-        assert len(block.population(population)) == size
-    with pytest.raises(UnknownNameError, match="stratified"):
-        benchmark.population("stratifed")
-
-
-def test_datasets_without_figures_say_so(benchmark):
-    for dataset in ("cifar100", "ImageNet16-120"):
-        assert benchmark.targets(dataset) == {}
-        with pytest.raises(
-            HarnessError, match=f"comes without accuracies on {dataset}: bring them with `harness import"
-        ):
-            benchmark.accuracies(dataset)
-
-
-def scored(store: Path, population: str) -> ScoreStore:
-    """Parameters of a population's networks as scores."""
-    run(Job("nats_sss", "cifar10", ("params", "flops"), population=population, store=str(store)), progress=False)
-    return ScoreStore(store)
-
-
-def test_rows_of_a_table(tmp_path):
-    """With scores of all networks there is a figure over the selection's populations, and none over all."""
-    table = load_table("entropic_table4b")
-    table.datasets = ["cifar10"]
-    cells = table_cells(table, Measurements(scored(tmp_path, "all")))
-    found = {cell.proxy: cell for cell in cells if cell.metric == "kendall"}
-    assert found["params, searched"].n == 9_416
-    assert found["params, searched"].ours == pytest.approx(0.813, abs=0.0005)
-    assert found["params, stratified"].ours == pytest.approx(0.770, abs=0.0005)
-    assert found["naswot"].ours is None
-    assert found["naswot"].note.startswith("not computed: nats_sss stores figures of 9,416 of the 32,768 architectures")
-    assert all(cell.published is None for name, cell in found.items() if "," in name)
-
-
-def test_leaderboard_ranks_on_the_strata(tmp_path):
-    """Says what they are, and leaves the board out of the mean over benchmarks."""
-    store = scored(tmp_path, "all")
-    table = load_table("leaderboard")
-    table.datasets = ["nats_sss/cifar10", "nats_sss/cifar100"]
-    table.rows = [RowConfig(proxy="params"), RowConfig(proxy="flops")]
-    cells, sheet = build_leaderboard(table, Measurements(store))
-    assert {(cell.population, cell.n) for cell in cells if cell.ours is not None} == {("stratified", 5_792)}
-    assert not any(cell.benchmark == "all" for cell in cells)
-    first, second = sheet.sections
-    assert "5,792 architectures. stratified: 5,792 of the searched networks, 181 from each of 32" in first.text
-    assert "comes without accuracies on cifar100" in second.text
-    table.populations = ["all", "sample(300, seed=0)"]
-    _, sheet = build_leaderboard(table, Measurements(store))
-    assert "none of the table's populations has figures of nats_sss/cifar10" in sheet.sections[0].text
-
-
-def test_plots_and_baseline_take_the_selection_alone(tmp_path):
-    store = scored(tmp_path, "all")
-    board = Board(Reader(store, load_benchmark("nats_sss")), "cifar10")
-    assert {"searched", "stratified"} <= set(board.populations)
-    assert "all" not in board.populations
-    assert [(b.benchmark.name, b.dataset) for b in boards(store)] == [("nats_sss", "cifar10")]
-    entries = list(correlations(store, ["all", "searched", "stratified"], proxies=["params"]))
-    assert {(entry.population, entry.n) for entry in entries} == {("searched", 9_416), ("stratified", 5_792)}
+@pytest.mark.parametrize(("dataset", "images"), [("cifar10", 10_000), ("cifar100", 5_000), ("ImageNet16-120", 3_000)])
+def test_figures_are_shares_of_the_images(benchmark, dataset, images):
+    figures = benchmark.accuracies(dataset).to_numpy()
+    assert np.isfinite(figures).all()
+    right = figures * images / 100
+    assert np.abs(right - right.round()).max() < 1e-6
 
 
 # Scoring without accuracies -------------------------------------------------------------------------------

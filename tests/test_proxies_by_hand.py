@@ -198,13 +198,14 @@ def test_grasp(case):
 @pytest.mark.parametrize("minibatches", [2, 3])
 def test_zico(case, minibatches):
     drawn = [case.gradients(number) for number in range(minibatches)]
-    expected = 0.0
+    expected = np.zeros(3)
     for layer in case.layers:
         g = np.stack([gradients[f"{layer}.weight"] for gradients in drawn])
-        mean, deviation = np.abs(g).mean(axis=0), g.std(axis=0)
-        total = (mean[deviation > 0] / deviation[deviation > 0]).sum()
-        expected += math.log(total) if total > 0 else 0.0
-    assert case.score("zico", minibatches=minibatches) == near(expected)
+        mean, deviation = (values[g.std(axis=0) > 0] for values in (np.abs(g).mean(axis=0), g.std(axis=0)))
+        totals = [part.sum() for part in (mean / deviation, mean, 1 / deviation)]
+        expected += [math.log(total) if total > 0 else 0.0 for total in totals]
+    found = [case.score("zico", minibatches=minibatches, part=part) for part in ("ratio", "mean", "deviation")]
+    assert found == near(expected)
 
 
 def flow(case: Case, repeat: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from harness.benchmarks.card import are_in, kind_of, read_card
 from harness.benchmarks.target import ACCURACIES, Dataset, Target, fault_of
-from harness.errors import HarnessError, SelectionError, UnknownNameError, cause, shown
+from harness.errors import HarnessError, UnknownNameError, cause, shown
 from harness.paths import data_dir, imported_dir
 from harness.seeds import stable_rng
 from harness.spaces import get_space
@@ -37,8 +37,7 @@ class Benchmark:
     leave out `encoding` and `sha256`, where the space lists its members and no accuracies are at hand.
 
     A card may name populations of its own under `populations`, each with a boolean `column` and a sentence `text`; or
-    with a `column` of numbers, of which those from `least` to `most` are in it. With `selection: NAME` it says that
-    figures are stored of that population alone, and that it is no random sample.
+    with a `column` of numbers, of which those from `least` to `most` are in it.
     """
 
     def __init__(self, folder: Path):
@@ -63,11 +62,6 @@ class Benchmark:
     def has_accuracies(self) -> bool:
         """Whether there is a table; without one, architectures can be scored and listed all the same."""
         return "sha256" in self.card
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether there is a table of the whole space, and not of a selection: an import adds nothing to it."""
-        return self.has_accuracies and "selection" not in self.card
 
     @cached_property
     def space(self) -> Space:
@@ -283,19 +277,10 @@ class Benchmark:
             figures: (len,) as `accuracies` gives them.
 
         Raises:
-            SelectionError: figures are stored of a selection, and the population has members outside it.
             UnknownNameError, HarnessError: as `population`.
         """
         members = self.population(population)
-        stored = np.isfinite(figures[members])
-        if "selection" in self.card and not stored.all():
-            named = ", ".join(self.populations_of_card)
-            raise SelectionError(
-                f"{self.name} stores figures of {stored.sum():,} of the {len(members):,} architectures of population "
-                f"{population}, no random sample of them: take one of {named}, or bring all figures with `harness "
-                f"import {self.name} PATH`"
-            )
-        return members[stored]
+        return members[np.isfinite(figures[members])]
 
     @property
     def populations_of_card(self) -> dict[str, str]:
@@ -355,11 +340,11 @@ class Benchmark:
                 raise HarnessError(f"population {shown(text)} asks for {n} of {len(members)} architectures: lower n")
             rng = stable_rng("sample", self.space.name, match["base"] or "all", seed)
             return np.sort(rng.permutation(members)[:n])
-        if text in self._described.card.get("populations", {}):
-            population = self._described.card["populations"][text]
-            return np.flatnonzero(are_in(population, self._described.column(population["column"])))
+        if text in self.card.get("populations", {}):
+            population = self.card["populations"][text]
+            return np.flatnonzero(are_in(population, self.column(population["column"])))
         if text not in self.space.populations:
-            named = [*self.space.populations, *self._described.populations_of_card]
+            named = [*self.space.populations, *self.populations_of_card]
             raise UnknownNameError("population", text, [*named, "sample(n, seed=0)"])
         if text == "unique" and not self.space.distinct:
             first: dict[str, int] = {}
@@ -369,12 +354,6 @@ class Benchmark:
         if text in ("all", "unique"):
             return np.arange(len(self))
         return np.flatnonzero(self.space.in_population(text, self.architectures))
-
-    @property
-    def _described(self) -> Benchmark:
-        """Whose card names the populations: of a table that stands in for an embedded one, still the embedded card."""
-        known = None if "populations" in self.card else embedded_benchmark(self.name)
-        return known if known is not None and len(known) == len(self) else self
 
 
 def _embedded() -> dict[str, Path]:
@@ -386,16 +365,8 @@ def _imported() -> dict[str, Path]:
 
 
 def _chosen(name: str, embedded: dict[str, Path], imported: dict[str, Path]) -> Path:
-    """Folder of a benchmark.
-
-    An imported table never stands in for an embedded one, whose scores and tables depend on its rows: only for
-    a card that is embedded without accuracies, or with those of a selection.
-    """
-    if name not in embedded:
-        return imported[name]
-    if name not in imported or _at(embedded[name]).is_complete or _reason(imported[name]):
-        return embedded[name]
-    return imported[name]
+    """Folder of a benchmark. An imported table never stands in for an embedded one, on whose rows scores depend."""
+    return embedded.get(name) or imported[name]
 
 
 def _reason(folder: Path) -> HarnessError | None:

@@ -103,7 +103,6 @@ class Card:
     network: dict[str, str | int] = field(default_factory=dict)
     tables: dict[str, TableCard] = field(default_factory=dict)
     populations: dict[str, PopulationCard] = field(default_factory=dict)
-    selection: str | None = None
     repeated: int = 0
     same_as: str | None = None
     scores_of: str | None = None
@@ -282,5 +281,3 @@ def _check_names(checker: _Checker, content: dict[str, Any], node: Any) -> None:
             checker.fail(nodes["targets"], f"{shown(dataset)} lacks the default_target {shown(default)}")
     if content.get("targets") and default is None and "same_as" not in content:
         checker.fail(nodes["targets"], "default_target is missing: say which of the targets it is")
-    if "selection" in content and content["selection"] not in content.get("populations", {}):
-        checker.fail(nodes["selection"], f"selection is {shown(content['selection'])}, none of the populations")

@@ -65,7 +65,6 @@ def correlations_of(job: Job, most: int = 0) -> tuple[int, dict[str, Mapping[str
     benchmark = load_benchmark(job.benchmark)
     reader = Reader(open_store(job.store, job.stores), benchmark)
     accuracies = benchmark.accuracies(job.dataset).to_numpy(dtype=np.float64)
-    benchmark.with_figures(job.population, accuracies)  # raises where they are of a selection that it exceeds
     members = benchmark.population(job.population)[: job.limit]
     accuracies = accuracies[members]
     trained = np.isfinite(accuracies)

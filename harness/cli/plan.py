@@ -24,7 +24,7 @@ from harness.engine.inputs import load_inputs
 from harness.engine.scorer import Job, Scorer
 from harness.engine.scoring import check_host, plan
 from harness.engine.store import ScoreKey, open_store, write_text
-from harness.errors import HarnessError, SelectionError
+from harness.errors import HarnessError
 from harness.probes.neutral import neutral
 from harness.rankings.results import scoring_commands
 from harness.tables.build import build_table
@@ -37,8 +37,7 @@ Pair = tuple[str, ScoreKey]
 
 #: Leaderboard pairs that lack more architectures than this are planned on a sample, but for the main benchmark's.
 LARGE = 1000
-#: The samples: of the space, or of its architectures with known figures where the space has figures of these alone.
-SAMPLES = ("sample(300, seed=0)", "stratified.sample(300, seed=0)")
+SAMPLE = "sample(300, seed=0)"
 MAIN_BENCHMARK = "nasbench201"
 
 #: Networks that are measured a row, and the processor seconds of one above which no second one is.
@@ -263,13 +262,8 @@ def _on_sample(table: Any, row: Any, cell: Cell, measurements: Measurements) -> 
     size = max(block.population(population).size for population, _ in cell.missing)
     if benchmark == MAIN_BENCHMARK or size <= LARGE:
         return cell.missing
-    for population in SAMPLES:
-        try:
-            scores = block.scores(row.proxy, population, row.inputs, table.seeds[0])
-        except SelectionError:
-            continue
-        return [(population, key) for key in scores.missing] or cell.missing
-    return cell.missing
+    scores = block.scores(row.proxy, SAMPLE, row.inputs, table.seeds[0])
+    return [(SAMPLE, key) for key in scores.missing] or cell.missing
 
 
 def credit(rows: Sequence[Row], wants: Iterable[Want], lacking: Mapping[Pair, frozenset[int]]) -> None:

@@ -139,7 +139,7 @@ def populations(where: Place) -> list[str]:
     for name in (*POPULATIONS, *where.benchmark.populations_of_card):
         try:
             found[name] = len(where.block.population(name))
-        except HarnessError:  # of another space, larger than the benchmark, or beyond a selection
+        except HarnessError:  # of another space, or larger than the benchmark
             continue
     order = sorted(found, key=lambda name: -found[name])
     return [name for i, name in enumerate(order) if found[name] > 1 and found[name] not in map(found.get, order[:i])]

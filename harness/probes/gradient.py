@@ -53,7 +53,8 @@ class GradientPass(Probe):
     - `relu_places` (L,): which of those kernels belongs to the ReLU whose output the layer reads; -1 if none
     - `layer_kernels` (L', B, B), `layer_places` (L,): the same for the codes [layer output > 0]
     - `zico` (L,): sum over weights of mean(|g|) / std(g) over `minibatches` mini-batches (population
-      deviation; weights of zero deviation left out); `inverse_deviation` (L,): sum over weights of 1 / std(|g|)
+      deviation; weights of zero deviation left out); its parts `gradient_mean` (L,), sum of mean(|g|), and
+      `inverse_signed_deviation` (L,), of 1 / std(g), over the same weights; `inverse_deviation` (L,): of 1 / std(|g|)
     - `map_sizes` (L,): sum over a layer's calls of ln(positions of its output / sqrt(its channels)), 0 if there is none
     - `activation_correlations` (R, B, B): Pearson correlation of the inputs of a ReLU for two images, NaN where one's
       is constant; `gradient_correlations` (R, B, B): of the gradients with respect to that input, NaN too where none
@@ -180,24 +181,40 @@ def mean_over_deviation(grads: torch.Tensor) -> torch.Tensor:
     return torch.where((grads != grads[0]).any(dim=0), ratio, 0.0).sum()
 
 
-def inverse_deviation(grads: torch.Tensor) -> torch.Tensor:
-    """Of gradients (mini-batches, weights) the sum over weights of 1 / std(|g|); those that do not vary left out."""
+def mean_alone(grads: torch.Tensor) -> torch.Tensor:
+    """Of gradients (mini-batches, weights) the sum over weights of mean(|g|); those that do not vary left out."""
     import torch
 
-    sizes = grads.abs()
-    inverse = (sizes - sizes.mean(dim=0)).square_().mean(dim=0).rsqrt_()
-    return torch.where((sizes != sizes[0]).any(dim=0), inverse, 0.0).sum()
+    return torch.where((grads != grads[0]).any(dim=0), grads.abs().mean(dim=0), 0.0).sum()
+
+
+def deviation_alone(grads: torch.Tensor) -> torch.Tensor:
+    """Of gradients (mini-batches, weights) the sum over weights of 1 / std(g); those that do not vary left out."""
+    import torch
+
+    inverse = (grads - grads.mean(dim=0)).square_().mean(dim=0).rsqrt_()
+    return torch.where((grads != grads[0]).any(dim=0), inverse, 0.0).sum()
+
+
+def inverse_deviation(grads: torch.Tensor) -> torch.Tensor:
+    """`deviation_alone` of |g|."""
+    return deviation_alone(grads.abs())
 
 
 #: Observables of several mini-batches.
-VARIATIONS = {"zico": mean_over_deviation, "inverse_deviation": inverse_deviation}
+VARIATIONS = {
+    "zico": mean_over_deviation,
+    "gradient_mean": mean_alone,
+    "inverse_signed_deviation": deviation_alone,
+    "inverse_deviation": inverse_deviation,
+}
 
 
 #: Observables that need the gradient of the loss, and those of them that need a trainable weight.
 OF_THE_WEIGHTS = frozenset(
     {
         *("gradient_norm", "gradient_sum_abs", "gradient_std", "saliency_sum", "saliency_sum_abs", "saliency_std"),
-        *("all_gradient_norm", "zico", "inverse_deviation", "gradient_spread", "grasp"),
+        *("all_gradient_norm", "gradient_spread", "grasp", *VARIATIONS),
     }
 )
 OF_THE_LOSS = OF_THE_WEIGHTS | {"fisher", "gradient_correlations"}

@@ -124,6 +124,8 @@ class VkdnwDecile(_FisherSpectrum):
 
     name: ClassVar[str] = "vkdnw_decile"
     summary: ClassVar[str] = "log of the k-th decile of the Fisher information's spectrum (a feature)"
+    #: Where fewer weights matter than a decile takes, it is rounding: its logarithm, some -30, moves by one or two.
+    tolerance: ClassVar[float] = 0.1
     choices: ClassVar[Mapping[str, Collection]] = {**_FisherSpectrum.choices, "k": range(1, 10)}
 
     k: int = 5

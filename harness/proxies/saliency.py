@@ -159,23 +159,29 @@ class Zico(_Gradient):
     The population standard deviation is of the signed gradient, weights whose gradient does not vary are left
     out, and a layer without any other contributes nothing, as in the authors' code (SLDGroup/ZiCo @ b0fec655,
     `compute_zico.py`), which fails where no gradient reaches a layer. On 5 cells of NAS-Bench-201, the same weights and
-    images, the largest relative difference from it is 3e-6.
+    images, the largest relative difference from it is 3e-6. `part` is what is summed: the `ratio`, or for the paper's
+    ablation (Table 7) one of its parts alone, the `mean` of |g| or the inverse `deviation`.
     """
 
     name: ClassVar[str] = "zico"
     summary: ClassVar[str] = "log of the gradients' inverse coefficient of variation over mini-batches"
     citation: ClassVar[str] = "Li et al., ZiCo, ICLR 2023"
     version: ClassVar[int] = 2  # 1 lost digits of the deviation of nearly equal gradients
-    observables: ClassVar[tuple[str, ...]] = ("zico",)
-    choices: ClassVar[Mapping[str, Collection]] = {"minibatches": at_least(2)}
+    parts: ClassVar[Mapping[str, str]] = {
+        "ratio": "zico",
+        "mean": "gradient_mean",
+        "deviation": "inverse_signed_deviation",
+    }
+    choices: ClassVar[Mapping[str, Collection]] = {"minibatches": at_least(2), "part": tuple(parts)}
 
     minibatches: int = 2
+    part: str = "ratio"
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
-        return {GradientPass(self.init, self.batch_size, self.minibatches, self.dtype): self.observables}
+        return {GradientPass(self.init, self.batch_size, self.minibatches, self.dtype): (self.parts[self.part],)}
 
     def score(self, seen: Mapping[str, Any]) -> float:
-        sums = seen["zico"]
+        sums = seen[self.parts[self.part]]
         if not sums.any():
             raise Unscorable("no gradient varies over the mini-batches")
         return np.log(sums[sums != 0]).sum()
@@ -200,11 +206,11 @@ class ZicoBc(Zico):
     beta: float = 1.0
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
-        (probe,) = super().needs()
-        return {probe: ("zico", "map_sizes")}
+        ((probe, names),) = super().needs().items()
+        return {probe: (*names, "map_sizes")}
 
     def score(self, seen: Mapping[str, Any]) -> float:
-        return super().score(seen) - self.beta * seen["map_sizes"][seen["zico"] != 0].sum()
+        return super().score(seen) - self.beta * seen["map_sizes"][seen[self.parts[self.part]] != 0].sum()
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ class Board:
         for population in dict.fromkeys(self._asked):
             try:
                 found[population] = self.benchmark.with_figures(population, self._accuracies)
-            except HarnessError:  # another space's population, a sample larger than this benchmark, or a selection's
+            except HarnessError:  # another space's population, or a sample larger than this benchmark
                 continue
         return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
 

@@ -112,11 +112,6 @@ class Board:
     def name(self) -> str:
         return f"{self.benchmark}/{self.dataset}"
 
-    @property
-    def is_selection(self) -> bool:
-        """Whether its figures are of a selection of the space, so that its ranks are none of the space."""
-        return self.block is not None and not self.block.benchmark.is_complete
-
 
 def populations_of(table: Any, block: Block) -> list[str]:
     """Those of the table's populations that the benchmark has, in the table's order."""
@@ -331,7 +326,7 @@ def general_name(name: str) -> str:
 
 
 def _overall(rows: Sequence[Any], boards: Sequence[Board]) -> tuple[list[Cell], Ranked]:
-    """Mean rank over the boards of whole spaces with half of the rows that are on any, of the rows on all of these.
+    """Mean rank over the boards with half of the rows that are on any, of the rows on all of these.
 
     No cells where fewer than two boards have as many: the ranks of one are in its own section.
     """
@@ -339,9 +334,7 @@ def _overall(rows: Sequence[Any], boards: Sequence[Board]) -> tuple[list[Cell], 
     counting = [
         board
         for board in boards
-        if board.samples
-        and 2 * len(board.samples) >= len(scored.difference(board.inapplicable))
-        and not board.is_selection
+        if board.samples and 2 * len(board.samples) >= len(scored.difference(board.inapplicable))
     ]
     labels = [_label(row) for row in rows if counting and all(_label(row) in board.samples for board in counting)]
     shared = [

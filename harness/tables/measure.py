@@ -96,10 +96,7 @@ class Block:
         return first != second
 
     def population(self, text: str) -> np.ndarray:
-        """Indices of a population's members for which the benchmark stores a figure.
-
-        Raises SelectionError where it stores them of a selection and the population holds others.
-        """
+        """Indices of a population's members for which the benchmark stores a figure."""
         if text not in self._populations:
             self._populations[text] = self.benchmark.with_figures(text, self.accuracies)
         return self._populations[text]

@@ -11,7 +11,6 @@ import numpy as np
 
 from harness.correlation import Sample, estimate
 from harness.engine.store import ScoreKey
-from harness.errors import SelectionError
 from harness.rankings.results import Scores
 from harness.tables.cells import (
     NOT_APPLICABLE,
@@ -59,7 +58,7 @@ class _Choice:
     #: For the seeds after the first, and for the first population where a later one was taken.
     other_seeds: tuple[tuple[str, ScoreKey], ...] = ()
     first_population: tuple[tuple[str, ScoreKey], ...] = ()
-    #: Why the last population without figures has none, where figures are of a selection.
+    #: Why the row can have none.
     reason: str = ""
 
 
@@ -72,13 +71,8 @@ def _choose(table: Any, row: Any, block: Block) -> _Choice:
     first_population: tuple[tuple[str, ScoreKey], ...] = ()
     populations = row.populations or table.populations
     first, *others = table.seeds
-    reason = ""
     for population in populations:
-        try:
-            scores = block.scores(row.proxy, population, row.inputs, first)
-        except SelectionError as error:
-            reason = reason or str(error)
-            continue
+        scores = block.scores(row.proxy, population, row.inputs, first)
         if scores.missing:
             lacking = tuple((population, key) for key in scores.missing)
         elif scores.members.any():
@@ -89,7 +83,7 @@ def _choose(table: Any, row: Any, block: Block) -> _Choice:
             return _Choice(population, (scores, *more) if not missing else (scores,), missing, first_population)
         if population == populations[0]:
             first_population = lacking
-    return _Choice("", (), lacking, reason="" if lacking else reason)
+    return _Choice("", (), lacking)
 
 
 def _block_cells(

@@ -152,8 +152,6 @@ def correlations(
                 covered[STORED] = indices, reader.scores(spec, dataset, indices, inputs, seed).values
             for name, (indices, values) in covered.items():
                 trained = np.isfinite(accuracies[indices])
-                if name != STORED and not benchmark.is_complete and not trained.all():
-                    continue  # what is there of a population is a selection, and no figure of the population
                 indices, values = indices[trained], values[trained]
                 if len(indices) < 2:
                     continue

@@ -196,13 +196,14 @@ def _write_files(columns: pd.DataFrame, card: dict[str, Any], folder: Path) -> N
 
 
 def _embedded_table(name: str) -> Benchmark | None:
-    """The embedded benchmark `name` if there is one with accuracies of its whole space."""
+    """The embedded benchmark `name` if there is one with accuracies."""
     known = embedded_benchmark(name)
-    return known if known and known.is_complete else None
+    return known if known and known.has_accuracies else None
 
 
 def _same_architectures(table: Table, known: Benchmark) -> bool:
-    return known.card["encoding"] == table.card["encoding"] and np.array_equal(
+    encoding = known.card.get("encoding", table.card["encoding"])  # a space that lists its members has one
+    return encoding == table.card["encoding"] and np.array_equal(
         _keys(table, known), table.columns[table.key].to_numpy()
     )
 
@@ -243,7 +244,7 @@ def compare(table: Table) -> tuple[list[str], bool]:
             continue
         archive = table.columns[ours].to_numpy(dtype=np.float64)[both]
         embedded = known.column(theirs).astype(np.float64)[place[both]]
-        text, other = _difference(archive, embedded, place[both], known.is_complete)
+        text, other = _difference(archive, embedded, place[both])
         lines.append(f"  {name}: {text}")
         differs |= other
     return lines, differs
@@ -278,11 +279,8 @@ def disagreement(table: Table) -> str | None:
     )
 
 
-def _difference(archive: np.ndarray, embedded: np.ndarray, index: np.ndarray, complete: bool) -> tuple[str, bool]:
-    """How two columns of values compare, NaN standing for none, and whether they differ.
-
-    What the archive alone has is no difference unless the embedded table is `complete`, but a selection.
-    """
+def _difference(archive: np.ndarray, embedded: np.ndarray, index: np.ndarray) -> tuple[str, bool]:
+    """How two columns of values compare, NaN standing for none, and whether they differ."""
     ours, theirs = ~np.isnan(archive), ~np.isnan(embedded)
     stored = ours & theirs
     gaps = np.abs(archive - embedded)[stored]
@@ -298,4 +296,4 @@ def _difference(archive: np.ndarray, embedded: np.ndarray, index: np.ndarray, co
         )
     elif stored.any():
         parts.append(f"equal within {TOLERANCE}")
-    return ", ".join(parts), bool(far.any() or (theirs & ~ours).any() or (complete and (ours & ~theirs).any()))
+    return ", ".join(parts), bool(far.any() or (theirs ^ ours).any())
