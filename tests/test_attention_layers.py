@@ -12,8 +12,9 @@ import harness
 from harness.errors import HarnessError, UnknownNameError
 from harness.probes.attention import AttentionLayers
 from harness.probes.tokens import FeedForward
+from harness.probes.tokens import least_eigenvalue as least_of_rows
 from harness.proxies import get_proxy
-from tests.by_hand import Case, near
+from tests.by_hand import Case, by_hand, near
 
 WIDTH, HEADS = 4, 2
 
@@ -77,6 +78,34 @@ def test_token_entropy_of_layers(make_subject, layers, over, distribution, lowes
     ours = case.score("token_entropy", layers=layers, over=over, distribution=distribution, lowest=lowest)
     assert ours == near(expected)
     assert ours == pytest.approx(expected, rel=1e-6)
+
+
+def least_eigenvalue(values: np.ndarray, lowest: int) -> float:
+    """Of rows (n, m): n / lowest times the least eigenvalue among those least correlated with all."""
+    correlations = np.corrcoef(values)
+    chosen = np.argsort(np.abs(correlations).sum(axis=1))[:lowest]
+    return len(values) / lowest * np.linalg.eigvalsh(correlations[np.ix_(chosen, chosen)])[0]
+
+
+@by_hand("min_eigenvalue")
+@pytest.mark.parametrize("layers", SETS)
+@pytest.mark.parametrize("over", ["tokens", "channels"])
+@pytest.mark.parametrize("lowest", [1, 2, 3])
+def test_least_eigenvalue_of_layers(make_subject, layers, over, lowest):
+    case = Case(make_subject, "transformer", "default", size=1)
+    found = [part if over == "tokens" else part.T for name, part in parts(case).items() if name in SETS[layers]]
+    ours = case.score("min_eigenvalue", layers=layers, over=over, lowest=lowest)
+    assert ours == pytest.approx(sum(least_eigenvalue(values, lowest) for values in found), rel=1e-6, abs=1e-6)
+    if lowest == 1:
+        assert ours == pytest.approx(sum(map(len, found)))
+
+
+def test_least_eigenvalue_of_constant_tokens():
+    """A constant row correlates with none."""
+    rows = torch.tensor([[[1.0, 1.0, 1.0], [1.0, 2.0, 3.0], [2.0, 4.0, 6.0]]], dtype=torch.float64)
+    assert float(least_of_rows(rows, 1)) == 3
+    assert float(least_of_rows(rows, 3)) == pytest.approx(0, abs=1e-12)
+    assert float(least_of_rows(rows[:, :2], 2)) == pytest.approx(1)
 
 
 def test_all_sets_of_layers_are_tested():

@@ -80,7 +80,7 @@ def bits(series: Any) -> dict[str, tuple[str, str]]:
 def expected() -> dict[str, tuple[str, str]]:
     found = bits(harness.score(*given(), every(), stages=STAGES))
     # An encoding, attention modules and an MLP on tokens are not here.
-    without = {"sed", "skip", "dss", "head_confidence", "token_entropy", "w_pca"}
+    without = {"sed", "skip", "dss", "auto_prox_a", "head_confidence", "token_entropy", "min_eigenvalue", "w_pca"}
     assert {label.split(":")[0] for label, (_, status) in found.items() if status != "ok"} == without
     return found
 

@@ -869,11 +869,39 @@ def test_dss(make_subject, tiny_network, fused, init):
     assert case.score("dss", batch_size=None, dtype=None, variant="repo") == near(with_head)
 
 
+@by_hand("auto_prox_a")
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("init", ["truncated_normal", "default"])
+def test_attention_with_signed_weights(make_subject, tiny_network, fused, init):
+    """Of attention its last projection alone; what the network itself holds, the positions, becomes absolute."""
+    case = transformer_case(make_subject, tiny_network, fused, init)
+    weights = dict(case.weights())
+    weights["position"] = np.abs(weights["position"])
+
+    def flow_of(w: dict[str, np.ndarray]) -> np.ndarray:
+        return transformer(w, np.ones((1, 3, 2, 2)), fused).sum()
+
+    keys = (
+        "attention.out_proj.weight" if fused else "attention.proj.weight",
+        "embed.weight",
+        "up.weight",
+        "down.weight",
+    )
+    grads = {key: [slope(flow_of, weights, key, place) for place in range(weights[key].size)] for key in keys}
+    first, *others = [(weights[key], np.array(grads[key]).reshape(weights[key].shape)) for key in keys]
+    diversity = math.prod(np.linalg.svd(values, compute_uv=False).sum() for values in first)
+    settings = {"batch_size": None, "dtype": None}
+    expected = diversity + sum(np.abs(w * g).sum() for w, g in others)
+    assert case.score("dss", **settings, variant="supernet") == near(expected)
+    expected = np.abs(first[1]).sum() + sum((1 / (1 + np.exp(-g))).mean() for _, g in others)
+    assert case.score("auto_prox_a", **settings) == near(expected)
+
+
 def test_dss_as_the_authors_code_counts_a_classifier_of_a_thousand_classes_twice(make_subject, tiny_network):
     def head_of(classes: int) -> tuple[float, float]:
         subject = make_subject(tiny_network("transformer", classes=classes), classes=classes)
         paper, repo = (score_subject(subject, [get_proxy(f"dss:variant={v}")]).popitem()[1] for v in ("paper", "repo"))
-        seen = AttentionPass().run(subject, frozenset())
+        seen = AttentionPass().run(subject, frozenset({"head_saliency"}))
         return repo.score - paper.score, seen["head_saliency"].sum()
 
     for classes, times in ((999, 1), (1000, 2)):
@@ -996,7 +1024,8 @@ def test_no_score_depends_on_what_else_was_asked_for(make_subject):
 
 
 def test_every_registered_proxy_is_worked_out_by_hand():
-    """Here or in the file that this imports."""
+    """Here or in the files that this imports."""
+    import tests.test_attention_layers
     import tests.test_newer_proxies_by_hand  # noqa: F401
 
     own = {name for name, cls in available().items() if cls.__module__.startswith("harness.")}

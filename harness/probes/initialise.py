@@ -48,6 +48,15 @@ def _nasbench_pytorch(weight: torch.Tensor, generator: torch.Generator) -> None:
         SCHEMES["kaiming_fan_out"](weight, generator)
 
 
+def _truncated_normal(weight: torch.Tensor, generator: torch.Generator) -> None:
+    from torch import nn
+
+    if weight.ndim == 2:
+        nn.init.trunc_normal_(weight, std=0.02, generator=generator)
+    else:
+        _torch_default(weight, generator)
+
+
 SCHEMES = {
     "kaiming_fan_in": _kaiming_normal("fan_in"),
     "kaiming_fan_out": _kaiming_normal("fan_out"),
@@ -55,6 +64,7 @@ SCHEMES = {
     "gaussian": _gaussian,
     "xavier": _xavier_normal,
     "nasbench_pytorch": _nasbench_pytorch,
+    "truncated_normal": _truncated_normal,
 }
 
 
@@ -71,7 +81,8 @@ def initialise(network: nn.Module, scheme: str, generator: torch.Generator) -> N
         scheme: `kaiming_fan_in`, `kaiming_fan_out` (He et al. 2015, ReLU gain), `default` (torch's own),
             `gaussian` (N(0, 1)), `xavier`, or `nasbench_pytorch`, that package's network's: convolutions as
             `kaiming_fan_out`, which is N(0, sqrt(2 / (k^2 outputs))) there, linear layers N(0, 0.01); Zero-Cost NAS
-            scores NAS-Bench-101 with it (SamsungLabs/zero-cost-nas @ a43bfbc9, `nasbench1.py`).
+            scores NAS-Bench-101 with it (SamsungLabs/zero-cost-nas @ a43bfbc9, `nasbench1.py`). `truncated_normal`,
+            that of vision Transformers: linear layers N(0, 0.02) cut at 2, convolutions torch's own.
 
     Raises:
         UnknownNameError: no such scheme.

@@ -269,25 +269,40 @@ class AttentionPass(Probe):
     """Forward of an image of ones and backward of the sum of the logits, |weights|, BatchNorm off, float64.
 
     Observables, w the absolute weights and g their gradient: `diversity` (A,), per projection of an attention
-    module |g|_nuc * |w|_nuc (nuclear norms; a fused projection of queries, keys and values counts as one);
-    `saliency` (M,), per other linear layer but the last the sum of |w * g|; `head_saliency` (1,), the same for the
-    last, and `head_outputs`, its number of outputs.
+    module |g|_nuc * |w|_nuc (nuclear norms; a fused projection of queries, keys and values counts as one), and
+    `gradient_sum` (A,), the sum of |g|; `saliency` (M,), per other linear layer but the last the sum of |w * g|, and
+    `sigmoid_gradient` (M,), the mean of the sigmoid of g; `head_saliency` (1,), the saliency of the last, and
+    `head_outputs`, its number of outputs.
+
+    `signed`: the weights keep their signs, but parameters of the network itself, as a class token, and of the
+    projections the last of each attention alone is read.
     """
 
     init: str = "xavier"
+    signed: bool = False
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import numpy as np
         import torch
         from torch import nn
 
-        _make_positive(subject, self.init, 0)
         network = subject.network
+        if self.signed:
+            subject.initialise(self.init, 0, "float64")
+            with torch.no_grad():
+                for parameter in network.parameters(recurse=False):
+                    parameter.abs_()
+        else:
+            _make_positive(subject, self.init, 0)
         inside = {id(part) for _, module in attention_modules(network) for part in module.modules()}
         layers = list(weight_layers(network).values())
         linear = [layer for layer in layers if isinstance(layer.module, nn.Linear)]
         fused = [layer for layer in layers if isinstance(layer.module, nn.MultiheadAttention)]
         chosen = [layer for layer in linear if id(layer.module) in inside] + fused
+        if self.signed:
+            parts = [{id(part) for part in module.modules()} for _, module in attention_modules(network)]
+            last = [[layer for layer in linear if id(layer.module) in inner][-1:] for inner in parts]
+            chosen = list({layer.name: layer for found in last for layer in found}.values())
         if not chosen:
             raise Unscorable("no attention module with linear projections")
         for layer in linear + fused:
@@ -300,15 +315,27 @@ class AttentionPass(Probe):
         with _without_normalisation(network, {}, "batch_norm"):
             grads = gradients(outputs(network, ones).sum(), projections + others)
         finite = to_host([torch.ones(()) if grad is None else torch.isfinite(grad).all() for grad in grads])
-        forms = [_diversity] * len(projections) + [_saliency] * len(others)
+        read = list(zip(projections + others, grads, finite, strict=True))
+        first, second, last = (
+            read[: len(projections)],
+            read[len(projections) : len(read) - heads],
+            read[len(read) - heads :],
+        )
+        forms: dict[str, tuple[Callable, list, float]] = {
+            "diversity": (_diversity, first if "diversity" in wanted else [], 0.0),  # takes longer than all else
+            "gradient_sum": (lambda weight, grad, known: grad.abs().sum(), first, 0.0),
+            "saliency": (_saliency, second, 0.0),
+            "sigmoid_gradient": (lambda weight, grad, known: grad.sigmoid().mean(), second, 0.5),
+            "head_saliency": (_saliency, last, 0.0),
+        }
         values = [
-            torch.zeros(()) if grad is None else form(weight.detach(), grad, known)
-            for weight, grad, form, known in zip(projections + others, grads, forms, finite, strict=True)
+            torch.tensor(absent) if grad is None else form(weight.detach(), grad, known)
+            for form, rows, absent in forms.values()
+            for weight, grad, known in rows
         ]
-        diversity, saliency = np.split(to_host(values), [len(projections)])
-        saliency, head = np.split(saliency, [len(saliency) - heads])
-        width = linear[-1].module.out_features if linear else 0
-        return {"diversity": diversity, "saliency": saliency, "head_saliency": head, "head_outputs": width}
+        ends = np.cumsum([len(rows) for _, rows, _ in forms.values()])[:-1]
+        found: dict[str, Any] = dict(zip(forms, np.split(to_host(values), ends), strict=True))
+        return found | {"head_outputs": linear[-1].module.out_features if linear else 0}
 
 
 def _diversity(weight: Any, grad: Any, finite: bool) -> Any:

@@ -71,17 +71,38 @@ def entropy(tokens: torch.Tensor, lowest: int, distribution: str, over: str) -> 
 
     Args:
         tokens: (B, N, D).
-        distribution: values become one by their `softmax`, or as `absolute` values over their sum.
+        distribution: values become one by their `softmax`, or as `absolute` values over their sum; `correlation`: it is
+            no entropy, but `least_eigenvalue`.
         over: `tokens`; or `channels`, each with its N values, in their place.
     """
     import torch
 
     rows = tokens.flatten(1, -2).double()
     rows = rows if over == "tokens" else rows.transpose(1, 2)
+    if distribution == "correlation":
+        return least_eigenvalue(rows, lowest)
     share = rows.softmax(dim=-1) if distribution == "softmax" else rows.abs() / rows.abs().sum(-1, True)
     entropies = torch.special.entr(share).sum(dim=-1)
     least = entropies.topk(min(lowest, entropies.shape[1]), dim=1, largest=False).values.sum(dim=1)
     return (least * entropies.shape[1] / lowest).mean()
+
+
+def least_eigenvalue(rows: torch.Tensor, lowest: int) -> torch.Tensor:
+    """N / `lowest` times the least eigenvalue of the correlations of the `lowest` rows least correlated with all.
+
+    Of rows (B, N, D), Pearson's correlations, of a constant row 0 with any other; mean over images.
+    """
+    import torch
+
+    centred = rows - rows.mean(dim=-1, keepdim=True)
+    norms = centred.norm(dim=-1, keepdim=True)
+    unit = torch.where(norms > 0, centred / norms, 0.0)
+    correlations = unit @ unit.mT
+    correlations.diagonal(dim1=1, dim2=2).fill_(1)
+    least = correlations.abs().sum(dim=2).topk(min(lowest, rows.shape[1]), dim=1, largest=False).indices
+    chosen = correlations.gather(1, least[:, :, None].expand(-1, -1, rows.shape[1]))
+    chosen = chosen.gather(2, least[:, None].expand(-1, least.shape[1], -1))
+    return (torch.linalg.eigvalsh(chosen)[:, 0] * rows.shape[1] / lowest).mean()
 
 
 class _Blocks:

@@ -415,6 +415,11 @@ class Dss(Proxy):
     `variant=repo` adds the classifier's |W dR/dW|, which the paper's sum over the MLPs does not have, and adds it twice
     where it has 1,000 outputs, as the authors' code does (decemberzhou/TF_TAS @ 42616bc, `p_utils.py` lists such a
     layer twice). That code takes for projections what is named `qkv` or is square, as ours are.
+
+    `variant=supernet` is what that code computes on slices of AutoFormer's supernet, whose figures Nguyen & Cheung
+    print: the absolute values never reach the slices, which the layers apply, and of a slice of `qkv` and of the
+    classifier there is no gradient. So weights keep their signs, and the last projection of each attention and the
+    layers that are in none count. Give it that network's initialisation, `init=truncated_normal`.
     """
 
     name: ClassVar[str] = "dss"
@@ -422,16 +427,45 @@ class Dss(Proxy):
     citation: ClassVar[str] = "Zhou et al., Training-free Transformer Architecture Search, CVPR 2022"
     requires: ClassVar[str] = "attention"
     inputs: ClassVar[str] = "none"
-    choices: ClassVar[Mapping[str, Collection]] = {"variant": VARIANTS}
+    choices: ClassVar[Mapping[str, Collection]] = {"variant": (*VARIANTS, "supernet")}
 
     init: str = "xavier"
     variant: str = "paper"
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
-        return {AttentionPass(self.init): ("diversity", "saliency", "head_saliency", "head_outputs")}
+        names = ("diversity", "saliency", "head_saliency", "head_outputs")
+        return {AttentionPass(self.init, self.variant == "supernet"): names}
 
     def score(self, seen: Mapping[str, Any]) -> float:
         total = seen["diversity"].sum() + seen["saliency"].sum()
         if self.variant == "repo":
             total += seen["head_saliency"].sum() * (2 if seen["head_outputs"] == 1000 else 1)
         return total
+
+
+@dataclass(frozen=True)
+class AutoProxA(Proxy):
+    """Auto-Prox-A, as it is compared on AutoFormer: |gradients| of attention + sigmoids of those of the other layers.
+
+    An image of ones, R the sum of the logits, weights with their signs: sum over attention modules of |dR/dW|_1, W
+    their last projection, plus the sum over the linear layers outside them, the classifier left out, of the mean of
+    sigmoid(dR/dW), which is 0.5 to four digits. So it is computed by the code whose figures Nguyen & Cheung print
+    (vovantuanuit/Meco_explore @ 5ae07964, `indicators/dss.py`), on slices of AutoFormer's supernet (see `dss`,
+    `variant=supernet`), where ours are networks of their own. The authors' interpreter of their formulas is not
+    released, and the second author's formula of that name is another (pprp/PicoNAS @ 4d3bab48, `auto_prox.py`).
+    """
+
+    name: ClassVar[str] = "auto_prox_a"
+    summary: ClassVar[str] = "gradients of attention's last layers + sigmoids of those of the MLPs"
+    citation: ClassVar[str] = "Wei et al., Auto-Prox, AAAI 2024 (arXiv 2312.09059)"
+    caveat: ClassVar[str] = "the formula of a later comparison: the authors' own code is not released"
+    requires: ClassVar[str] = "attention"
+    inputs: ClassVar[str] = "none"
+
+    init: str = "truncated_normal"
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        return {AttentionPass(self.init, signed=True): ("gradient_sum", "sigmoid_gradient")}
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        return seen["gradient_sum"].sum() + seen["sigmoid_gradient"].sum()
