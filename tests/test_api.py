@@ -177,8 +177,8 @@ NO_SPACE = {
     for name, read in (("sed", "operations"), ("skip", "skips"))
 }
 NO_ATTENTION = {
-    **dict.fromkeys(("dss", "head_confidence"), "no attention module with linear projections"),
-    **dict.fromkeys(("token_entropy", "w_pca"), "no feed-forward layers on tokens"),
+    **dict.fromkeys(("auto_prox_a", "dss", "head_confidence"), "no attention module with linear projections"),
+    **dict.fromkeys(("min_eigenvalue", "token_entropy", "w_pca"), "no feed-forward layers on tokens"),
 }
 PATTERNS = ("swap", "swap_reg", "lswag")
 SIX_IMAGES = dict.fromkeys(PATTERNS, "all 64 patterns of 6 images occur: give more images")

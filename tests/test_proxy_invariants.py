@@ -37,6 +37,7 @@ OWN = {
     "knas": {"minibatches": 4, "entries": 8},
     "lswag": {"patterns": 12, "repeats": 2},
     "meco_opt": {"channels": 4},
+    "min_eigenvalue": {"lowest": 3},
     "nregions": {"samples": 1000, "resolution": 3},
     "swap": {"batch_size": 12},
     "swap_reg": {"batch_size": 12, "mu": 1.0, "sigma": 100.0},
@@ -44,6 +45,7 @@ OWN = {
 #: Settings that take another way through a proxy than its defaults.
 VARIANTS = (
     "dss:variant=repo",
+    "dss:variant=supernet",
     "epads:pairs=all",
     "eznas_a:variant=repo",
     "flops:count=all",
@@ -347,7 +349,8 @@ def test_a_mistyped_value_is_answered_with_the_nearest():
 @pytest.mark.parametrize("name", [n for n in NAMES if "init" in {f.name for f in dataclasses.fields(available()[n])}])
 def test_the_initialisation_is_a_setting(name):
     proxy = cheap(name)
-    schemes = [cheap(name, init=scheme) for scheme in ("kaiming_fan_in", "kaiming_fan_out", "default", "xavier")]
+    names = ("kaiming_fan_in", "kaiming_fan_out", "default", "xavier", "truncated_normal")
+    schemes = [cheap(name, init=scheme) for scheme in names]
     assert proxy in schemes
     assert len({found[0] for found in evaluate(schemes, subject_of()).values()}) > 1
 

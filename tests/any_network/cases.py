@@ -423,6 +423,7 @@ OF_OUTPUTS = (
     "eznas_a",
     "w_pca",
     "token_entropy",
+    "min_eigenvalue",
 )
 
 
