@@ -996,7 +996,8 @@ def test_sed_of_a_cell(make_subject):
 
 #: What a small network without attention gives no score to: these need attention, an encoding or channels.
 NEEDY = {
-    *("dss", "head_confidence", "token_entropy", "w_pca", "sed", "skip", "swap", "swap_reg", "meco_opt", "lswag"),
+    *("dss", "auto_prox_a", "head_confidence", "token_entropy", "min_eigenvalue", "w_pca", "sed", "skip"),
+    *("swap", "swap_reg", "meco_opt", "lswag"),
 }
 
 
