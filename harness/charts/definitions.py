@@ -330,8 +330,8 @@ def published() -> Any:
         orient="bottom", title=None, columns=2, labelLimit=230, labelFontSize=10, columnPadding=24, symbolOpacity=1
     )
     ends = alt.Chart(alt.InlineData(values=[{"at": -1}, {"at": 1}]))
-    x = alt.X("printed:Q", scale=alt.Scale(domain=[-0.6, 1], clamp=True), title="printed", axis=alt.Axis(tickCount=8))
-    y = alt.Y("ours:Q", scale=alt.Scale(domain=[-0.6, 1], clamp=True), title=None, axis=alt.Axis(tickCount=8))
+    x = alt.X("printed:Q", scale=alt.Scale(domain=[-1, 1]), title="printed", axis=alt.Axis(tickCount=8))
+    y = alt.Y("ours:Q", scale=alt.Scale(domain=[-1, 1]), title=None, axis=alt.Axis(tickCount=8))
     points = _data("points").encode(x, color=alt.Color("paper:N", scale=colours, legend=legend))
     return _wide(
         ends.mark_line(strokeDash=[5, 4], strokeWidth=1).encode(
