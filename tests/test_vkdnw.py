@@ -325,6 +325,27 @@ def test_every_weight_of_a_convolution(make_subject, options, groups):
     assert found == pytest.approx(whole_jacobian(network, images, 1, weights), rel=1e-9, abs=1e-12)
 
 
+class Gate(nn.Module):
+    """A linear layer whose weight is a vector, which gives one number an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.fc = nn.Parameter(torch.randn(12)), nn.Linear(12, 3)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.fc(x * F.linear(x, self.gate)[:, None])
+
+
+@pytest.mark.parametrize("weights", [1, 4])
+def test_a_weight_that_is_a_vector(make_subject, weights):
+    network = drawn(Gate())
+    subject = make_subject(network, (3, 2, 2), 3, restore=False)
+    images = subject.images(4)[0]
+    found = seen_of(WeightJacobian(batch_size=4, dtype="float64", weights=weights), subject)["jacobian"]
+    assert found == pytest.approx(whole_jacobian(network, images, weights=weights), rel=1e-9, abs=1e-12)
+
+
 @pytest.mark.parametrize("weights", [1, 3])
 def test_the_sketch_reads_the_same_weights(subject_of, weights):
     """As many rows as classes make the sketch exact."""

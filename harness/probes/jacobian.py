@@ -357,7 +357,7 @@ def _closed_form(
 
     x = operation.input.detach()
     output, *source = map(int, np.unravel_index(element, operation.get(role).shape))
-    if operation.kind == LINEAR and operation.name == "linear" and place.dimension >= 0:
+    if operation.kind == LINEAR and operation.name == "linear" and place.dimension >= 0 and operation.weight.ndim == 2:
 
         def rows(values: Any, feature: int) -> Any:  # features come last, whatever lies between them and the images
             return place.split(values[..., feature], count).reshape(count, -1)
