@@ -301,8 +301,8 @@ class AttentionPass(Probe):
         chosen = [layer for layer in linear if id(layer.module) in inside] + fused
         if self.signed:
             parts = [{id(part) for part in module.modules()} for _, module in attention_modules(network)]
-            last = [[layer for layer in linear if id(layer.module) in inner][-1:] for inner in parts]
-            chosen = list({layer.name: layer for found in last for layer in found}.values())
+            ends = [[layer for layer in linear if id(layer.module) in inner][-1:] for inner in parts]
+            chosen = list({layer.name: layer for found in ends for layer in found}.values())
         if not chosen:
             raise Unscorable("no attention module with linear projections")
         for layer in linear + fused:
@@ -316,17 +316,13 @@ class AttentionPass(Probe):
             grads = gradients(outputs(network, ones).sum(), projections + others)
         finite = to_host([torch.ones(()) if grad is None else torch.isfinite(grad).all() for grad in grads])
         read = list(zip(projections + others, grads, finite, strict=True))
-        first, second, last = (
-            read[: len(projections)],
-            read[len(projections) : len(read) - heads],
-            read[len(read) - heads :],
-        )
+        own, head = len(projections), len(read) - heads
         forms: dict[str, tuple[Callable, list, float]] = {
-            "diversity": (_diversity, first if "diversity" in wanted else [], 0.0),  # takes longer than all else
-            "gradient_sum": (lambda weight, grad, known: grad.abs().sum(), first, 0.0),
-            "saliency": (_saliency, second, 0.0),
-            "sigmoid_gradient": (lambda weight, grad, known: grad.sigmoid().mean(), second, 0.5),
-            "head_saliency": (_saliency, last, 0.0),
+            "diversity": (_diversity, read[:own] if "diversity" in wanted else [], 0.0),  # takes longer than all else
+            "gradient_sum": (lambda weight, grad, known: grad.abs().sum(), read[:own], 0.0),
+            "saliency": (_saliency, read[own:head], 0.0),
+            "sigmoid_gradient": (lambda weight, grad, known: grad.sigmoid().mean(), read[own:head], 0.5),
+            "head_saliency": (_saliency, read[head:], 0.0),
         }
         values = [
             torch.tensor(absent) if grad is None else form(weight.detach(), grad, known)

@@ -96,7 +96,7 @@ def least_eigenvalue(rows: torch.Tensor, lowest: int) -> torch.Tensor:
 
     centred = rows - rows.mean(dim=-1, keepdim=True)
     norms = centred.norm(dim=-1, keepdim=True)
-    unit = torch.where(norms > 0, centred / norms, 0.0)
+    unit = torch.where(norms == 0, 0.0, centred / norms)  # what is NaN stays so
     correlations = unit @ unit.mT
     correlations.diagonal(dim1=1, dim2=2).fill_(1)
     least = correlations.abs().sum(dim=2).topk(min(lowest, rows.shape[1]), dim=1, largest=False).indices

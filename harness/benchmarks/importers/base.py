@@ -219,8 +219,8 @@ def compare(table: Table) -> tuple[list[str], bool]:
     Raises:
         HarnessError: there is none to compare with.
     """
-    known = embedded_benchmark(table.name)
-    if known is None or not known.has_accuracies:
+    known = _embedded_table(table.name)
+    if known is None:
         raise HarnessError(f"no table of {table.name} is embedded, so there is nothing to compare the archive with")
     keys = pd.Series(_keys(table, known))
     place = pd.Index(keys).get_indexer(table.columns[table.key])
@@ -261,8 +261,8 @@ def _columns(table: Table, known: Benchmark) -> dict[str, tuple[str | None, str]
 
 def disagreement(table: Table) -> str | None:
     """In how many cells the archive's figures are others than those embedded, as a warning; None where in none."""
-    known = embedded_benchmark(table.name)
-    if known is None or not known.has_accuracies:
+    known = _embedded_table(table.name)
+    if known is None:
         return None
     place = pd.Index(_keys(table, known)).get_indexer(table.columns[table.key])
     both = place >= 0
