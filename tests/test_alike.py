@@ -20,7 +20,7 @@ from harness.engine.scorer import Job, Scorer, score_subject
 from harness.engine.scoring import plan, run
 from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.errors import HarnessError
-from harness.probes.base import EncodingProbe, Subject
+from harness.probes.base import EncodingProbe, Subject, loss
 from harness.proxies import available, get_proxy
 from harness.rankings.results import Reader, inapplicable
 from harness.seeds import stable_seed
@@ -301,26 +301,56 @@ def test_tables_say_whose_scores_they_are(tmp_path):
     assert found == {"zen": (True, "scores of cifar10: reads no head"), "flops": (True, "")}
 
 
-def test_a_decoder_that_is_not_built_is_a_reason():
-    """TransNAS-Bench-101's networks for normals end in one: what reads the last layer has no score, counts have."""
+def test_networks_with_decoders():
+    """TransNAS-Bench-101's for normals: what reads the last layer reads the decoder's, other proxies the encoder alone.
+
+    What needs a logit for each class has a reason.
+    """
     benchmark = load_benchmark("transnas101_micro")
-    assert {name for name, one in benchmark.datasets.items() if one.head == "decoder"} == {
-        "segmentsemantic", "normal", "autoencoder",
-    }  # fmt: skip
-    labels = ("synflow", "entropic_score:batch_size=2", "snip:batch_size=2", "params")
+    heads = {name: one.head for name, one in benchmark.datasets.items() if one.head != "linear"}
+    assert heads == {"segmentsemantic": "segmentation", "normal": "normals", "autoencoder": "reconstruction"}
+    labels = ("synflow", "entropic_score:batch_size=2", "grad_norm:batch_size=2", "epe_nas:batch_size=2", "params")
+    index = int(benchmark.population("unique.sample(1, seed=1)")[0])
     found = {}
-    for dataset in ("class_scene", "normal"):
+    for dataset in ("class_scene", "segmentsemantic", "normal", "autoencoder"):
         scorer = Scorer(Job(benchmark.name, dataset, labels, device="cpu"))
-        index = int(benchmark.population("unique.sample(1, seed=1)")[0])
         found[dataset] = {label: (row.status, row.score) for label, row in scorer.score(index, labels)}
-    reason = "reads the last layer, and the decoder of normal is not built"
-    assert found["normal"]["synflow"] == found["normal"]["snip:batch_size=2"] == (reason, None)
-    assert found["normal"]["params"][0] == "ok"
-    assert found["normal"]["entropic_score:batch_size=2"] == found["class_scene"]["entropic_score:batch_size=2"]
-    assert {status for status, _ in found["class_scene"].values()} == {"ok"}
-    snip = get_proxy("snip")
-    keys = alike(benchmark, snip, ScoreKey(benchmark.name, "normal", "random", "snip", 0))
-    assert {key.dataset for key in keys} == {"autoencoder"}
-    assert inapplicable("ssnr", benchmark, "normal") == reason
-    assert inapplicable("ssnr", benchmark) == inapplicable("ssnr", benchmark, "class_scene") == ""
+    for dataset in heads:
+        reason = f"is not defined for networks that give images, as those of {dataset} do"
+        assert found[dataset].pop("epe_nas:batch_size=2") == (reason, None)
+        assert {status for status, _ in found[dataset].values()} == {"ok"}
+        entropies = {found[name]["entropic_score:batch_size=2"] for name in ("class_scene", dataset)}
+        assert len(entropies) == 1
+    assert found["class_scene"]["epe_nas:batch_size=2"][0] == "ok"
+    assert len({scores["grad_norm:batch_size=2"] for scores in found.values()}) == 4  # each has labels of its own
+    assert found["normal"]["synflow"] == found["autoencoder"]["synflow"] == ("ok", 0.0)  # the tanh is saturated
+    assert found["segmentsemantic"]["synflow"][1] > 0
+
+    # The loss: the mean absolute error of the image, the cross-entropy of the pixels.
+    for dataset in ("autoencoder", "segmentsemantic"):
+        scorer = Scorer(Job(benchmark.name, dataset, labels, device="cpu"))
+        subject = scorer.subject(index)
+        subject.initialise("kaiming_fan_in")
+        images, wanted = subject.images(2)
+        given = subject.network(images)
+        if dataset == "autoencoder":
+            assert torch.equal(images, wanted)
+            value = (given - images).abs().mean()
+        else:
+            value = -given.log_softmax(dim=1).gather(1, wanted[:, None]).mean()
+        torch.testing.assert_close(loss(given, wanted), value)
+        torch.testing.assert_close(loss(given, wanted, "sum"), 2 * value)
+        value.backward()
+        layers = [m.weight for m in subject.network.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
+        norms = sum(float(weight.grad.norm()) for weight in layers)
+        assert found[dataset]["grad_norm:batch_size=2"][1] == pytest.approx(norms, rel=1e-3)
+
+    keys = alike(benchmark, get_proxy("zen"), ScoreKey(benchmark.name, "normal", "random", "zen", 0))
+    assert {key.dataset for key in keys} == set(benchmark.datasets) - {"normal"}
+    assert not alike(benchmark, get_proxy("snip"), ScoreKey(benchmark.name, "normal", "random", "snip", 0))
+    assert inapplicable("vkdnw", benchmark, "normal") == (
+        "is not defined for networks that give images, as those of normal do"
+    )
+    assert inapplicable("vkdnw", benchmark) == inapplicable("vkdnw", benchmark, "class_scene") == ""
+    assert inapplicable("ssnr", benchmark, "normal") == ""
     assert inapplicable("dss", benchmark, "normal") == "no attention in this space"

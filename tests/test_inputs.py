@@ -114,6 +114,26 @@ def test_noise_is_the_same_everywhere():
     assert labels.tolist() == [2, 3, 7, 5]
 
 
+def test_labels_of_noise_for_networks_that_give_images():
+    """The same images whatever the labels: classes of pixels, numbers in [0, 1), the images themselves."""
+    images, _ = RandomInputs(10, SHAPE).batch(0, 0, 4)
+    for head, shape, kind in (
+        ("segmentation", (4, *SHAPE[1:]), np.int64),
+        ("normals", (4, 5, *SHAPE[1:]), np.float32),
+        ("reconstruction", (4, *SHAPE), np.float32),
+    ):
+        given, labels = RandomInputs(5, SHAPE, head).batch(0, 0, 4)
+        assert np.array_equal(given, images)
+        assert (labels.shape, labels.dtype) == (shape, kind)
+        assert np.array_equal(labels, images) == (head == "reconstruction")
+        if head != "reconstruction":
+            assert (labels.min(), round(float(labels.max()))) == (
+                (0, 4) if head == "segmentation" else (pytest.approx(0, abs=1e-2), 1)
+            )
+    with pytest.raises(HarnessError, match="these networks give images: use inputs=random"):
+        load_inputs("cifar10", "images.npz", 3, SHAPE, "normals")
+
+
 def test_noise_is_standard_normal_with_every_label():
     images, labels = RandomInputs(10, SHAPE).batch(3, 0, 256)
     assert images.shape == (256, *SHAPE)

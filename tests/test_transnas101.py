@@ -17,6 +17,7 @@ from harness.probes.gaussian import LinearRegions
 from harness.probes.topology import Topology
 from harness.spaces.base import Operation
 from harness.spaces.transnas101 import TransNas101Macro, TransNas101Micro, decode_cell, decode_modules
+from harness.spaces.transnas101.decoders import generative, segmentation
 from harness.spaces.transnas101.network import BasicBlock, Cell
 
 MICRO, MACRO = TransNas101Micro(), TransNas101Macro()
@@ -185,6 +186,69 @@ def test_operations_by_hand():
         Operation("convolution", 3, 256, 4): 3,
         Operation("skip", 1, 256, 4, summed=True): 1,
     }
+
+
+#: Parameters in millions as NAS-Bench-Suite-Zero's tables have them (automl/NASLib, naslib/data): of a network that
+#: makes normals or reconstructs, and of one that makes segments.
+WITH_DECODERS = {
+    "64-41414-2_32_323": (45.212499, 33.364817),
+    "64-41414-0_22_322": (32.272211, 20.424529),
+    "64-41414-3_33_300": (48.937811, 37.090129),
+    "64-231341-basic": (27.324499, 15.476817),
+    "64-132231-basic": (28.246227, 16.398545),
+    "64-33211-basic": (21.364051, 9.516369),
+    "64-113344-basic": (23.757651, 11.909969),
+}
+
+
+@pytest.mark.parametrize("architecture", WITH_DECODERS)
+def test_parameters_of_networks_with_decoders(architecture):
+    space = MICRO if "41414" in architecture else MACRO
+    for head, classes, place in (("normals", 3, 0), ("reconstruction", 3, 0), ("segmentation", 17, 1)):
+        found = space.ending_in(head).topology([architecture], classes, 64)["all_params"][0]
+        assert found == round(WITH_DECODERS[architecture][place] * 1e6)
+
+
+@pytest.mark.parametrize("head", ["segmentation", "normals", "reconstruction"])
+@pytest.mark.parametrize(
+    ("space", "architecture"),
+    [(MICRO, cell("1_02_310")), (MACRO, "64-1114-basic"), (MACRO, "64-1134-basic"), (MACRO, "64-33342-basic")],
+)
+def test_a_decoder_makes_an_image_of_the_side_that_was_read(space, architecture, head):
+    """At stem and one to four halvings; counts, and each of several in one call."""
+    ending = space.ending_in(head)
+    for side in (64, 128):
+        check_counts(ending, architecture, 5, side)
+    network = ending.build(architecture, 5)
+    assert network(torch.zeros(2, 3, 64, 64)).shape == (2, 5, 64, 64)
+    assert isinstance(network.decoder[-1], nn.Tanh) == (head != "segmentation")
+    assert space.head == "linear"
+    assert ending.ending_in("linear").build(architecture, 5)(torch.zeros(2, 3, 64, 64)).shape == (2, 5)
+
+
+def test_counts_of_several_stacks_with_decoders_are_those_of_each():
+    space = MACRO.ending_in("segmentation")
+    stacks = ["64-1114-basic", "64-1134-basic", "64-33342-basic", "64-222333-basic"]
+    together = space.topology(stacks, 17, 64)
+    for place, stack in enumerate(stacks):
+        alone = space.topology([stack], 17, 64)
+        assert {name: value[place] for name, value in together.items()} == {n: v[0] for n, v in alone.items()}
+
+
+def test_layers_of_the_decoders():
+    assert [step[:2] for step in segmentation(512, 5, 17)] == [
+        (512, 1024), (1024, 512), (512, 256), (256, 128), (128, 64), (64, 32), (32, 32), (32, 17),
+    ]  # fmt: skip
+    # What doubles the side, by how often the encoder has halved it.
+    for doublings, places in {3: [4, 5, 6], 4: [3, 4, 5, 6], 5: [2, 3, 4, 5, 6], 6: [1, 2, 3, 4, 5, 6]}.items():
+        assert [i for i, step in enumerate(segmentation(128, doublings, 17)) if step.doubles] == places
+    for doublings, places in {3: [8, 10, 12], 4: [6, 8, 10, 12], 5: [4, 6, 8, 10, 12], 6: [2, 4, 6, 8, 10, 12]}.items():
+        assert [i for i, step in enumerate(generative(128, doublings, 3)) if step.doubles] == places
+
+
+def test_a_space_without_decoders_says_so():
+    with pytest.raises(HarnessError, match="networks of space nasbench201 end in linear, not in 'normals'"):
+        load_benchmark("nasbench201").space.ending_in("normals")
 
 
 # Canonical forms ------------------------------------------------------------------------------------------

@@ -134,7 +134,7 @@ def _whole_pass(scorer: Any, index: int) -> float:
 
     images, labels = (tensor.contiguous() for tensor in scorer.batch(0, 64))
     started = time.process_time()
-    network = scorer.benchmark.space.build(scorer.benchmark.architectures[index], scorer.dataset.classes)
+    network = scorer.space.build(scorer.benchmark.architectures[index], scorer.dataset.classes)
     F.cross_entropy(network(images), labels).backward()
     return time.process_time() - started
 

@@ -50,6 +50,7 @@ class Benchmark:
         self.files: Path = twin.files if twin else folder
         #: The benchmark under whose name scores are stored: its architectures have the same indices.
         self.scores_of: str = self.card.get("scores_of", twin.scores_of if twin else self.name)
+        self._spaces: dict[str, Space] = {}
         self.datasets = {name: Dataset(name, **spec) for name, spec in self.card["datasets"].items()}
 
     def __len__(self) -> int:
@@ -66,6 +67,12 @@ class Benchmark:
     @cached_property
     def space(self) -> Space:
         return get_space(self.card["space"]).configure(self.card.get("network", {}))
+
+    def space_of(self, dataset: str) -> Space:
+        """The space with the networks of a dataset, which end in what its card says."""
+        if dataset not in self._spaces:
+            self._spaces[dataset] = self.space.ending_in(self.dataset(dataset).head)
+        return self._spaces[dataset]
 
     def check(self) -> None:
         """Raises HarnessError unless files and space are what the card says: for one that comes from elsewhere.
@@ -91,6 +98,8 @@ class Benchmark:
                 if fault:
                     raise self._mistaken(f"it names the column {shown(name)}, which in {path} {fault}")
         try:
+            for dataset in self.datasets:
+                self.space_of(dataset)
             members = len(self) if self._encoding else len(self.space.members())
             if self._encoding:
                 for place in (0, -1):

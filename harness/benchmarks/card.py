@@ -29,14 +29,11 @@ _FILE = re.compile(r"[\w][\w.+-]*")
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """What the networks are built for: number of classes, side of the images in pixels, and what they end in.
-
-    `decoder`: the trained networks ended in one that is not built here, and what reads the last layer has no score.
-    """
+    """What the networks are built for: number of classes, side of the images in pixels, and what they end in."""
 
     classes: int
     resolution: int
-    head: Literal["linear", "decoder"] = "linear"
+    head: Literal["linear", "segmentation", "normals", "reconstruction"] = "linear"
 
 
 @dataclass(frozen=True)

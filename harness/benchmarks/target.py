@@ -18,8 +18,9 @@ ACCURACIES = "accuracies.parquet"
 class Dataset:
     """What a benchmark's networks were trained on: number of classes, image side in pixels; and `head`.
 
-    `head` is `linear`, the last layer that is built, or `decoder`: the trained networks ended in one, for which a
-    linear layer stands here.
+    `head` is what the networks end in. `linear`: a logit for each class. Others are decoders, which give as many
+    numbers for each pixel as there are classes: `segmentation`, logits of the pixel's class; `normals`, a direction;
+    `reconstruction`, the image once more.
     """
 
     name: str

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import harness
 from harness.benchmarks.benchmark import broken_benchmarks, list_benchmarks, load_benchmark
 from harness.config import choices
-from harness.engine.inputs import load_inputs
+from harness.engine.inputs import inputs_for
 from harness.engine.scorer import resolve_device
 from harness.engine.store import ScoreKey, ScoreStore, is_sealed, open_store
 from harness.errors import HarnessError
@@ -137,7 +137,7 @@ def _images(inputs: Any) -> Finding:
         dataset = next((dataset for dataset in datasets if dataset), None)
         if dataset is None:
             return Finding(subject, "FAILS", "no benchmark has this dataset")
-        source = load_inputs(inputs.name, inputs.path, dataset.classes, (3, dataset.resolution, dataset.resolution))
+        source = inputs_for(dataset, inputs.name, inputs.path)
         source.batch(0, 0, 64)
         return Finding(subject, "ok", f"{inputs.path}, a mini-batch of 64 can be drawn")
     except HarnessError as error:

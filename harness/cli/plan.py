@@ -20,7 +20,7 @@ from typing import Any
 from harness.benchmarks.benchmark import load_benchmark
 from harness.cli.queue import images_for
 from harness.config import choices
-from harness.engine.inputs import load_inputs
+from harness.engine.inputs import inputs_for
 from harness.engine.scorer import Job, Scorer
 from harness.engine.scoring import check_host, plan
 from harness.engine.store import ScoreKey, open_store, write_text
@@ -218,7 +218,7 @@ def _has_enough(job: Job) -> bool:
 @cache
 def _images(benchmark: str, dataset: str, name: str, path: str) -> Any:
     found = load_benchmark(benchmark).dataset(dataset)
-    return load_inputs(name, path, found.classes, (3, found.resolution, found.resolution))
+    return inputs_for(found, name, path)
 
 
 def collect(tables: Iterable[Any], measurements: Measurements) -> list[Want]:
@@ -314,10 +314,10 @@ def _measured(row: Row) -> list[int]:
 def _promise(row: Row) -> float:
     """Figures for the multiply-adds of a forward pass a proxy: what is measured first, for a plan that is stopped."""
     benchmark = load_benchmark(row.job.benchmark)
-    dataset = benchmark.dataset(row.job.dataset)
+    dataset, space = benchmark.dataset(row.job.dataset), benchmark.space_of(row.job.dataset)
     work = 0.0
     for index in _measured(row):
-        counts = benchmark.space.topology([benchmark.architectures[index]], dataset.classes, dataset.resolution)
+        counts = space.topology([benchmark.architectures[index]], dataset.classes, dataset.resolution)
         work += float(counts["flops"][0]) * len(row.networks[index])
     return (len(row.alone) + len(row.shared)) / (work * len(row.networks) + 1.0)
 

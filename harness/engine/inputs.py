@@ -23,8 +23,10 @@ from harness.benchmarks.importers.safe import Dtype, Refused, Unpickler, encode,
 from harness.errors import HarnessError, UnknownNameError, cause
 from harness.paths import open_file, read_bytes, typed_path
 from harness.seeds import stable_rng
+from harness.spaces.base import LINEAR
 
 if TYPE_CHECKING:
+    from harness.benchmarks.target import Dataset
     from harness.proxies.base import Proxy
 
 #: Mean and standard deviation of the channels (0 to 1), as NAS-Bench-201 normalised its datasets.
@@ -59,7 +61,10 @@ class Inputs(ABC):
 
     @abstractmethod
     def batch(self, seed: int, number: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Mini-batch `number` (0, 1, …): images (size, C, H, W) float32, labels (size,) int64."""
+        """Mini-batch `number` (0, 1, …): images (size, C, H, W) float32, labels (size,) int64.
+
+        For networks that end in a decoder labels are (size, H, W) int64 or (size, K, H, W) float32, see `RandomInputs`.
+        """
 
     def check_enough(self, proxies: Iterable[Proxy]) -> None:
         """Raises HarnessError where the mini-batches of a proxy take more images than there are; names the proxy."""
@@ -74,14 +79,27 @@ class Inputs(ABC):
 
 
 class RandomInputs(Inputs):
-    """Images ~ N(0, 1) and uniformly drawn labels: needs no data."""
+    """Images ~ N(0, 1) and uniformly drawn labels: needs no data.
+
+    `head` as that of `Dataset`: labels are classes, for `segmentation` one a pixel; for `normals` numbers in [0, 1),
+    `num_classes` a pixel; for `reconstruction` the images themselves.
+    """
 
     name = "random"
+
+    def __init__(self, num_classes: int, shape: tuple[int, int, int], head: str = LINEAR):
+        super().__init__(num_classes, shape)
+        self.head = head
 
     def batch(self, seed: int, number: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         rng = stable_rng("inputs", self.name, self.shape, seed, number)
         images = rng.standard_normal((size, *self.shape)).astype(np.float32)
-        return images, rng.randint(self.num_classes, size=size, dtype=np.int64)
+        if self.head == "reconstruction":
+            return images, images
+        if self.head == "normals":
+            return images, rng.random_sample((size, self.num_classes, *self.shape[1:])).astype(np.float32)
+        shape = (size, *self.shape[1:]) if self.head == "segmentation" else size
+        return images, rng.randint(self.num_classes, size=shape, dtype=np.int64)
 
 
 class ImageInputs(Inputs):
@@ -265,12 +283,20 @@ def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
         ) from error
 
 
-def load_inputs(name: str, path: str | None, num_classes: int, shape: tuple[int, int, int]) -> Inputs:
+def inputs_for(dataset: Dataset, name: str, path: str | None) -> Inputs:
+    """`load_inputs` for the networks of a benchmark's dataset."""
+    return load_inputs(name, path, dataset.classes, (3, dataset.resolution, dataset.resolution), dataset.head)
+
+
+def load_inputs(
+    name: str, path: str | None, num_classes: int, shape: tuple[int, int, int], head: str = LINEAR
+) -> Inputs:
     """The source named by the `inputs` configuration.
 
     Args:
         name: `random`, or the dataset whose images `path` holds.
         path: folder `cifar-10-batches-py` or a `.npz` with `images` and `labels`; none for `random`.
+        head: what the networks end in; those with a decoder are scored on `random` alone.
 
     Raises:
         HarnessError: no path, a missing or unreadable file, images or labels that do not fit the benchmark.
@@ -280,7 +306,9 @@ def load_inputs(name: str, path: str | None, num_classes: int, shape: tuple[int,
             raise HarnessError(
                 f"inputs.path={path} is of no use with inputs=random: say whose images they are, as in inputs=cifar10"
             )
-        return RandomInputs(num_classes, shape)
+        return RandomInputs(num_classes, shape, head)
+    if head != LINEAR:
+        raise HarnessError(f"inputs={name} hold a label an image, and these networks give images: use inputs=random")
     if not path:
         raise HarnessError(
             f"inputs={name} needs images: set inputs.path=FOLDER (the dataset's Python layout) or a .npz, "

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from harness.benchmarks.benchmark import Benchmark, load_benchmark
-from harness.engine.applicable import unbuilt
-from harness.engine.inputs import load_inputs
+from harness.engine.applicable import without_logits
+from harness.engine.inputs import inputs_for
 from harness.engine.store import Row, ScoreKey
 from harness.errors import HarnessError, cause
 from harness.paths import user_scores
@@ -22,6 +22,7 @@ from harness.probes.neutral import neutral
 from harness.proxies import check_own_name, get_proxy
 from harness.proxies.base import Proxy
 from harness.seeds import stable_seed
+from harness.spaces.base import LINEAR
 
 if TYPE_CHECKING:
     import torch
@@ -183,8 +184,8 @@ class Scorer:
         self.job = job
         self.benchmark: Benchmark = load_benchmark(job.benchmark)
         self.dataset = self.benchmark.dataset(job.dataset)
-        shape = (3, self.dataset.resolution, self.dataset.resolution)
-        self.inputs = load_inputs(job.inputs, job.inputs_path, self.dataset.classes, shape)
+        self.space = self.benchmark.space_of(job.dataset)
+        self.inputs = inputs_for(self.dataset, job.inputs, job.inputs_path)
         self.device = resolve_device(job.device)
         self.proxies = {proxy.label: proxy for proxy in job.resolved}
         self._batches: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
@@ -202,17 +203,21 @@ class Scorer:
         return self._batches[number, size]
 
     def subject(
-        self, index: int, build: Callable[[str, int], nn.Module | None] | None = None, channels: int | None = None
+        self,
+        index: int,
+        build: Callable[[str, int], nn.Module | None] | None = None,
+        channels: int | None = None,
+        encoder: bool = False,
     ) -> Subject | None:
         """The network of an architecture, seeded by its `network_key`: equal for all that share the key.
 
         `build` makes another network of it than the benchmark's, which reads images of so many `channels`; None where
-        it makes none.
+        it makes none. `encoder`: with a linear layer in a decoder's place.
         """
         import torch
 
         architecture = self.benchmark.architectures[index]
-        space = self.benchmark.space
+        space = self.benchmark.space if encoder else self.space
         with neutral(self.device):
             network = (build or space.build)(architecture, self.dataset.classes)
             if network is None:
@@ -244,16 +249,18 @@ class Scorer:
         architecture = self.benchmark.architectures[index]
 
         def read(probe: EncodingProbe) -> dict[str, Any]:
-            seen = probe.read(self.benchmark.space, [architecture], self.dataset.classes, self.dataset.resolution)
+            seen = probe.read(self.space, [architecture], self.dataset.classes, self.dataset.resolution)
             return {name: value[0] if isinstance(value, np.ndarray) else value for name, value in seen.items()}
 
         proxies = [self.proxies[label] for label in labels]
-        reasons = {p.label: unbuilt(p, self.benchmark, self.dataset.name) for p in proxies}
+        reasons = {p.label: without_logits(p, self.benchmark, self.dataset.name) for p in proxies}
         found = {label: Result(None, 0.0, why) for label, why in reasons.items() if why}
-        if len(found) < len(proxies):
-            with neutral(self.device):
-                left = (proxy for proxy in proxies if proxy.label not in found)
-                found |= score_subject(self.subject(index), left, read)
+        left = [proxy for proxy in proxies if proxy.label not in found]
+        apart = [p for p in left if not p.reads_head] if self.dataset.head != LINEAR else []
+        with neutral(self.device):
+            for group, encoder in (([p for p in left if p not in apart], False), (apart, True)):
+                if group:
+                    found |= score_subject(self.subject(index, encoder=encoder), group, read)
         return [(p.label, Row(index, *found[p.label], p.version)) for p in proxies]
 
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from harness.benchmarks.benchmark import Benchmark, load_benchmark
+from harness.benchmarks.target import Dataset
 from harness.engine.alike import alike, reason
 from harness.engine.definitions import check_definitions
-from harness.engine.inputs import Inputs, load_inputs
+from harness.engine.inputs import Inputs, inputs_for
 from harness.engine.scorer import Job, checked, resolve_device
 from harness.engine.store import Row, ScoreKey, ScoreStore, open_store
 from harness.engine.workers import score_networks
@@ -131,7 +132,7 @@ def check_host(job: Job) -> Inputs:
     dataset = load_benchmark(job.benchmark).dataset(job.dataset)
     if job.device not in ("auto", "cpu"):  # which every machine has: counts from encodings then load no torch
         resolve_device(job.device)
-    return load_inputs(job.inputs, job.inputs_path, dataset.classes, (3, dataset.resolution, dataset.resolution))
+    return inputs_for(dataset, job.inputs, job.inputs_path)
 
 
 def run(job: Job, progress: bool = True) -> Summary:
@@ -175,7 +176,7 @@ def run(job: Job, progress: bool = True) -> Summary:
         if not missing:
             continue
         if counted:
-            rows = _count(proxy, benchmark, missing, dataset.classes, dataset.resolution)
+            rows = _count(proxy, benchmark, missing, dataset)
             key, images = targets[proxy.label]
             store.append(key, rows, writer, images)
             summary.add(proxy.label, rows)
@@ -202,13 +203,14 @@ def run(job: Job, progress: bool = True) -> Summary:
     return summary
 
 
-def _count(proxy: Proxy, benchmark: Benchmark, indices: list[int], classes: int, resolution: int) -> list[Row]:
+def _count(proxy: Proxy, benchmark: Benchmark, indices: list[int], dataset: Dataset) -> list[Row]:
     started = time.perf_counter()
+    space = benchmark.space_of(dataset.name)
     architectures = [benchmark.architectures[i] for i in indices]
     seen: dict[str, Any] = {}
     try:
         for probe in proxy.needs():
-            seen.update(probe.read(benchmark.space, architectures, classes, resolution))
+            seen.update(probe.read(space, architectures, dataset.classes, dataset.resolution))
         scores = proxy.score(seen)
     except Unscorable as error:
         return [Row(i, None, 0.0, str(error), proxy.version) for i in indices]

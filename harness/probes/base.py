@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import HarnessError, Unscorable, cause
 from harness.probes.state import State
@@ -42,6 +42,11 @@ class Probe(ABC):
     Subclasses are frozen dataclasses: their fields are the pass's settings. What a pass observes must not
     depend on which observables were asked for.
     """
+
+    #: Whether the pass is defined where a network gives an image (B, K, H, W) for each image, as those with a decoder.
+    reads_images: ClassVar[bool] = False
+    #: Observables of such a pass that are not: they are of the classes of the images.
+    of_classes: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
@@ -212,7 +217,10 @@ def gradients(output: torch.Tensor, tensors: Sequence[torch.Tensor], **options: 
 
 
 def outputs(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Logits (B, classes). Raises Unscorable for anything else: a network may give other outputs in train mode."""
+    """Logits (B, classes); of a space's network that ends in a decoder (B, K, H, W).
+
+    Raises Unscorable for anything else: a network may give other outputs in train mode.
+    """
     import torch
 
     logits = network(images)
@@ -222,7 +230,7 @@ def outputs(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
             f"in {mode} mode the network returns a {type(logits).__name__}, no (B, classes) tensor of logits: wrap it "
             "in a module whose forward returns the logits alone"
         )
-    if logits.ndim != 2:
+    if logits.ndim != (4 if getattr(network, "gives_images", False) else 2):
         raise Unscorable(f"network output has shape {tuple(logits.shape)}, a classifier gives (B, classes)")
     return logits
 
@@ -235,6 +243,23 @@ def several(logits: torch.Tensor) -> torch.Tensor:
             "logit z"
         )
     return logits
+
+
+def loss(outputs: torch.Tensor, labels: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+    """Cross-entropy of classes, of an image or of its pixels; absolute error where the labels are images themselves.
+
+    The mean over pixels, and over images the mean or the sum (`reduction`). As TransNAS-Bench-101 trained, without its
+    discriminator. Raises Unscorable for one logit.
+    """
+    import torch.nn.functional as F
+
+    if outputs.ndim == 2:
+        return F.cross_entropy(several(outputs), labels, reduction=reduction)
+    if labels.is_floating_point():
+        value = F.l1_loss(outputs, labels.to(outputs.dtype))
+    else:
+        value = F.cross_entropy(several(outputs), labels)
+    return value * len(outputs) if reduction == "sum" else value
 
 
 def of_several_images(compared: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from harness.probes.base import Probe, Subject, finite_logits, read_back
 from harness.probes.gradient import Seen
@@ -23,6 +23,8 @@ class EvalCodes(Probe):
     init: str = "kaiming_fan_in"
     batch_size: int = 64
     dtype: str = "float32"
+
+    reads_images: ClassVar[bool] = True
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch

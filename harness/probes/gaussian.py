@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.probes.base import (
     OncePerTensor,
@@ -177,6 +177,8 @@ class UnitPatterns(Probe):
     cell: bool = False
     dtype: str = "float32"
     depth: float = 1.0
+
+    reads_images: ClassVar[bool] = True
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch

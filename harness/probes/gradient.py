@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.probes.base import (
     OncePerTensor,
@@ -18,9 +18,9 @@ from harness.probes.base import (
     finite_logits,
     gradients,
     hooked,
+    loss,
     outputs,
     read_back,
-    several,
     together,
     weight_layers,
 )
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GradientPass(Probe):
-    """Forward and backward of the mean cross-entropy of one mini-batch, BatchNorm on batch statistics.
+    """Forward and backward of the mean `loss` of one mini-batch, BatchNorm on batch statistics: cross-entropy mostly.
 
     Observables. L layers (convolutions and linear layers in module order, then parameters that are used as such a
     layer's weights), R ReLUs in the order in which they are computed, B images; g the gradient of a layer's weights w,
@@ -74,10 +74,12 @@ class GradientPass(Probe):
     dtype: str = "float32"
     biases: bool = False
 
+    reads_images: ClassVar[bool] = True
+    of_classes: ClassVar[frozenset[str]] = frozenset({"labels", "classes"})
+
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import numpy as np
         import torch
-        import torch.nn.functional as F
 
         from harness.probes.operations import Grouped
 
@@ -107,8 +109,8 @@ class GradientPass(Probe):
         parameters = [p for p in network.parameters() if p.requires_grad] if wanted & OF_ALL_PARAMETERS else []
         targets = _distinct([*parameters, *weights.tensors, *([images] if seen.needs_images else [])])
         with seen.backward():
-            loss = F.cross_entropy(several(logits), labels)
-            raw = gradients(loss, targets, create_graph="grasp" in wanted)
+            value = loss(logits, labels)
+            raw = gradients(value, targets, create_graph="grasp" in wanted)
         by_id = {id(target): grad for target, grad in zip(targets, raw, strict=True)}
         if wanted & OF_THE_WEIGHTS and not any(tensor.requires_grad for tensor in weights.tensors):
             raise Unscorable("no trainable weight")
@@ -124,7 +126,7 @@ class GradientPass(Probe):
             found["gradient_correlations"] = seen.correlations.gradients()
         held = [weight.detach() for weight in weights.firsts]
         grads = [torch.zeros_like(w) if g is None else g.detach() for w, g in zip(held, graph_grads, strict=True)]
-        del logits, loss, raw, by_id, graph_grads  # the graph holds every activation
+        del logits, value, raw, by_id, graph_grads  # the graph holds every activation
 
         per_layer = {
             "gradient_norm": lambda: [g.norm() for g in grads],
@@ -255,14 +257,13 @@ def layer_gradients(
     objective: Callable | None = None,
     also: Mapping[str, torch.Tensor] = MappingProxyType({}),
 ) -> dict[str, torch.Tensor]:
-    """By layer the gradient of its weights, 0 where none arrives, of the mean cross-entropy of a mini-batch.
+    """By layer the gradient of its weights, 0 where none arrives, of the mean `loss` of a mini-batch.
 
     Args:
         objective: of logits and labels, what is differentiated instead.
         also: other parameters by name, whose gradients follow.
     """
     import torch
-    import torch.nn.functional as F
 
     from harness.probes.operations import Grouped
 
@@ -271,7 +272,7 @@ def layer_gradients(
         logits = outputs(subject.network, images)
     groups = seen.weights.tensors() | {name: [tensor] for name, tensor in also.items()}
     weights = Grouped(groups)
-    value = F.cross_entropy(several(logits), labels) if objective is None else objective(logits, labels)
+    value = loss(logits, labels) if objective is None else objective(logits, labels)
     grads = weights.sums(gradients(value, weights.tensors))
     grads = [torch.zeros_like(w) if g is None else g for w, g in zip(weights.firsts, grads, strict=True)]
     return dict(zip(groups, grads, strict=True))

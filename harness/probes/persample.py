@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.probes.base import (
     SINGLE_VALUE,
@@ -15,7 +15,7 @@ from harness.probes.base import (
     Unscorable,
     finite_logits,
     gradients,
-    several,
+    loss,
     to_host,
     weight_layers,
 )
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GradientSigns(Probe):
-    """Gradient of each image's cross-entropy, every image a mini-batch of its own.
+    """Gradient of each image's `loss`, every image a mini-batch of its own.
 
     Observable `sign_agreement` (L,): per convolution or linear layer the sum over its weights of
     |sum over images of sign(gradient)|.
@@ -41,8 +41,9 @@ class GradientSigns(Probe):
     batch_size: int = 64
     dtype: str = "float32"
 
-    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+    reads_images: ClassVar[bool] = True
 
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         subject.initialise(self.init, dtype=self.dtype)
         images, labels = subject.images(self.batch_size, self.dtype)
         layers = weight_layers(subject.network)
@@ -51,7 +52,7 @@ class GradientSigns(Probe):
         found: dict[str, list] = {}
         missing: set[str] | None = None  # layers whose gradients have no closed form; None: all
         if subject.layout().apart:
-            found, missing = _at_once(subject, layers, images, labels, _loss)
+            found, missing = _at_once(subject, layers, images, labels, _loss, reduce=_agreement)
         if missing is None or missing:
             alone = _one_by_one(subject, images, labels, _loss)
             found.update({name: parts for name, parts in alone.items() if missing is None or name in missing})
@@ -103,11 +104,8 @@ class SampleKernel(Probe):
 BIAS = " bias"
 
 
-def _loss(logits: Any, labels: Any) -> Any:
-    """Sum over images of the cross-entropy."""
-    import torch.nn.functional as F
-
-    return F.cross_entropy(several(logits), labels, reduction="sum")
+#: Sum over images of their losses.
+_loss = partial(loss, reduction="sum")
 
 
 def _own_logits(logits: Any, labels: Any) -> Any:
@@ -115,21 +113,27 @@ def _own_logits(logits: Any, labels: Any) -> Any:
     return logits.gather(1, labels[:, None]).sum()
 
 
+def _agreement(part: Any) -> Any:
+    """Of gradients (B, …) the sum over weights of |sum over images of the sign|."""
+    import torch
+
+    found = part.sign().sum(dim=0).abs().sum(dtype=torch.float64)
+    # sign(NaN) is 0. A sum is NaN where a term is, and takes a twentieth of the time of asking each.
+    return torch.where(part.sum().isnan(), float("nan"), found)
+
+
 def _agreements(layers: list[list]) -> Any:
     """Per layer the sum over weights of |sum over images of the sign|; 0 where no gradient reaches it.
 
     Args:
-        layers: of each the tensors (B, …) that together hold each of its weights once.
+        layers: of each the tensors (B, …) that together hold each of its weights once, or what `_agreement` found.
     """
     import numpy as np
-    import torch
 
     layer_of, sums = [], []
     for place, parts in enumerate(layers):
         for part in parts:
-            found = part.sign().sum(dim=0).abs().sum(dtype=torch.float64)
-            # sign(NaN) is 0. A sum is NaN where a term is, and takes a twentieth of the time of asking each.
-            sums.append(torch.where(part.sum().isnan(), float("nan"), found))
+            sums.append(_agreement(part) if part.ndim else part)
             layer_of.append(place)
     agreement = np.zeros(len(layers))
     if sums:
@@ -164,6 +168,7 @@ def _at_once(
     objective: Callable,
     alone: bool = True,
     biases: bool = False,
+    reduce: Callable | None = None,
 ) -> tuple[dict[str, list], set[str] | None]:
     """Single gradients by layer from one pass of all images, and the layers for which that gives none.
 
@@ -173,6 +178,7 @@ def _at_once(
         objective: of logits and labels, a sum over images of what is differentiated.
         alone: every image is a mini-batch of its own to BatchNorm.
         biases: gradients of the layers' biases too, under their names followed by `BIAS`.
+        reduce: what is kept of the gradients of a layer that is used once: all of them take some GB in a large network.
     """
     import torch
 
@@ -189,6 +195,9 @@ def _at_once(
         parameter.requires_grad_(False)
     images = images.requires_grad_(True)
 
+    def keep(name, parts):
+        calls[name].append(parts if reduce is None or applied[name] > 1 else [reduce(part) for part in parts])
+
     def layer(operation):
         result = operation.run()
         name = operation.owner
@@ -203,7 +212,7 @@ def _at_once(
         applied[name] += 1
         if result.requires_grad:
             seen = watch.keep(operation.input.detach())
-            result.register_hook(lambda grad: calls[name].append(form(seen.value, grad)))
+            result.register_hook(lambda grad: keep(name, form(seen.value, grad)))
             if name + BIAS in with_bias:
                 place = layout.place(operation.index)
                 of_bias = partial(_of_bias, channels=operation.channels, place=place, count=count)
@@ -409,6 +418,8 @@ class TangentKernel(Probe):
     init: str = "kaiming_fan_out"
     batch_size: int = 16
     dtype: str = "float32"
+
+    reads_images: ClassVar[bool] = True
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.probes.base import (
     Probe,
@@ -168,6 +168,8 @@ class LinearisedPass(Probe):
 
     init: str = "kaiming_fan_in"
     repeats: int = 1
+
+    reads_images: ClassVar[bool] = True
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.probes.base import Probe, Subject, Unscorable, check_finite, outputs, together
 from harness.probes.rows import Rows, refuse_weights
@@ -44,6 +44,8 @@ class EffectiveRanks(Probe):
     variant: str = "paper"
     whole: bool = False
     dtype: str = "float32"
+
+    reads_images: ClassVar[bool] = True
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch

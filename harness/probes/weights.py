@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from harness.probes.base import Probe, Subject, weight_layers
 
@@ -13,6 +13,8 @@ class WeightNorms(Probe):
     """One initialisation; observable `weight_norm` (L,): L2 norm of the weights of each convolution or linear layer."""
 
     init: str = "kaiming_fan_in"
+
+    reads_images: ClassVar[bool] = True
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch

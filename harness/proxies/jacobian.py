@@ -146,8 +146,11 @@ class _InputJacobian(Proxy):
     batch_size: int = 64
     dtype: str = "float32"
 
+    #: What it reads besides the correlation.
+    also: ClassVar[tuple[str, ...]] = ()
+
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
-        observables = ("input_jacobian_correlation", "labels", "classes")
+        observables = ("input_jacobian_correlation", *self.also)
         return {GradientPass(self.init, self.batch_size, dtype=self.dtype): observables}
 
     @staticmethod
@@ -187,6 +190,7 @@ class EpeNas(_InputJacobian):
     name: ClassVar[str] = "epe_nas"
     summary: ClassVar[str] = "intra-class correlation of the images' Jacobians"
     citation: ClassVar[str] = "Lopes et al., EPE-NAS, ICANN 2021"
+    also: ClassVar[tuple[str, ...]] = ("labels", "classes")
 
     def score(self, seen: Mapping[str, Any]) -> float:
         matrix, labels = np.log(np.abs(self.correlation(seen)) + 1e-5), seen["labels"]

@@ -240,7 +240,8 @@ class TabularSpace(SearchSpace):
 
     @cached_property
     def _counted(self) -> dict[str, np.ndarray]:
-        return self.benchmark.space.topology(self.architectures, self.dataset.classes, self.dataset.resolution)
+        space = self.benchmark.space_of(self.dataset.name)
+        return space.topology(self.architectures, self.dataset.classes, self.dataset.resolution)
 
     def counts(self, genotype: Genotype) -> dict[str, float]:
         row = self.row(genotype)

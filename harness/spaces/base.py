@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,10 @@ class Operation:
     summed: bool = False
 
 
+#: What networks end in that give a logit a class; `Dataset.head` names the others.
+LINEAR = "linear"
+
+
 class Space(ABC):
     """A set of architectures. An architecture is named by its encoding, a string as the field writes it."""
 
@@ -44,6 +49,19 @@ class Space(ABC):
     #: What the networks have besides convolutions, as `attention` or `skip connections to choose`: what a proxy may
     #: require.
     parts: frozenset[str] = frozenset()
+    #: What the networks can end in, and what they do (`ending_in`).
+    heads: frozenset[str] = frozenset({LINEAR})
+    head: str = LINEAR
+
+    def ending_in(self, head: str) -> Space:
+        """The space with networks that end in `head`. Raises HarnessError for one that is none of `heads`."""
+        if head not in self.heads:
+            raise HarnessError(f"networks of space {self.name} end in {', '.join(sorted(self.heads))}, not in {head!r}")
+        if head == self.head:
+            return self
+        space = copy.copy(self)
+        space.head = head
+        return space
 
     def configure(self, network: Mapping[str, Any]) -> Space:
         """The space with the network of one benchmark: `network` is what its card says under that name.

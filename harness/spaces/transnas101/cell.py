@@ -13,6 +13,8 @@ MACRO_LENGTHS = (4, 5, 6)
 MACRO_DOUBLINGS = (1, 2, 3)
 MACRO_HALVINGS = (1, 2, 3, 4)
 BLOCKS_PER_MODULE = 2
+#: How often the stem halves the side of the image.
+STEM_HALVINGS = 2
 BASIC = "basic"
 KERNELS = {CONV1: 1, CONV3: 3}
 

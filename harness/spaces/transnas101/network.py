@@ -1,4 +1,4 @@
-"""TransNAS-Bench-101's encoder (affine BatchNorm with running statistics) with a linear head."""
+"""TransNAS-Bench-101's encoder (affine BatchNorm with running statistics) with a linear head or a decoder."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from harness.spaces.base import LINEAR
 from harness.spaces.darts.network import FactorizedReduce
 from harness.spaces.nasbench201.cell import EDGES, NONE, SKIP
 from harness.spaces.nasbench201.network import ReLUConvBN
-from harness.spaces.transnas101.cell import BASE, BLOCKS_PER_MODULE, KERNELS, doubles, halves
+from harness.spaces.transnas101.cell import BASE, BLOCKS_PER_MODULE, KERNELS, STEM_HALVINGS, doubles, halves
+from harness.spaces.transnas101.decoders import Decoder
 
 
 class Cell(nn.Module):
@@ -64,7 +66,10 @@ class BasicBlock(nn.Module):
 
 
 class Network(nn.Module):
-    """Image batch (B, 3, H, W) to outputs (B, num_classes). Modules of cells with `codes`, else of basic blocks."""
+    """Image batch (B, 3, H, W) to outputs (B, num_classes), with a decoder (B, num_classes, H, W).
+
+    Modules of cells with `codes`, else of basic blocks.
+    """
 
     def __init__(
         self,
@@ -73,6 +78,7 @@ class Network(nn.Module):
         codes: Sequence[int] | None = None,
         base: int = BASE,
         blocks_per_module: int = BLOCKS_PER_MODULE,
+        head: str = LINEAR,
     ):
         super().__init__()
         self.stem = nn.Sequential(
@@ -90,7 +96,12 @@ class Network(nn.Module):
                 blocks.append(BasicBlock(*shape) if codes is None else Cell(codes, *shape))
                 channels = outputs
         self.blocks = nn.Sequential(*blocks)
-        self.classifier = nn.Linear(channels, num_classes)
+        self.gives_images = head != LINEAR
+        if self.gives_images:
+            doublings = STEM_HALVINGS + sum(map(halves, modules))
+            self.decoder = Decoder(head, channels, doublings, num_classes)
+        else:
+            self.classifier = nn.Linear(channels, num_classes)
 
     @property
     def stages(self) -> list[nn.Module]:
@@ -98,4 +109,5 @@ class Network(nn.Module):
         return [self.stem, *self.blocks]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.blocks(self.stem(x)).mean(dim=(2, 3)))
+        maps = self.blocks(self.stem(x))
+        return self.decoder(maps) if self.gives_images else self.classifier(maps.mean(dim=(2, 3)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from harness.spaces.base import Operation, Space
+from harness.spaces.base import LINEAR, Operation, Space
 from harness.spaces.costs import Cost, OperationTally, Total, combined, convolution, normalised
 from harness.spaces.nasbench201.cell import CONV1, CONV3, EDGES, NONE, PATHS, SKIP, cell_key, skip_spans
 from harness.spaces.transnas101.cell import (
@@ -20,11 +20,13 @@ from harness.spaces.transnas101.cell import (
     MACRO_HALVINGS,
     MACRO_LENGTHS,
     MICRO_MODULES,
+    STEM_HALVINGS,
     decode_cell,
     decode_modules,
     doubles,
     halves,
 )
+from harness.spaces.transnas101.decoders import DECODERS, cost_of_decoder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,10 +82,18 @@ def _cost(code: int, block: Block) -> Cost:
     return combined(_relu_conv_norm(1, block), {"trainable_layers": 1, "parameter_tensors": 1})
 
 
+def _head(head: str, channels: Any, doublings: int, outputs: int, side: Any) -> Cost:
+    """Cost of what follows the encoder, whose maps have `side`: of a decoder, that doubles it so often."""
+    if head == LINEAR:
+        return convolution(channels, outputs, 1, 1, bias=True)
+    return cost_of_decoder(head, channels, doublings, outputs, side)
+
+
 class TransNas101Micro(Space):
     """The 4,096 cells of TransNAS-Bench-101's cell space."""
 
     name = "transnas101_micro"
+    heads = frozenset({LINEAR, *DECODERS})
     parts = frozenset({"skip connections to choose"})
 
     def parse(self, text: str) -> str:
@@ -137,7 +147,8 @@ class TransNas101Micro(Space):
                     chosen = (codes == code) & edges
                     reached = (chosen & leads).sum(axis=1) * alive
                     total.add(_cost(code, block if first else block.inside), chosen.sum(axis=1), reached)
-        total.add(convolution(blocks[-1].outputs, num_classes, 1, 1, bias=True))
+        last, doublings = blocks[-1], STEM_HALVINGS + sum(map(halves, MICRO_MODULES))
+        total.add(_head(self.head, last.outputs, doublings, num_classes, last.side_out))
         return total.counts
 
     def operations(self, architectures: Sequence[str], resolution: int) -> tuple[tuple[Operation, ...], np.ndarray]:
@@ -164,16 +175,17 @@ class TransNas101Micro(Space):
         return tuple(counts), np.stack(list(counts.values()), axis=1).astype(np.float64)
 
     def build(self, architecture: str, num_classes: int, thin: bool = False) -> nn.Module:
-        """The encoder with the linear head; `thin`: two channels behind the stem, one cell a module."""
+        """The encoder with its head; `thin`: two channels behind the stem, one cell a module."""
         from harness.spaces.transnas101.network import Network
 
-        return Network(MICRO_MODULES, num_classes, decode_cell(architecture), **_THIN if thin else {})
+        return Network(MICRO_MODULES, num_classes, decode_cell(architecture), head=self.head, **_THIN if thin else {})
 
 
 class TransNas101Macro(Space):
     """The 3,256 module stacks of TransNAS-Bench-101's macro space."""
 
     name = "transnas101_macro"
+    heads = frozenset({LINEAR, *DECODERS})
     distinct = True
 
     @staticmethod
@@ -221,7 +233,10 @@ class TransNas101Macro(Space):
             total.add(_relu_conv_norm(3, block.inside), present)
             shortcut = convolution(block.inputs, block.outputs, 1, block.side_out)
             total.add(normalised(shortcut, block.outputs, block.side_out), present & block.changes)
-        total.add(convolution(blocks[-1][1].outputs, num_classes, 1, 1, bias=True))
+        last = blocks[-1][1]
+        halvings = STEM_HALVINGS + sum(present & block.strided for present, block in blocks)
+        for number in np.unique(halvings):
+            total.add(_head(self.head, last.outputs, number, num_classes, last.side_out), halvings == number)
         return total.counts
 
     def operations(self, architectures: Sequence[str], resolution: int) -> tuple[tuple[Operation, ...], np.ndarray]:
@@ -236,10 +251,10 @@ class TransNas101Macro(Space):
         return tally.result()
 
     def build(self, architecture: str, num_classes: int, thin: bool = False) -> nn.Module:
-        """The encoder with the linear head; `thin`: two channels behind the stem, one block a module."""
+        """The encoder with its head; `thin`: two channels behind the stem, one block a module."""
         from harness.spaces.transnas101.network import Network
 
-        return Network(decode_modules(architecture), num_classes, **_THIN if thin else {})
+        return Network(decode_modules(architecture), num_classes, head=self.head, **_THIN if thin else {})
 
 
 #: The stem's first convolution has half the channels: one.
