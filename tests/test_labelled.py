@@ -14,7 +14,7 @@ from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.errors import HarnessError
 from harness.proxies import get_proxy
 from harness.rankings.labelled import LABELLED, Accuracies, Libra, Robot, information_gain, upper_bound, within_unit
-from harness.rankings.results import Reader
+from harness.rankings.results import Reader, inapplicable
 from harness.tables.leaderboard import build_leaderboard
 from harness.tables.measure import Measurements
 
@@ -117,6 +117,19 @@ def test_libra_takes_the_next_best_where_none_is_close():
     params = RNG(0).normal(size=40)
     first, second, _ = Libra().choose(np.stack([params, weaker, weak, accuracies]), accuracies, params=0)
     assert (first, second) == (3, 2)
+
+
+def test_libra_does_without_a_proxy_that_has_no_scores():
+    """Whose bias, of no value, would be as near as any where that of the accuracies is none."""
+    benchmark = load_benchmark("transnas101_micro")
+    assert inapplicable("epe_nas", benchmark, "normal") != ""
+    assert inapplicable("libra", benchmark, "normal") == ""
+    assert inapplicable("robot", benchmark, "normal") == ""
+    accuracies = np.arange(40.0)
+    params = np.cos(np.pi * accuracies)  # hardly correlated with them
+    found = Libra().choose(np.stack([params, params + accuracies, accuracies]), accuracies, params=0)
+    scores = np.stack([params, np.full(40, np.nan), params + accuracies, accuracies])
+    assert Libra().choose(scores, accuracies, params=0) == tuple(one + (one > 0) for one in found)
 
 
 # In the store, tables and lists ---------------------------------------------------------------------------------

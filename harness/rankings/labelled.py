@@ -52,6 +52,8 @@ class Labelled(ABC):
 
     citation: ClassVar[str]
     members: ClassVar[tuple[str, ...]]
+    #: Whether it chooses among its members, so that one which has no value on a benchmark may be left out.
+    chooses: ClassVar[bool] = False
     graf: ClassVar[bool] = False
 
     train: int
@@ -167,7 +169,8 @@ class Libra(Labelled):
     The first has the greatest Spearman correlation with the accuracies; the second, of those less than 0.1 below it,
     the least information gain beside it (`information_gain`), or is the next best where none is as close; the third is
     the one whose bias, its Pearson correlation with the number of parameters, is nearest to that of the accuracies.
-    Chosen among NAS-Bench-Suite-Zero's proxies and L-SWAG on architectures drawn at random; failed scores rank last.
+    Chosen among NAS-Bench-Suite-Zero's proxies and L-SWAG, those that have scores, on architectures drawn at random;
+    failed scores rank last.
     (Casarin et al., L-SWAG, CVPR 2025. The paper's text alone: how many accuracies, how values become classes, and
     how the three are joined were not found in it, and are settled here: 100, Sturges' number of equal shares, ranks.)
     """
@@ -177,6 +180,7 @@ class Libra(Labelled):
         "epe_nas", "fisher", "flops", "grad_norm", "grasp", "jacov", "l2_norm", "lswag", "naswot", "params", "plain",
         "snip", "synflow", "zen",
     )  # fmt: skip
+    chooses: ClassVar[bool] = True
     WITHIN: ClassVar[float] = 0.1
 
     train: int = 100
@@ -194,7 +198,8 @@ class Libra(Labelled):
         """Which rows of scores (m, n) are joined; `params` is that of the number of parameters."""
         ranked = np.array([ranks(row) for row in scores])
         rho = np.array([_pearson(row, ranks(accuracies)) for row in ranked])
-        first, *others = np.argsort(-rho, kind="stable").tolist()
+        known = np.isfinite(scores).any(axis=1)
+        first, *others = (row for row in np.argsort(-rho, kind="stable").tolist() if known[row])
         close = [one for one in others if rho[one] > rho[first] - self.WITHIN] or others[:1]
         second = min(close, key=lambda one: information_gain(accuracies, scores[first], scores[one]))
         bias = _pearson(accuracies, scores[params])

@@ -82,7 +82,13 @@ def proxies_of(spec: str | Proxy) -> tuple[Proxy, ...]:
 
 
 def inapplicable(spec: str | Proxy, benchmark: Benchmark, dataset: str | None = None) -> str:
-    """Why a proxy, an aggregate or a learned ranking has no value there, by its first member that has none; or ""."""
+    """Why a proxy, an aggregate or a learned ranking has no value there, by its first member that has none; or "".
+
+    A ranking that chooses among its members does without one.
+    """
+    model = None if isinstance(spec, Proxy) else LEARNED.get(spec)
+    if isinstance(model, Labelled) and model.chooses:
+        return ""
     return next(filter(None, (applicable.inapplicable(proxy, benchmark, dataset) for proxy in proxies_of(spec))), "")
 
 
@@ -188,7 +194,12 @@ class Reader:
 
     def _learned(self, spec: str, dataset: str, population: np.ndarray, inputs: str, seed: int) -> Scores:
         model = LEARNED[spec]
-        parts = {name: self.scores(name, dataset, population, inputs, seed) for name in model.members}
+        parts = {
+            name: Scores(np.full(len(population), np.nan), {}, 0.0, np.ones(len(population), bool))
+            if inapplicable(name, self.benchmark, dataset)
+            else self.scores(name, dataset, population, inputs, seed)
+            for name in model.members
+        }
         missing = {key: count for part in parts.values() for key, count in part.missing.items()}
         values = np.full(len(population), np.nan)
         if len(population) <= model.train:
