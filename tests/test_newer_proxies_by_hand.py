@@ -384,6 +384,10 @@ def test_intrain(case):
     found = tape.back(seed).values()
     spread = sum(min(1.0, g.std() / (np.abs(g).max() + 1e-8)) for g in found)
     assert case.score("intrain") == near(sum(parts) * (1 + spread) / math.log(len(parts) + 1))
+    ratio = sum(parts) / math.log(len(parts) + 1)
+    assert case.score("intrain:part=ratio") == near(ratio)
+    assert case.score("intrain:part=gradient") == near(spread)
+    assert case.score("intrain:part=sum") == near(ratio + spread)
 
 
 def test_participation():

@@ -28,6 +28,8 @@ class InTrain(Proxy):
 
     A bias that a BatchNorm takes out again has no gradient but rounding, and counts by that, with some 0.3 of o, which
     another processor draws anew.
+
+    `part`: the terms of the paper's ablation, g = sum of ln PR / ln(L + 1) in `ratio`, o in `gradient`, g + o in `sum`.
     """
 
     name: ClassVar[str] = "intrain"
@@ -36,17 +38,26 @@ class InTrain(Proxy):
     caveat: ClassVar[str] = "a reconstruction from a secondary source, not the authors' numbers"
     tolerance: ClassVar[float] = 0.02
     inputs: ClassVar[str] = "random"
+    choices: ClassVar[Mapping[str, Collection]] = {"part": ("product", "ratio", "gradient", "sum")}
 
     init: str = "kaiming_fan_in"
     batch_size: int = 64
+    part: str = "product"
     dtype: str = "float32"
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
-        return {GradientPass(self.init, self.batch_size, dtype=self.dtype): ("participations", "gradient_spread")}
+        left_out = {"ratio": "gradient_spread", "gradient": "participations"}.get(self.part)
+        observables = tuple(name for name in ("participations", "gradient_spread") if name != left_out)
+        return {GradientPass(self.init, self.batch_size, dtype=self.dtype): observables}
 
     def score(self, seen: Mapping[str, Any]) -> float:
-        parts = seen["participations"]
-        return parts.sum() * (1 + seen["gradient_spread"]) / np.log(len(parts) + 1)
+        if self.part == "gradient":
+            return seen["gradient_spread"]
+        ratios = seen["participations"]
+        scale = np.log(len(ratios) + 1)
+        if self.part == "product":
+            return ratios.sum() * (1 + seen["gradient_spread"]) / scale
+        return ratios.sum() / scale + (seen["gradient_spread"] if self.part == "sum" else 0)
 
 
 @dataclass(frozen=True)
