@@ -21,6 +21,7 @@ from harness.engine.scoring import plan, run
 from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.errors import HarnessError
 from harness.probes.base import EncodingProbe, Subject, loss
+from harness.probes.gradient import GradientPass
 from harness.proxies import available, get_proxy
 from harness.rankings.results import Reader, inapplicable
 from harness.seeds import stable_seed
@@ -160,7 +161,7 @@ def test_networks_of_two_datasets_differ_in_the_last_layer_alone(name):
         ("nasbench201", ("cifar100", "cifar10", "naswot"), set()),
         ("nasbench201", ("cifar100", "none", "synflow"), set()),
         ("nasbench201", ("cifar100", "random", "snip"), set()),
-        ("transnas101_micro", ("normal", "random", "snip"), {"autoencoder"}),
+        ("transnas101_micro", ("normal", "random", "snip"), set()),
         ("transnas101_micro", ("jigsaw", "random", "snip"), set()),
         (
             "transnas101_macro",
@@ -273,8 +274,10 @@ def test_an_aggregate_says_which_of_its_members(tmp_path):
     ]
 
 
-def test_networks_with_as_many_classes_are_the_same(tmp_path):
+def test_networks_with_as_many_classes_are_the_same(tmp_path, monkeypatch):
     benchmark = load_benchmark("transnas101_micro")
+    normals = dataclasses.replace(benchmark.datasets["normal"], name="autoencoder")
+    monkeypatch.setitem(benchmark.datasets, "autoencoder", normals)
     rows = [Row(int(i), float(i), 0.1, "ok", get_proxy("snip").version) for i in range(len(benchmark))]
     ScoreStore(tmp_path).append(ScoreKey(benchmark.name, "normal", "random", "snip", 0), rows)
     reader = Reader(ScoreStore(tmp_path), benchmark)
@@ -307,7 +310,7 @@ def test_networks_with_decoders():
     What needs a logit for each class has a reason.
     """
     benchmark = load_benchmark("transnas101_micro")
-    heads = {name: one.head for name, one in benchmark.datasets.items() if one.head != "linear"}
+    heads = {name: one.head for name, one in benchmark.datasets.items() if one.gives == "images"}
     assert heads == {"segmentsemantic": "segmentation", "normal": "normals", "autoencoder": "reconstruction"}
     labels = ("synflow", "entropic_score:batch_size=2", "grad_norm:batch_size=2", "epe_nas:batch_size=2", "params")
     index = int(benchmark.population("unique.sample(1, seed=1)")[0])
@@ -354,3 +357,29 @@ def test_networks_with_decoders():
     assert inapplicable("vkdnw", benchmark) == inapplicable("vkdnw", benchmark, "class_scene") == ""
     assert inapplicable("ssnr", benchmark, "normal") == ""
     assert inapplicable("dss", benchmark, "normal") == "no attention in this space"
+
+
+def test_networks_that_give_numbers():
+    """Room layouts: the loss is the squared error, the largest number a class; what needs probabilities has a reason."""
+    benchmark = load_benchmark("transnas101_micro")
+    assert {name for name, one in benchmark.datasets.items() if one.gives == "numbers"} == {"room_layout"}
+    labels = ("grad_norm:batch_size=4", "gradsign:batch_size=4", "epe_nas:batch_size=16", "vkdnw_single", "ntk_trace")
+    index = int(benchmark.population("unique.sample(1, seed=1)")[0])
+    scorer = Scorer(Job(benchmark.name, "room_layout", labels, device="cpu"))
+    found = {label: (row.status, row.score) for label, row in scorer.score(index, labels)}
+    reason = "is not defined for networks that give numbers, as those of room_layout do"
+    assert found["vkdnw_single"] == found["ntk_trace"] == (reason, None)
+    assert {found[label][0] for label in labels[:3]} == {"ok"}
+    subject = scorer.subject(index)
+    subject.initialise("kaiming_fan_in")
+    images, wanted = subject.images(4)
+    assert wanted.shape == (4, 9)
+    given = subject.network(images)
+    torch.testing.assert_close(loss(given, wanted), (given - wanted).square().mean())
+    torch.testing.assert_close(loss(given, wanted, "sum"), (given - wanted).square().mean(dim=1).sum())
+    loss(given, wanted).backward()
+    layers = [m.weight for m in subject.network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert found["grad_norm:batch_size=4"][1] == pytest.approx(sum(float(w.grad.norm()) for w in layers), rel=1e-3)
+    seen = GradientPass(batch_size=16).run(subject, frozenset({"input_jacobian_correlation", "labels", "classes"}))
+    assert seen["classes"] == 9
+    assert list(seen["labels"]) == subject.images(16)[1].argmax(dim=1).tolist()

@@ -130,7 +130,7 @@ def test_labels_of_noise_for_networks_that_give_images():
             assert (labels.min(), round(float(labels.max()))) == (
                 (0, 4) if head == "segmentation" else (pytest.approx(0, abs=1e-2), 1)
             )
-    with pytest.raises(HarnessError, match="these networks give images: use inputs=random"):
+    with pytest.raises(HarnessError, match="hold classes, which these networks do not give: use inputs=random"):
         load_inputs("cifar10", "images.npz", 3, SHAPE, "normals")
 
 

@@ -247,7 +247,7 @@ def test_layers_of_the_decoders():
 
 
 def test_a_space_without_decoders_says_so():
-    with pytest.raises(HarnessError, match="networks of space nasbench201 end in linear, not in 'normals'"):
+    with pytest.raises(HarnessError, match="networks of space nasbench201 end in linear, regression, not in 'normals'"):
         load_benchmark("nasbench201").space.ending_in("normals")
 
 

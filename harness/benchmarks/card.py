@@ -33,7 +33,7 @@ class DatasetCard:
 
     classes: int
     resolution: int
-    head: Literal["linear", "segmentation", "normals", "reconstruction"] = "linear"
+    head: Literal["linear", "regression", "segmentation", "normals", "reconstruction"] = "linear"
 
 
 @dataclass(frozen=True)

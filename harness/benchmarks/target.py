@@ -18,15 +18,20 @@ ACCURACIES = "accuracies.parquet"
 class Dataset:
     """What a benchmark's networks were trained on: number of classes, image side in pixels; and `head`.
 
-    `head` is what the networks end in. `linear`: a logit for each class. Others are decoders, which give as many
-    numbers for each pixel as there are classes: `segmentation`, logits of the pixel's class; `normals`, a direction;
-    `reconstruction`, the image once more.
+    `head` is what the networks end in. `linear`: a layer that gives a logit for each class, or a number in
+    `regression`. Others are decoders, which give as many numbers for each pixel as there are classes: `segmentation`,
+    logits of the pixel's class; `normals`, a direction; `reconstruction`, the image once more.
     """
 
     name: str
     classes: int
     resolution: int
     head: str = "linear"
+
+    @property
+    def gives(self) -> str:
+        """What a network gives for an image: logits of `classes`, `numbers` or an image (`images`)."""
+        return {"linear": "classes", "regression": "numbers"}.get(self.head, "images")
 
 
 @dataclass(frozen=True)

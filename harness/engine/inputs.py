@@ -63,7 +63,8 @@ class Inputs(ABC):
     def batch(self, seed: int, number: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Mini-batch `number` (0, 1, …): images (size, C, H, W) float32, labels (size,) int64.
 
-        For networks that end in a decoder labels are (size, H, W) int64 or (size, K, H, W) float32, see `RandomInputs`.
+        For networks that give no classes labels are (size, H, W) int64, or (size, K) or (size, K, H, W) float32, see
+        `RandomInputs`.
         """
 
     def check_enough(self, proxies: Iterable[Proxy]) -> None:
@@ -81,8 +82,8 @@ class Inputs(ABC):
 class RandomInputs(Inputs):
     """Images ~ N(0, 1) and uniformly drawn labels: needs no data.
 
-    `head` as that of `Dataset`: labels are classes, for `segmentation` one a pixel; for `normals` numbers in [0, 1),
-    `num_classes` a pixel; for `reconstruction` the images themselves.
+    `head` as that of `Dataset`: labels are classes, for `segmentation` one a pixel; for `regression` `num_classes`
+    numbers ~ N(0, 1); for `normals` as many in [0, 1) a pixel; for `reconstruction` the images themselves.
     """
 
     name = "random"
@@ -96,6 +97,8 @@ class RandomInputs(Inputs):
         images = rng.standard_normal((size, *self.shape)).astype(np.float32)
         if self.head == "reconstruction":
             return images, images
+        if self.head == "regression":
+            return images, rng.standard_normal((size, self.num_classes)).astype(np.float32)
         if self.head == "normals":
             return images, rng.random_sample((size, self.num_classes, *self.shape[1:])).astype(np.float32)
         shape = (size, *self.shape[1:]) if self.head == "segmentation" else size
@@ -296,7 +299,7 @@ def load_inputs(
     Args:
         name: `random`, or the dataset whose images `path` holds.
         path: folder `cifar-10-batches-py` or a `.npz` with `images` and `labels`; none for `random`.
-        head: what the networks end in; those with a decoder are scored on `random` alone.
+        head: what the networks end in; those that give no classes are scored on `random` alone.
 
     Raises:
         HarnessError: no path, a missing or unreadable file, images or labels that do not fit the benchmark.
@@ -308,7 +311,7 @@ def load_inputs(
             )
         return RandomInputs(num_classes, shape, head)
     if head != LINEAR:
-        raise HarnessError(f"inputs={name} hold a label an image, and these networks give images: use inputs=random")
+        raise HarnessError(f"inputs={name} hold classes, which these networks do not give: use inputs=random")
     if not path:
         raise HarnessError(
             f"inputs={name} needs images: set inputs.path=FOLDER (the dataset's Python layout) or a .npz, "

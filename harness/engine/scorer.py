@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from harness.benchmarks.benchmark import Benchmark, load_benchmark
-from harness.engine.applicable import without_logits
+from harness.engine.applicable import undefined
 from harness.engine.inputs import inputs_for
 from harness.engine.store import Row, ScoreKey
 from harness.errors import HarnessError, cause
@@ -22,7 +22,6 @@ from harness.probes.neutral import neutral
 from harness.proxies import check_own_name, get_proxy
 from harness.proxies.base import Proxy
 from harness.seeds import stable_seed
-from harness.spaces.base import LINEAR
 
 if TYPE_CHECKING:
     import torch
@@ -253,10 +252,10 @@ class Scorer:
             return {name: value[0] if isinstance(value, np.ndarray) else value for name, value in seen.items()}
 
         proxies = [self.proxies[label] for label in labels]
-        reasons = {p.label: without_logits(p, self.benchmark, self.dataset.name) for p in proxies}
+        reasons = {p.label: undefined(p, self.benchmark, self.dataset.name) for p in proxies}
         found = {label: Result(None, 0.0, why) for label, why in reasons.items() if why}
         left = [proxy for proxy in proxies if proxy.label not in found]
-        apart = [p for p in left if not p.reads_head] if self.dataset.head != LINEAR else []
+        apart = [p for p in left if not p.reads_head] if self.dataset.gives == "images" else []
         with neutral(self.device):
             for group, encoder in (([p for p in left if p not in apart], False), (apart, True)):
                 if group:

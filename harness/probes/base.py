@@ -30,6 +30,12 @@ NO_EVAL_MODE = "BatchNorm without running statistics has no eval mode"
 SINGLE_VALUE = "BatchNorm over a single value: the network needs several images or positions"
 
 
+#: What a network may give for each image (`Probe.outputs`): logits of its class, or numbers too, or an image too.
+CLASSES = frozenset({"classes"})
+NUMBERS = CLASSES | {"numbers"}
+IMAGES = NUMBERS | {"images"}
+
+
 def of_single_value(error: Exception) -> bool:
     """Whether it is what torch raises for a BatchNorm that sees one value of a channel."""
     return isinstance(error, ValueError) and "more than 1 value per channel" in str(error)
@@ -43,9 +49,9 @@ class Probe(ABC):
     depend on which observables were asked for.
     """
 
-    #: Whether the pass is defined where a network gives an image (B, K, H, W) for each image, as those with a decoder.
-    reads_images: ClassVar[bool] = False
-    #: Observables of such a pass that are not: they are of the classes of the images.
+    #: What the network may give that the pass is defined for: logits of `classes`, `numbers` or `images` (`Dataset`).
+    outputs: ClassVar[frozenset[str]] = NUMBERS
+    #: Observables that are not defined for images, as they are of the classes of the images read.
     of_classes: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
@@ -246,17 +252,18 @@ def several(logits: torch.Tensor) -> torch.Tensor:
 
 
 def loss(outputs: torch.Tensor, labels: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
-    """Cross-entropy of classes, of an image or of its pixels; absolute error where the labels are images themselves.
+    """Cross-entropy of classes, of an image or of its pixels; squared error of numbers, absolute error of images.
 
-    The mean over pixels, and over images the mean or the sum (`reduction`). As TransNAS-Bench-101 trained, without its
-    discriminator. Raises Unscorable for one logit.
+    The mean over an image's numbers or pixels, and over images the mean or the sum (`reduction`). As TransNAS-Bench-101
+    trained, without its discriminator. Raises Unscorable for one logit.
     """
     import torch.nn.functional as F
 
-    if outputs.ndim == 2:
+    if labels.ndim == 1:
         return F.cross_entropy(several(outputs), labels, reduction=reduction)
     if labels.is_floating_point():
-        value = F.l1_loss(outputs, labels.to(outputs.dtype))
+        error = F.mse_loss if outputs.ndim == 2 else F.l1_loss
+        value = error(outputs, labels.to(outputs.dtype))
     else:
         value = F.cross_entropy(several(outputs), labels)
     return value * len(outputs) if reduction == "sum" else value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from harness.probes.base import Probe, Subject, finite_logits, read_back
+from harness.probes.base import IMAGES, Probe, Subject, finite_logits, read_back
 from harness.probes.gradient import Seen
 
 
@@ -24,7 +24,7 @@ class EvalCodes(Probe):
     batch_size: int = 64
     dtype: str = "float32"
 
-    reads_images: ClassVar[bool] = True
+    outputs: ClassVar[frozenset[str]] = IMAGES
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch

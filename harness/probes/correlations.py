@@ -37,6 +37,15 @@ def agreement(values: Any) -> Any:
     return (count - active[:, None]) - active[None, :] + 2 * common
 
 
+def correlation(rows: Any) -> Any:
+    """Pearson correlation of the rows (B, D) in float64; a constant row gives NaN, as numpy's does."""
+    rows = rows.double()
+    rows = rows - rows.mean(dim=1, keepdim=True)
+    covariance = rows @ rows.T
+    deviation = covariance.diagonal().sqrt()
+    return (covariance / deviation[:, None] / deviation[None, :]).clamp(-1, 1)
+
+
 def row_correlation(values: Any) -> Any:
     """Pearson correlation (B, B) float64 of the values (B, …) of each two images; NaN where one's are constant.
 

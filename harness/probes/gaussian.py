@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.probes.base import (
+    IMAGES,
     OncePerTensor,
     Probe,
     Subject,
@@ -178,7 +179,7 @@ class UnitPatterns(Probe):
     dtype: str = "float32"
     depth: float = 1.0
 
-    reads_images: ClassVar[bool] = True
+    outputs: ClassVar[frozenset[str]] = IMAGES
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.probes.base import (
+    IMAGES,
     OncePerTensor,
     Probe,
     Subject,
@@ -24,7 +25,7 @@ from harness.probes.base import (
     together,
     weight_layers,
 )
-from harness.probes.correlations import ReluCorrelations, agreement
+from harness.probes.correlations import ReluCorrelations, agreement, correlation
 from harness.probes.hessian import hessian_gradient, twice_differentiable
 from harness.probes.rows import Rows, participation
 
@@ -74,7 +75,7 @@ class GradientPass(Probe):
     dtype: str = "float32"
     biases: bool = False
 
-    reads_images: ClassVar[bool] = True
+    outputs: ClassVar[frozenset[str]] = IMAGES
     of_classes: ClassVar[frozenset[str]] = frozenset({"labels", "classes"})
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
@@ -101,8 +102,8 @@ class GradientPass(Probe):
         found.update(seen.kernels())
         if "input_jacobian_correlation" in wanted:
             rows = _input_jacobian(logits, images)
-            found["input_jacobian_correlation"] = _correlation(rows.flatten(1))
-            found["labels"], found["classes"] = labels, logits.shape[1]
+            found["input_jacobian_correlation"] = correlation(rows.flatten(1))
+            found["labels"], found["classes"] = _classes(labels), logits.shape[1]
         if not wanted & OF_THE_LOSS:
             return read_back(found)
         weights = Grouped(seen.weights.tensors())
@@ -481,6 +482,11 @@ def _fisher(output: torch.Tensor, grad: torch.Tensor, channels: int, place: Plac
     return product.square().mean(dim=0) / 2
 
 
+def _classes(labels: Any) -> Any:
+    """Labels (B,); of numbers (B, K) the place of the largest, as NAS-Bench-Suite-Zero takes them for classes."""
+    return labels.argmax(dim=1) if labels.ndim == 2 else labels
+
+
 def _input_jacobian(logits: Any, images: Any) -> Any:
     import torch
 
@@ -488,12 +494,3 @@ def _input_jacobian(logits: Any, images: Any) -> Any:
         return torch.zeros_like(images)
     (rows,) = torch.autograd.grad(logits.sum(), images, retain_graph=True, allow_unused=True)
     return torch.zeros_like(images) if rows is None else rows
-
-
-def _correlation(rows: Any) -> Any:
-    """Pearson correlation of the rows (B, D) in float64; a constant row gives NaN, as numpy's does."""
-    rows = rows.double()
-    rows = rows - rows.mean(dim=1, keepdim=True)
-    covariance = rows @ rows.T
-    deviation = covariance.diagonal().sqrt()
-    return (covariance / deviation[:, None] / deviation[None, :]).clamp(-1, 1)

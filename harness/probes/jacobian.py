@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from harness.probes.base import (
+    CLASSES,
     NO_EVAL_MODE,
     Probe,
     Subject,
@@ -59,6 +60,8 @@ class WeightJacobian(Probe):
     batch_size: int = 64
     dtype: str = "float32"
     weights: int = 1
+
+    outputs: ClassVar[frozenset[str]] = CLASSES
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch

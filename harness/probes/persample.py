@@ -9,6 +9,8 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.probes.base import (
+    CLASSES,
+    IMAGES,
     SINGLE_VALUE,
     Probe,
     Subject,
@@ -41,7 +43,7 @@ class GradientSigns(Probe):
     batch_size: int = 64
     dtype: str = "float32"
 
-    reads_images: ClassVar[bool] = True
+    outputs: ClassVar[frozenset[str]] = IMAGES
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         subject.initialise(self.init, dtype=self.dtype)
@@ -73,6 +75,8 @@ class SampleKernel(Probe):
     batch_size: int = 16
     variant: str = "paper"
     dtype: str = "float32"
+
+    outputs: ClassVar[frozenset[str]] = CLASSES
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch
@@ -419,7 +423,7 @@ class TangentKernel(Probe):
     batch_size: int = 16
     dtype: str = "float32"
 
-    reads_images: ClassVar[bool] = True
+    outputs: ClassVar[frozenset[str]] = IMAGES
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.probes.base import (
+    IMAGES,
     Probe,
     Subject,
     Unscorable,
@@ -169,7 +170,7 @@ class LinearisedPass(Probe):
     init: str = "kaiming_fan_in"
     repeats: int = 1
 
-    reads_images: ClassVar[bool] = True
+    outputs: ClassVar[frozenset[str]] = IMAGES
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.probes.base import Probe, Subject, Unscorable, check_finite, outputs, together
+from harness.probes.base import IMAGES, Probe, Subject, Unscorable, check_finite, outputs, together
 from harness.probes.rows import Rows, refuse_weights
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class EffectiveRanks(Probe):
     whole: bool = False
     dtype: str = "float32"
 
-    reads_images: ClassVar[bool] = True
+    outputs: ClassVar[frozenset[str]] = IMAGES
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch

@@ -12,6 +12,7 @@ from harness.probes.base import (
     check_finite,
     gradients,
     hooked,
+    loss,
     outputs,
     several,
     to_host,
@@ -49,7 +50,6 @@ class Consistency(Probe):
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch
-        import torch.nn.functional as F
 
         repo = self.variant == "repo"
         _make_positive(subject, self.init, 0)
@@ -63,7 +63,7 @@ class Consistency(Probe):
         weights = {name: layer.weight for name, layer in layers.items() if layer.weight.requires_grad}
         images, labels = subject.images(self.batch_size, "float64")
         clean = _Pass(subject, images, repo)
-        first = _gradients(F.cross_entropy(clean.logits, labels), weights)
+        first = _gradients(loss(clean.logits, labels), weights)
         before = {name: weight.detach().clone() for name, weight in weights.items()}
         with torch.no_grad():
             for name, weight in weights.items():
@@ -71,12 +71,12 @@ class Consistency(Probe):
                     weight += 2 * weight.norm() / (first[name].norm() + 1e-30) * first[name]
         probe = images.clone().requires_grad_(True)
         attacked = _Pass(subject, probe, repo)
-        loss = F.cross_entropy(attacked.logits, labels)
-        attack = _gradients(loss, {**weights, "": probe} if repo else {"": probe}) if loss.requires_grad else {}
+        value = loss(attacked.logits, labels)
+        attack = _gradients(value, {**weights, "": probe} if repo else {"": probe}) if value.requires_grad else {}
         slope = attack.pop("", None)
         moved = images if slope is None else images - self.epsilon * slope.sign()
         worse = _Pass(subject, moved.clamp(0, 1), repo)
-        second = _gradients(F.cross_entropy(worse.logits, labels), weights)
+        second = _gradients(loss(worse.logits, labels), weights)
         for name, earlier in attack.items():
             if earlier is not None and second[name] is not None:
                 second[name] = second[name] + earlier

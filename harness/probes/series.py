@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from harness.probes.base import Probe, Subject, Unscorable, check_finite, gradients, outputs, several
+from harness.probes.base import Probe, Subject, Unscorable, check_finite, gradients, loss, outputs
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,6 @@ class GradientSeries(Probe):
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch
-        import torch.nn.functional as F
 
         subject.initialise(self.init, dtype=self.dtype)
         network = subject.network
@@ -35,9 +34,9 @@ class GradientSeries(Probe):
         rows, finite = [], []
         for number in range(self.minibatches):
             images, labels = subject.images(self.batch_size, self.dtype, number, self.minibatches)
-            logits = several(outputs(network, images))
+            logits = outputs(network, images)
             finite.append(torch.isfinite(logits).all())
-            found = gradients(F.cross_entropy(logits, labels), chosen)
+            found = gradients(loss(logits, labels), chosen)
             reached = [grad.detach().flatten()[: self.entries] for grad in found if grad is not None]
             if not reached:
                 raise Unscorable(f"no gradient reaches a parameter of {self.entries} entries")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from harness.probes.base import Probe, Subject, weight_layers
+from harness.probes.base import IMAGES, Probe, Subject, weight_layers
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class WeightNorms(Probe):
 
     init: str = "kaiming_fan_in"
 
-    reads_images: ClassVar[bool] = True
+    outputs: ClassVar[frozenset[str]] = IMAGES
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch

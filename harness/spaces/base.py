@@ -35,8 +35,8 @@ class Operation:
     summed: bool = False
 
 
-#: What networks end in that give a logit a class; `Dataset.head` names the others.
-LINEAR = "linear"
+#: What networks end in whose last layer is linear, for classes and for numbers; `Dataset.head` names the others.
+LINEAR, REGRESSION = "linear", "regression"
 
 
 class Space(ABC):
@@ -50,7 +50,7 @@ class Space(ABC):
     #: require.
     parts: frozenset[str] = frozenset()
     #: What the networks can end in, and what they do (`ending_in`).
-    heads: frozenset[str] = frozenset({LINEAR})
+    heads: frozenset[str] = frozenset({LINEAR, REGRESSION})
     head: str = LINEAR
 
     def ending_in(self, head: str) -> Space:

@@ -12,7 +12,7 @@ from harness.spaces.darts.network import FactorizedReduce
 from harness.spaces.nasbench201.cell import EDGES, NONE, SKIP
 from harness.spaces.nasbench201.network import ReLUConvBN
 from harness.spaces.transnas101.cell import BASE, BLOCKS_PER_MODULE, KERNELS, STEM_HALVINGS, doubles, halves
-from harness.spaces.transnas101.decoders import Decoder
+from harness.spaces.transnas101.decoders import DECODERS, Decoder
 
 
 class Cell(nn.Module):
@@ -96,7 +96,7 @@ class Network(nn.Module):
                 blocks.append(BasicBlock(*shape) if codes is None else Cell(codes, *shape))
                 channels = outputs
         self.blocks = nn.Sequential(*blocks)
-        self.gives_images = head != LINEAR
+        self.gives_images = head in DECODERS
         if self.gives_images:
             doublings = STEM_HALVINGS + sum(map(halves, modules))
             self.decoder = Decoder(head, channels, doublings, num_classes)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from harness.spaces.base import LINEAR, Operation, Space
+from harness.spaces.base import Operation, Space
 from harness.spaces.costs import Cost, OperationTally, Total, combined, convolution, normalised
 from harness.spaces.nasbench201.cell import CONV1, CONV3, EDGES, NONE, PATHS, SKIP, cell_key, skip_spans
 from harness.spaces.transnas101.cell import (
@@ -84,16 +84,16 @@ def _cost(code: int, block: Block) -> Cost:
 
 def _head(head: str, channels: Any, doublings: int, outputs: int, side: Any) -> Cost:
     """Cost of what follows the encoder, whose maps have `side`: of a decoder, that doubles it so often."""
-    if head == LINEAR:
-        return convolution(channels, outputs, 1, 1, bias=True)
-    return cost_of_decoder(head, channels, doublings, outputs, side)
+    if head in DECODERS:
+        return cost_of_decoder(head, channels, doublings, outputs, side)
+    return convolution(channels, outputs, 1, 1, bias=True)
 
 
 class TransNas101Micro(Space):
     """The 4,096 cells of TransNAS-Bench-101's cell space."""
 
     name = "transnas101_micro"
-    heads = frozenset({LINEAR, *DECODERS})
+    heads = Space.heads | DECODERS.keys()
     parts = frozenset({"skip connections to choose"})
 
     def parse(self, text: str) -> str:
@@ -185,7 +185,7 @@ class TransNas101Macro(Space):
     """The 3,256 module stacks of TransNAS-Bench-101's macro space."""
 
     name = "transnas101_macro"
-    heads = frozenset({LINEAR, *DECODERS})
+    heads = Space.heads | DECODERS.keys()
     distinct = True
 
     @staticmethod
