@@ -360,7 +360,7 @@ def test_networks_with_decoders():
 
 
 def test_networks_that_give_numbers():
-    """Room layouts: the loss is the squared error, the largest number a class; what needs probabilities has a reason."""
+    """Room layouts: the loss is the squared error, the largest number a class; probabilities there are none."""
     benchmark = load_benchmark("transnas101_micro")
     assert {name for name, one in benchmark.datasets.items() if one.gives == "numbers"} == {"room_layout"}
     labels = ("grad_norm:batch_size=4", "gradsign:batch_size=4", "epe_nas:batch_size=16", "vkdnw_single", "ntk_trace")

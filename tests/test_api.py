@@ -197,6 +197,7 @@ WITHOUT = {
         **NO_STAGES,
         **dict.fromkeys(NO_RELU, "the network computes no ReLU"),
         **dict.fromkeys(PATTERNS, "no four-dimensional ReLU output"),
+        "apd": "the network has no BatchNorm",
         "eznas_a": "no convolution reads a ReLU and is read by a BatchNorm",
         "logsynflow": "nan",  # gradients of attention are below -1
         "zen": "what the classifier reads are tokens, no feature map",

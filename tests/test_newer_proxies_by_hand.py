@@ -84,6 +84,36 @@ def test_effective_rank(matrix, rank):
     assert float(effective_rank(matrix)) == near(rank)
 
 
+@by_hand("apd")
+def test_apd(make_subject):
+    case = Case(make_subject, "chain", "default")
+    scores = []
+    for repeat in range(3):
+        weights = case.weights(repeat)
+        tape = forward("chain", weights, case.batch()[0])
+        ranks = 0.0
+        for kind, _, _, y in tape.calls:
+            if kind == "norm":
+                values = np.linalg.svd(np.moveaxis(y.value, 1, -1).reshape(-1, y.value.shape[1]), compute_uv=False)
+                ranks += (values**2).sum() / (values[0] ** 2 + 1e-6)
+        filters = [w.reshape(len(w), -1) for w in weights.values() if w.ndim == 4]
+        assert len(filters) > 1
+        norms = sum(np.abs(f).sum(axis=1).mean() / np.sqrt((f**2).sum(axis=1)).mean() for f in filters)
+        scores.append(ranks * norms)
+    assert case.score("apd", repeats=3) == near(np.mean(scores))
+    assert Case(make_subject, "mlp", "default").result("apd").status == "the network has no BatchNorm"
+
+
+@pytest.mark.parametrize(
+    ("matrix", "rank"),
+    [(torch.eye(5), 5.0), (torch.ones(4, 3), 1.0), (torch.zeros(2, 2), 0.0), (torch.diag(torch.tensor([2.0, 1])), 1.25)],
+)
+def test_stable_rank(matrix, rank):
+    from harness.probes.ranks import stable_rank
+
+    assert float(stable_rank(matrix)) == pytest.approx(rank, rel=1e-5)
+
+
 def least_eigenvalue(features: np.ndarray) -> float:
     with np.errstate(invalid="ignore", divide="ignore"):
         matrix = np.corrcoef(features.reshape(len(features), -1))

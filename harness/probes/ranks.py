@@ -1,11 +1,11 @@
-"""Effective ranks of what layers and activations give, as NEAR takes them."""
+"""Ranks of what layers, activations and normalisations give: effective ones, as NEAR takes them, and stable ones."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.probes.base import IMAGES, Probe, Subject, Unscorable, check_finite, outputs, together
+from harness.probes.base import IMAGES, Probe, Subject, Unscorable, check_finite, outputs, read_back, together
 from harness.probes.rows import Rows, refuse_weights
 
 if TYPE_CHECKING:
@@ -142,3 +142,69 @@ class _Blocks:
             if number not in self._ranks:
                 self._ranks[number] = effective_rank(torch.cat(rows))
         return together([self._ranks[number] for number in range(len(self._rows))])
+
+
+@dataclass(frozen=True)
+class StableRanks(Probe):
+    """Forwards of one mini-batch, BatchNorm on batch statistics; a new initialisation a repeat.
+
+    Observables, N the BatchNorms by their calls and L the convolutions, each once:
+
+    - `stable_ranks` (repeats, N): of a BatchNorm's output, C channels as columns and the positions of all images as
+      rows, |X|_F^2 / (|X|_2^2 + 1e-6); not centred
+    - `filter_norms` (repeats, L): mean over a convolution's filters of their L1 norms, over the mean of their L2 norms
+    """
+
+    init: str = "default"
+    batch_size: int = 16
+    repeats: int = 5
+    dtype: str = "float32"
+
+    outputs: ClassVar[frozenset[str]] = IMAGES
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        import torch
+
+        from harness.probes.operations import CONVOLUTION, NORMALISATION, Watch
+
+        ranks: list[torch.Tensor] = []
+        norms: dict[int, torch.Tensor] = {}
+
+        def normalised(operation: Operation) -> Any:
+            result = operation.run()
+            if operation.name == "batch_norm" and not operation.fixed:
+                ranks.append(stable_rank(result.movedim(1, -1).flatten(0, -2)))
+            return result
+
+        def convolution(operation: Operation) -> Any:
+            filters = operation.weight.detach().flatten(1).double()
+            norms[id(operation.weight)] = filters.abs().sum(dim=1).mean() / filters.norm(dim=1).mean()
+            return operation.run()
+
+        found: dict[str, list] = {"stable_ranks": [], "filter_norms": []}
+        finite = []
+        for repeat in range(self.repeats):
+            subject.initialise(self.init, repeat, self.dtype)
+            ranks.clear()
+            norms.clear()
+            images, _ = subject.images(self.batch_size, self.dtype)
+            handlers = {NORMALISATION: normalised, CONVOLUTION: convolution}
+            with torch.no_grad(), Watch(subject.network, handlers):
+                finite.append(torch.isfinite(outputs(subject.network, images)).all())
+            if not ranks or not norms:
+                raise Unscorable(f"the network has no {'convolution' if ranks else 'BatchNorm'}")
+            found["stable_ranks"].append(together(ranks))
+            found["filter_norms"].append(together(list(norms.values())))
+        check_finite(finite)
+        return read_back({name: torch.stack(rows) for name, rows in found.items() if name in wanted})
+
+
+def stable_rank(matrix: torch.Tensor) -> torch.Tensor:
+    """Squared Frobenius norm of a matrix over its squared spectral norm, to which 1e-6 is added."""
+    import torch
+
+    matrix = matrix.double()
+    gram = matrix.T @ matrix if len(matrix) > matrix.shape[1] else matrix @ matrix.T
+    finite = torch.isfinite(gram).all()
+    largest = torch.linalg.eigvalsh(torch.where(finite, gram, 0.0))[-1]
+    return torch.where(finite, gram.trace() / (largest + 1e-6), float("nan"))

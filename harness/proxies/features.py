@@ -13,6 +13,7 @@ from harness.probes.constant import ConstantWeights
 from harness.probes.curvature import Conditioning, Curvature
 from harness.probes.gradient import GradientPass
 from harness.probes.noise import FeatureDistances, NoisyCodes
+from harness.probes.ranks import StableRanks
 from harness.proxies.base import Proxy
 
 
@@ -58,6 +59,36 @@ class InTrain(Proxy):
         if self.part == "product":
             return ratios.sum() * (1 + seen["gradient_spread"]) / scale
         return ratios.sum() / scale + (seen["gradient_spread"] if self.part == "sum" else 0)
+
+
+@dataclass(frozen=True)
+class Apd(Proxy):
+    """APD's proxy for NAS-Bench-201, written by a language model: the product of two sums.
+
+    The stable ranks of the outputs of all BatchNorms, and over convolutions the mean L1 norm of a filter over its mean
+    L2 norm (`StableRanks`), averaged over `repeats` initialisations. (Kang et al., Figure 16 of the appendix, the first
+    of three; Table 1 names its formula the best on NAS-Bench-201. Not stated: the initialisation, what the repeats draw
+    anew, whether the "random samples" are images or noise; here torch's own, the weights, and noise.) No code of the
+    authors was at hand.
+    """
+
+    name: ClassVar[str] = "apd"
+    summary: ClassVar[str] = "stable ranks behind BatchNorms times norms of filters, found by a language model"
+    citation: ClassVar[str] = "Kang et al., APD, NeurIPS 2025"
+    reads_head: ClassVar[bool] = False
+    inputs: ClassVar[str] = "random"
+
+    init: str = "default"
+    batch_size: int = 16
+    repeats: int = 5
+    dtype: str = "float32"
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        probe = StableRanks(self.init, self.batch_size, self.repeats, self.dtype)
+        return {probe: ("stable_ranks", "filter_norms")}
+
+    def score(self, seen: Mapping[str, Any]) -> float:
+        return (seen["stable_ranks"].sum(axis=1) * seen["filter_norms"].sum(axis=1)).mean()
 
 
 @dataclass(frozen=True)
