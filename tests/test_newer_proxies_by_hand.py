@@ -106,7 +106,7 @@ def test_apd(make_subject):
 
 @pytest.mark.parametrize(
     ("matrix", "rank"),
-    [(torch.eye(5), 5.0), (torch.ones(4, 3), 1.0), (torch.zeros(2, 2), 0.0), (torch.diag(torch.tensor([2.0, 1])), 1.25)],
+    [(torch.eye(5), 5), (torch.ones(4, 3), 1), (torch.zeros(2, 2), 0), (torch.diag(torch.tensor([2.0, 1])), 1.25)],
 )
 def test_stable_rank(matrix, rank):
     from harness.probes.ranks import stable_rank

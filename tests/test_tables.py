@@ -28,7 +28,7 @@ from harness.proxies import get_proxy
 from harness.rankings.aggregates import find_aggregate
 from harness.rankings.learned import LEARNED
 from harness.tables import cells, overview
-from harness.tables.build import build_tables
+from harness.tables.build import _build_all, _build_texts, build_tables
 from harness.tables.cells import (
     COLUMNS,
     SLACK,
@@ -261,6 +261,24 @@ def test_a_printed_command_completes_the_table(tmp_path):
     rows = rows_of(tmp_path / "tables" / "vkdnw_table1.csv")
     assert [row["n"] for row in rows] == ["200", "200"]
     assert all(0.4 < float(row["ours"]) < 0.8 for row in rows)
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_a_leaderboard_is_the_same_beside_other_tables_or_behind_them(store, monkeypatch, cores):
+    """On two cores it has a process of its own, which gives the same figures and texts."""
+    small_ones = ["table.datasets=[nasbench201/cifar10]", "table.resamples=20", "table.rows=[{proxy: flops}]"]
+    names = ("leaderboard", "vkdnw_table1")
+    tables = [compose_config("report", [f"table={name}", *small_ones]).table for name in names]
+    measurements = Measurements(ScoreStore(store))
+    expected = {table.name: _build_texts(table, measurements) for table in tables}
+    monkeypatch.setattr("harness.tables.build.usable_cores", lambda: cores)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    found = {table.name: (cells, texts) for table, cells, texts in _build_all(tables, Measurements(ScoreStore(store)))}
+    assert [*found] == ["vkdnw_table1", "leaderboard"]
+    for name in names:
+        assert found[name][1] == expected[name][1]
+        assert repr(found[name][0]) == repr(expected[name][0])  # a NaN is no longer itself behind a pickle
+    assert "0.62" in found["leaderboard"][1]["md"]
 
 
 def test_two_runs_write_the_same_bytes(report, store, tmp_path):
