@@ -387,8 +387,25 @@ def test_lswag(make_subject, name, first, last):
     assert found == near(sum(map(math.log, chosen)) * count)
 
 
+def test_variations_block_by_block(monkeypatch):
+    """A large layer is read in blocks that fit a processor's cache: the sums of the whole."""
+    from harness.probes import variations
+
+    drawn = torch.Generator().manual_seed(0)
+    batches = [[torch.randn(*shape, generator=drawn) for shape in ((2, 5), (3,))] for _ in range(3)]
+    whole = variations.variations(batches, variations.VARIATIONS)
+    monkeypatch.setattr(variations, "CACHED_WEIGHTS", 4)
+    blocks = variations.variations(batches, variations.VARIATIONS)
+    assert whole.keys() == blocks.keys() == variations.VARIATIONS.keys()
+    for name, form in variations.VARIATIONS.items():
+        for place in (0, 1):
+            expected = float(form(torch.stack([batch[place].flatten() for batch in batches]).double()))
+            assert float(whole[name][place]) == expected
+            assert float(blocks[name][place]) == near(expected)
+
+
 def test_lswag_of_gradients_that_deviate_by_one():
-    from harness.probes.gradient import inverse_deviation, mean_over_deviation
+    from harness.probes.variations import inverse_deviation, mean_over_deviation
 
     assert float(inverse_deviation(torch.tensor([[0.0] * 7, [2.0] * 7]))) == 7  # ln 7 for the layer
     opposite = torch.tensor([[1.0, -3.0], [-1.0, 3.0]])

@@ -33,6 +33,12 @@ class Dataset:
         """What a network gives for an image: logits of `classes`, `numbers` or an image (`images`)."""
         return {"linear": "classes", "regression": "numbers"}.get(self.head, "images")
 
+    @property
+    def outputs(self) -> str:
+        """As "10 classes", in words for readers."""
+        kind = "classes" if self.head in ("linear", "segmentation") else "numbers"
+        return f"{self.classes} {kind}{' a pixel' if self.gives == 'images' else ''}"
+
 
 @dataclass(frozen=True)
 class Target:

@@ -244,7 +244,7 @@ def _combined(one: Contestant, aggregate: Aggregate | None, stand: tuple[Standin
 
 def _benchmark(benchmark: Benchmark) -> Description:
     card = benchmark.card
-    datasets = (f"{one.name} ({one.classes} classes, {one.resolution} px)" for one in benchmark.datasets.values())
+    datasets = (f"{one.name} ({one.outputs}, {one.resolution} px)" for one in benchmark.datasets.values())
     named = {**dict.fromkeys(benchmark.space.populations, ""), **benchmark.populations_of_card}
     facts = {
         "architectures": f"{len(benchmark):,}",

@@ -28,6 +28,7 @@ from harness.probes.base import (
 from harness.probes.correlations import ReluCorrelations, agreement, correlation
 from harness.probes.hessian import hessian_gradient, twice_differentiable
 from harness.probes.rows import Rows, participation
+from harness.probes.variations import VARIATIONS, variations
 
 if TYPE_CHECKING:
     import torch
@@ -154,8 +155,6 @@ class GradientPass(Probe):
         Args:
             first: the gradients of the weights over the pass's own mini-batch of `read` images.
         """
-        import torch
-
         batches = []
         for number in range(self.minibatches):
             images, labels = subject.images(self.batch_size, self.dtype, number, self.minibatches)
@@ -163,54 +162,7 @@ class GradientPass(Probe):
                 batches.append(first)
             else:
                 batches.append(list(layer_gradients(subject, images, labels).values()))
-        forms = {name: form for name, form in VARIATIONS.items() if name in wanted}
-        found: dict[str, list] = {name: [] for name in forms}
-        for layer in zip(*batches, strict=True):
-            stacked = torch.stack([grad.flatten() for grad in layer]).double()
-            for name, form in forms.items():
-                found[name].append(form(stacked))
-        return found
-
-
-def mean_over_deviation(grads: torch.Tensor) -> torch.Tensor:
-    """Of gradients (mini-batches, weights) the sum over weights of mean(|g|) / std(g); those that do not vary left out.
-
-    Where nothing varies the deviation of equal numbers may still be rounded: it is excluded by comparison.
-    """
-    import torch
-
-    spread = (grads - grads.mean(dim=0)).square_().mean(dim=0)
-    ratio = grads.abs().mean(dim=0) / spread.sqrt_()
-    return torch.where((grads != grads[0]).any(dim=0), ratio, 0.0).sum()
-
-
-def mean_alone(grads: torch.Tensor) -> torch.Tensor:
-    """Of gradients (mini-batches, weights) the sum over weights of mean(|g|); those that do not vary left out."""
-    import torch
-
-    return torch.where((grads != grads[0]).any(dim=0), grads.abs().mean(dim=0), 0.0).sum()
-
-
-def deviation_alone(grads: torch.Tensor) -> torch.Tensor:
-    """Of gradients (mini-batches, weights) the sum over weights of 1 / std(g); those that do not vary left out."""
-    import torch
-
-    inverse = (grads - grads.mean(dim=0)).square_().mean(dim=0).rsqrt_()
-    return torch.where((grads != grads[0]).any(dim=0), inverse, 0.0).sum()
-
-
-def inverse_deviation(grads: torch.Tensor) -> torch.Tensor:
-    """`deviation_alone` of |g|."""
-    return deviation_alone(grads.abs())
-
-
-#: Observables of several mini-batches.
-VARIATIONS = {
-    "zico": mean_over_deviation,
-    "gradient_mean": mean_alone,
-    "inverse_signed_deviation": deviation_alone,
-    "inverse_deviation": inverse_deviation,
-}
+        return variations(batches, wanted)
 
 
 #: Observables that need the gradient of the loss, and those of them that need a trainable weight.

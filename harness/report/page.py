@@ -367,7 +367,7 @@ def benchmark_facts(benchmark: Benchmark, found: Sequence[Board]) -> dict[str, A
     card = benchmark.card
     datasets = []
     for name, dataset in benchmark.datasets.items():
-        facts = {"name": name, "classes": dataset.classes, "resolution": dataset.resolution}
+        facts = {"name": name, "outputs": dataset.outputs, "resolution": dataset.resolution}
         if benchmark.has_accuracies and benchmark.targets(name):
             accuracies = benchmark.accuracies(name).dropna()
             facts["targets"] = list(benchmark.targets(name))
