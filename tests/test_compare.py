@@ -203,8 +203,9 @@ def test_the_next_command_asks_the_same(store, capsys):
     asked = ["target=valid_12ep", "metric=spearman"]
     assert main(["compare", "zico", f"population={SAMPLE}", "against=[naswot]", "resamples=10", *asked]) == 0
     following = capsys.readouterr().out.splitlines()[-1]
-    assert "harness compare zico target=valid_12ep metric=spearman benchmark=nasbench201" in following
-    assert main(["compare", "zico", f"population={SAMPLE}", "against=[naswot]", "resamples=10"]) == 0
+    asked = 'target=valid_12ep metric=spearman "against=[naswot]"'
+    assert f"harness compare zico {asked} benchmark=nasbench201" in following
+    assert main(["compare", "zico", f"population={SAMPLE}", "resamples=10"]) == 0
     following = capsys.readouterr().out.splitlines()[-1]
     assert "harness compare zico benchmark=nasbench201" in following
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.stats import rankdata
@@ -108,6 +108,7 @@ class Comparison:
         metrics: of which figures are given.
         absent: why a contestant has no row, by its label.
         larger: populations above this one that the others share too, the largest first.
+        against: those that the named ones were to be compared with, as a command names them; none: all.
         scores: (n,) scores of the named ones; `accuracies` (n,) and `indices` (n,) beside them.
     """
 
@@ -123,6 +124,7 @@ class Comparison:
     scores: Mapping[str, np.ndarray] = field(repr=False)
     accuracies: np.ndarray = field(repr=False)
     indices: np.ndarray = field(repr=False)
+    against: tuple[str, ...] = ()
 
     @property
     def n(self) -> int:
@@ -232,7 +234,8 @@ def compare_at(
             f"none of {', '.join(one.label for one in others)} is stored on {population} of {where.name}: run "
             + " and ".join(f"`{command}`" for command in commands)
         )
-    return _measured(where, population, named, found, absent, larger, metric_name, resamples)
+    measured = _measured(where, population, named, found, absent, larger, metric_name, resamples)
+    return replace(measured, against=tuple(one.text for one in against or ()))
 
 
 def _completed(

@@ -97,6 +97,7 @@ def _asked(found: Comparison | Matrix) -> str:
             f" target={target}" if target not in (None, default) else "",
             f" metric={one.metric}" if one.metric != "kendall" else "",
             f" seed={one.place.seed}" if one.place.seed else "",
+            f' "against=[{",".join(one.against)}]"' if one.against else "",
         )
     )
 
