@@ -68,15 +68,15 @@ class Apd(Proxy):
     The stable ranks of the outputs of all BatchNorms, and over convolutions the mean L1 norm of a filter over its mean
     L2 norm (`StableRanks`), averaged over `repeats` initialisations. (Kang et al., Figure 16 of the appendix, the first
     of three; Table 1 names its formula the best on NAS-Bench-201. Not stated: the initialisation, what the repeats draw
-    anew, whether the "random samples" are images or noise; here torch's own, the weights, and noise.) No code of the
-    authors was at hand.
+    anew, whether the 16 "random samples" are images or noise; here torch's own, the weights, and images.) No code of
+    the authors was at hand.
     """
 
     name: ClassVar[str] = "apd"
     summary: ClassVar[str] = "stable ranks behind BatchNorms times norms of filters, found by a language model"
     citation: ClassVar[str] = "Kang et al., APD, NeurIPS 2025"
     reads_head: ClassVar[bool] = False
-    inputs: ClassVar[str] = "random"
+    inputs: ClassVar[str] = "images"
 
     init: str = "default"
     batch_size: int = 16
