@@ -494,7 +494,6 @@ def test_tables_are_listed():
 PAPERS = [name for name in choices("table") if load_table(name).kind == "paper"]
 #: Tables that leave rows of their paper's out on purpose, as their own protocol says.
 PARTIAL = {
-    "apd_table2": {"APD"},
     "eznas": {"AngleNAS"},
     "vkdnw_seeds": {"GRAF", "VKDNW", "VKDNW+ZCS", "VKDNW+ZCS+GRAF"},
     "vkdnw_ablation_batch": {"VKDNW_single(real,B=-1)"},

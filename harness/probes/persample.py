@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -189,14 +190,11 @@ def _at_once(
     from harness.probes.operations import LAYERS, NORMALISATION, Watch
 
     network, layout, count = subject.network, subject.layout(), len(images)
-    gradients_of = [parameter for parameter in network.parameters() if parameter.requires_grad]
     trained = {name for name, layer in layers.items() if all(source.requires_grad for source in layer.sources)}
     missing = {name for name in trained if layers[name].parametrised}
     calls: dict[str, list] = {name: [] for name in layers}
     applied: Counter[str] = Counter()
     with_bias = _biases(layers) if biases else {}
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
     images = images.requires_grad_(True)
 
     def keep(name, parts):
@@ -232,19 +230,30 @@ def _at_once(
         handlers[NORMALISATION] = partial(_norm_alone, count=count, plain=_identities(network))
     watch = Watch(network, handlers)
     try:
-        with watch:
-            logits = finite_logits(network, images.clone())
-        loss = objective(logits, labels)
-        if loss.requires_grad:  # else nothing leads from the images to the logits
-            torch.autograd.grad(loss, images, allow_unused=True)
+        with _frozen(network):
+            with watch:
+                logits = finite_logits(network, images.clone())
+            value = objective(logits, labels)
+            if value.requires_grad:  # else nothing leads from the images to the logits
+                torch.autograd.grad(value, images, allow_unused=True)
     except _NoClosedForm:
         return {}, None
-    finally:
-        for parameter in gradients_of:
-            parameter.requires_grad_(True)
     others = trained - missing  # a weight that is read by another way than by its layer's operation has no closed form
     missing |= {name for name in others if watch.uses[id(layers[name].weight)] > applied[name]}
     return _joined(calls, missing), missing
+
+
+@contextmanager
+def _frozen(network: Any) -> Iterator[None]:
+    """No parameter has a gradient for the time of the block."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def _norm_alone(operation: Operation, count: int, plain: dict[int, bool]) -> Any:

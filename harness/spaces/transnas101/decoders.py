@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from torch import nn
-
 from harness.spaces.costs import Cost, combined, convolution, normalised
 
 #: Slope of the activation below zero.
-_SLOPE = 0.2
+SLOPE = 0.2
 #: What the encoder's channels are widened to, and the layers by which they are narrowed again where each halves them.
 _WIDEST, _NARROWINGS = 1024, 5
 
@@ -47,27 +45,6 @@ def segmentation(channels: Any, doublings: int, outputs: int) -> list[Step]:
 
 #: By what a network ends in (`Dataset.head`) the layers of the decoder.
 DECODERS = {"segmentation": segmentation, "normals": generative, "reconstruction": generative}
-
-
-class Decoder(nn.Sequential):
-    """Maps (B, C, h, w) to (B, outputs, H, W), H and W the sides of the image that the encoder read.
-
-    Args:
-        head: of `DECODERS`. Normals and reconstructions end in a tanh.
-        doublings: log2(H / h).
-    """
-
-    def __init__(self, head: str, channels: int, doublings: int, outputs: int):
-        *steps, last = DECODERS[head](channels, doublings, outputs)
-        layers: list[nn.Module] = []
-        for step in steps:
-            if step.doubles:
-                layer = nn.ConvTranspose2d(step.inputs, step.outputs, 3, stride=2, padding=1, output_padding=1)
-            else:
-                layer = nn.Conv2d(step.inputs, step.outputs, 3, padding=1)
-            layers += [layer, nn.BatchNorm2d(step.outputs), nn.LeakyReLU(_SLOPE)]
-        layers.append(nn.Conv2d(last.inputs, last.outputs, 3, padding=1))
-        super().__init__(*layers, *([] if head == "segmentation" else [nn.Tanh()]))
 
 
 def cost_of_decoder(head: str, channels: Any, doublings: int, outputs: int, side: Any) -> Cost:

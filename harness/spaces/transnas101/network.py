@@ -12,7 +12,7 @@ from harness.spaces.darts.network import FactorizedReduce
 from harness.spaces.nasbench201.cell import EDGES, NONE, SKIP
 from harness.spaces.nasbench201.network import ReLUConvBN
 from harness.spaces.transnas101.cell import BASE, BLOCKS_PER_MODULE, KERNELS, STEM_HALVINGS, doubles, halves
-from harness.spaces.transnas101.decoders import DECODERS, Decoder
+from harness.spaces.transnas101.decoders import DECODERS, SLOPE
 
 
 class Cell(nn.Module):
@@ -63,6 +63,27 @@ class BasicBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.shortcut is None else self.shortcut(x)
         return shortcut + self.conv_b(self.conv_a(x))
+
+
+class Decoder(nn.Sequential):
+    """Maps (B, C, h, w) to (B, outputs, H, W), H and W the sides of the image that the encoder read.
+
+    Args:
+        head: of `DECODERS`. Normals and reconstructions end in a tanh.
+        doublings: log2(H / h).
+    """
+
+    def __init__(self, head: str, channels: int, doublings: int, outputs: int):
+        *steps, last = DECODERS[head](channels, doublings, outputs)
+        layers: list[nn.Module] = []
+        for step in steps:
+            if step.doubles:
+                layer = nn.ConvTranspose2d(step.inputs, step.outputs, 3, stride=2, padding=1, output_padding=1)
+            else:
+                layer = nn.Conv2d(step.inputs, step.outputs, 3, padding=1)
+            layers += [layer, nn.BatchNorm2d(step.outputs), nn.LeakyReLU(SLOPE)]
+        layers.append(nn.Conv2d(last.inputs, last.outputs, 3, padding=1))
+        super().__init__(*layers, *([] if head == "segmentation" else [nn.Tanh()]))
 
 
 class Network(nn.Module):
