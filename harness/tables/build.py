@@ -42,8 +42,7 @@ def build_tables(config: Any) -> int:
 
     Returns the exit code: 1 with `strict` where a figure could not be computed, or not from all seeds asked for.
     """
-    store = open_store(config.store, config.stores)
-    measurements = Measurements(store)
+    measurements = Measurements(open_store(config.store, config.stores))
     tables = [config.table] if config.table is not None else [load_table(name) for name in choices("table")]
     if config.target is not None:
         tables = _retargeted(tables, config.target, measurements)
@@ -63,7 +62,7 @@ def build_tables(config: Any) -> int:
         print(f"{output / table.name}.md: {_counted(cells)}")
         built[table.name] = cells
     cells = [cell for table in tables for cell in built[table.name]]
-    _summarise(tables, cells, store, output, config.missing)
+    _summarise(tables, cells, measurements.store, output, config.missing)
     return 1 if config.strict and any(cell.ours is None or cell.missing for cell in cells) else 0
 
 
