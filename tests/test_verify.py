@@ -31,6 +31,7 @@ from harness.probes import positive
 from harness.proxies import available
 from harness.rankings.results import Reader
 from harness.verify import CHECKS, GUARD
+from harness.verify import scores as recomputation
 from harness.verify.baseline import LARGEST_MOVE, correlations, digest, guarded_benchmarks, read_baseline
 from harness.verify.expectation import Expectation, Figure, Term, parse_expectation
 from harness.verify.findings import Finding
@@ -309,6 +310,21 @@ def test_one_wrong_score_of_the_sample_fails(few):
     assert "1 of 8 cells computed again differ: cell 7 was" in finding.detail
 
 
+def test_one_architecture_serves_all_partitions_that_hold_it(few, monkeypatch):
+    stored = f"store={few}"
+    assert main(["score", "dataset=ImageNet16-120", "proxies=[params]", "limit=1", stored]) == 0
+    (first,) = ScoreStore(few).read(key("params"))["index"]
+    ScoreStore(few).append(key("trainable_layers"), [Row(100, 0.0, 0.0, "ok", available()["trainable_layers"].version)])
+    asked = []
+    compute = recomputation.score_networks
+    monkeypatch.setattr(
+        recomputation, "score_networks", lambda job, networks: asked.append(networks) or compute(job, networks)
+    )
+    for seed in range(3):
+        guard("scores", stored, "cells=1", "workers=1", f"seed={seed}")
+    assert asked == [{first: ["flops", "params"], 100: ["trainable_layers"]}] * 3
+
+
 def test_a_deviation_within_the_tolerance_holds_unless_exactness_is_asked_for(few):
     rewrite(few, lambda rows: rows.assign(score=rows["score"] * (1 + 1e-6)))
     (finding,) = recomputed(few)
@@ -344,9 +360,7 @@ def test_a_score_that_passes_another_may_not_deviate_more(few, monkeypatch):
 
 
 def test_cancelling_sums_are_held_against_the_size_of_the_others(few, monkeypatch):
-    from harness.verify import scores as module
-
-    monkeypatch.setattr(module, "SAME_PLACE", 1.0)
+    monkeypatch.setattr(recomputation, "SAME_PLACE", 1.0)
     monkeypatch.setattr(available()["flops"], "tolerance", 1e-3)
     scores = ScoreStore(few).read(key())["score"]
     rewrite(few, nudged(5e-4 * scores.median()))

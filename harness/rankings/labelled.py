@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 from harness.errors import HarnessError
 from harness.rankings.aggregates import rank_sum, ranks
@@ -136,20 +137,17 @@ def upper_bound(points: np.ndarray, values: np.ndarray, candidates: np.ndarray) 
     """
     spread = values.std() or 1.0
     observed = (values - values.mean()) / spread
-    apart = _distances(points, points)
-    fits = [_fit(apart / length, observed) for length in LENGTHS]
-    best = int(np.argmax([likelihood for likelihood, _, _ in fits]))
-    _, root, weights = fits[best]
+    covariances = _matern(_distances(points, points) / LENGTHS[:, None, None]) + NOISE * np.eye(len(points))
+    roots = np.linalg.cholesky(covariances)
+    halfway = np.linalg.solve(roots, np.broadcast_to(observed[:, None], (len(roots), len(points), 1)))
+    # Log likelihoods up to a constant.
+    likelihoods = -np.square(halfway[..., 0]).sum(axis=1) / 2 - np.log(np.diagonal(roots, axis1=1, axis2=2)).sum(axis=1)
+    best = int(np.argmax(likelihoods))
+    root = roots[best]
+    weights = solve_triangular(root.T, halfway[best, :, 0])
     kernel = _matern(_distances(candidates, points) / LENGTHS[best])
-    deviation = np.sqrt(np.clip(1 - np.square(np.linalg.solve(root, kernel.T)).sum(axis=0), 0, None))
+    deviation = np.sqrt(np.clip(1 - np.square(solve_triangular(root, kernel.T, lower=True)).sum(axis=0), 0, None))
     return values.mean() + spread * (kernel @ weights + KAPPA * deviation)
-
-
-def _fit(apart: np.ndarray, observed: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Log likelihood up to a constant, root of the covariance, and weights of the observations in the mean."""
-    root = np.linalg.cholesky(_matern(apart) + NOISE * np.eye(len(observed)))
-    weights = np.linalg.solve(root.T, np.linalg.solve(root, observed))
-    return -observed @ weights / 2 - np.log(root.diagonal()).sum(), root, weights
 
 
 def _matern(apart: np.ndarray) -> np.ndarray:

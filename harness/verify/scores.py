@@ -37,11 +37,12 @@ class _Partition(NamedTuple):
     key: ScoreKey
     proxy: Proxy
     stored: pd.DataFrame
-    sample: np.ndarray
 
 
 def check_scores(config: Any) -> Iterator[Finding]:
     """Compute `config.cells` architectures of each partition again, one pass for all proxies that read it.
+
+    The first is one that as many partitions as possible hold (`_common`); the others are drawn from each.
 
     A score agrees when it is equal to the last bit, or deviates by no more than the proxy's `tolerance`, or by no
     more than ten times that without passing another stored score (another processor or device rounds otherwise).
@@ -70,10 +71,6 @@ def check_scores(config: Any) -> Iterator[Finding]:
         if stored.empty:
             yield Finding(subject, "FAILS", f"no score of version {proxy.version}, which the code has: score it again")
             continue
-        # One order for all partitions of a dataset, so that proxies scored on the same cells are sampled on the same.
-        place = stable_rng("verify", key.space, key.dataset, config.seed).permutation(len(benchmark))
-        indices = stored.index.to_numpy()
-        sample = indices[np.argsort(place[indices])[: config.cells]]
         images = key.inputs not in ("none", "random")
         counted = is_counted(proxy)
         job = Job(
@@ -87,8 +84,8 @@ def check_scores(config: Any) -> Iterator[Finding]:
             workers=1 if counted else config.workers,  # counts take no time, starting processes does
             chunk=1,
         )
-        groups[job].append(_Partition(key, proxy, stored, sample))
-    yield from _recomputed(groups, config.exact)
+        groups[job].append(_Partition(key, proxy, stored))
+    yield from _recomputed(groups, config)
 
 
 def chosen_keys(store: ScoreStore, proxies: list[str]) -> list[ScoreKey]:
@@ -107,13 +104,8 @@ def chosen_keys(store: ScoreStore, proxies: list[str]) -> list[ScoreKey]:
     return keys
 
 
-def _recomputed(groups: dict[Job, list[_Partition]], exact: bool) -> Iterator[Finding]:
-    networks: dict[Job, dict[int, list[str]]] = {}
-    for job, partitions in groups.items():
-        networks[job] = defaultdict(list)
-        for partition in partitions:
-            for index in partition.sample:
-                networks[job][int(index)].append(partition.key.proxy)
+def _recomputed(groups: dict[Job, list[_Partition]], config: Any) -> Iterator[Finding]:
+    networks = {job: _sampled(job, partitions, config) for job, partitions in groups.items()}
     with progress_bar(sum(map(len, networks.values()))) as progress:
         for job, partitions in groups.items():
             fresh: dict[str, dict[int, Row]] = defaultdict(dict)
@@ -124,7 +116,29 @@ def _recomputed(groups: dict[Job, list[_Partition]], exact: bool) -> Iterator[Fi
                     fresh[label][row.index] = row
                 progress.update(finished)
             for partition in partitions:
-                yield _compared(partition, fresh[partition.key.proxy], exact)
+                yield _compared(partition, fresh[partition.key.proxy], config.exact)
+
+
+def _sampled(job: Job, partitions: list[_Partition], config: Any) -> dict[int, list[str]]:
+    """Labels of the proxies to compute by architecture, `config.cells` of each partition."""
+    # One order for all partitions of a dataset, so that proxies scored on the same cells are sampled on the same.
+    size = len(load_benchmark(job.benchmark))
+    place = stable_rng("verify", job.benchmark, job.dataset, config.seed).permutation(size)
+    place[_common(partitions, place)] = -1
+    networks: dict[int, list[str]] = defaultdict(list)
+    for partition in partitions:
+        indices = partition.stored.index.to_numpy()
+        for index in indices[np.argsort(place[indices])[: config.cells]]:
+            networks[int(index)].append(partition.key.proxy)
+    return networks
+
+
+def _common(partitions: list[_Partition], place: np.ndarray) -> int:
+    """The architecture of lowest place (n,) among those that most partitions hold."""
+    held = np.zeros(len(place), dtype=int)
+    for partition in partitions:
+        held[partition.stored.index.to_numpy()] += 1
+    return int(np.argmin(np.where(held == held.max(), place, len(place))))
 
 
 def _compared(partition: _Partition, fresh: dict[int, Row], exact: bool) -> Finding:

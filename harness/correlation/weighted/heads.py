@@ -43,9 +43,8 @@ class Ranking:
     """Rows ranked best first, in groups of tied keys."""
 
     def __init__(self, keys: np.ndarray, accuracies: np.ndarray) -> None:
-        ties = Ties.of(-keys, -accuracies)
-        self._order = ties.order
-        self._groups = Ties.of(-keys)
+        self._order = np.lexsort((-accuracies, -keys))
+        self._groups = Ties.sorted(self._order, keys)
 
     def head(self, weights: np.ndarray, places: int) -> Head:
         """Return the shortest head that fills `places` places (at most n) in each of the (n, R) counts."""

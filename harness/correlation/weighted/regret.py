@@ -36,13 +36,16 @@ def weighted_regret(ranks: np.ndarray, accuracies: np.ndarray, outcomes: Outcome
         settled = np.where((after < top) & (head.weights > 0), values, -math.inf).max(axis=0)
         # Only the group that holds the last place is drawn from; its rows are in descending accuracy, so
         # the best drawn is the first of them that is drawn at all.
-        last = (before < top) & (top <= after)
-        size = (after - before)[last]
-        drawn = (top - before)[last]
-        ahead = (head.cumulative - before)[last]
-        chance = none_drawn(ahead, size, drawn) - none_drawn(ahead + head.weights[last], size, drawn)
-        gained = np.zeros(last.shape)
-        gained[last] = chance * np.maximum(settled, values)[last]
+        last = (before < top) & (top <= after) & (head.weights > 0)
+        whole = last & (head.weights == after - before)  # all copies are this row's
+        gained = np.where(whole, np.maximum(settled, values), 0.0)
+        part = last & ~whole
+        if part.any():
+            size = (after - before)[part]
+            drawn = (top - before)[part]
+            ahead = (head.cumulative - before)[part]
+            chance = none_drawn(ahead, size, drawn) - none_drawn(ahead + head.weights[part], size, drawn)
+            gained[part] = chance * np.maximum(settled, values)[part]
         expected = gained.sum(axis=0)
         return np.maximum(best - expected, 0.0)
 

@@ -101,7 +101,11 @@ class Ties:
     @classmethod
     def of(cls, *keys: np.ndarray) -> Ties:
         """Sort rows ascending by the keys, the first one foremost, and group the rows equal in all."""
-        order = np.lexsort(keys[::-1])
+        return cls.sorted(np.lexsort(keys[::-1]), *keys)
+
+    @classmethod
+    def sorted(cls, order: np.ndarray, *keys: np.ndarray) -> Ties:
+        """Group the rows equal in all keys, which `order` keeps together."""
         changes = np.zeros(order.size - 1, dtype=bool)
         for key in keys:
             changes |= np.diff(key[order]) != 0
