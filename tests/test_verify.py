@@ -91,11 +91,24 @@ def rewrite(root: Path, change) -> None:
 # The three mutations --------------------------------------------------------------------------------------------
 
 
-SYNFLOW = ["proxies=[synflow]", "cells=2", "workers=1", "device=cpu", COMMITTED]
+@pytest.fixture(scope="module")
+def synflow(tmp_path_factory) -> list[str]:
+    """Settings that verify the committed scores of synflow on NAS-Bench-201."""
+    root = tmp_path_factory.mktemp("synflow")
+    copy_committed(root, "nasbench201", "synflow")
+    return ["cells=2", "workers=1", "device=cpu", f"store={root}"]
 
 
-def test_stored_scores_come_out_again(capsys):
-    assert main(["verify", "scores", *SYNFLOW]) == 0
+def copy_committed(root: Path, space: str, proxy: str) -> None:
+    """The committed scores of a proxy on all datasets of a space."""
+    committed = ScoreStore(ROOT / "results" / "scores")
+    for one in list(committed.keys()):
+        if (one.space, one.proxy) == (space, proxy):
+            shutil.copytree(committed.root / one.folder, root / one.folder)
+
+
+def test_stored_scores_come_out_again(synflow, capsys):
+    assert main(["verify", "scores", *synflow]) == 0
     out = capsys.readouterr().out
     assert "synflow on nasbench201/cifar10, inputs none, seed 0: 2 cells computed again" in out
     assert ", 0 failed" in out
@@ -112,9 +125,9 @@ def test_an_index_of_no_architecture_is_a_finding(store, capsys, index):
         Reader(ScoreStore(store), load_benchmark("nasbench201")).scores("flops", "ImageNet16-120", np.arange(10))
 
 
-def test_a_synflow_without_absolute_weights_is_caught(monkeypatch, capsys):
+def test_a_synflow_without_absolute_weights_is_caught(synflow, monkeypatch, capsys):
     mutate(monkeypatch, positive, "_make_positive", "parameter.abs_()", "parameter")
-    assert main(["verify", "scores", *SYNFLOW]) == 1
+    assert main(["verify", "scores", *synflow]) == 1
     out = capsys.readouterr().out
     assert "FAILS  synflow on nasbench201/cifar10" in out
     assert "2 of 2 cells computed again differ" in out
@@ -282,8 +295,9 @@ def test_digests_tell_values_apart_and_nan_from_nan_not():
 # Scores computed again ------------------------------------------------------------------------------------------
 
 
-def test_images_that_are_not_at_hand_are_said_to_be():
-    findings = guard("scores", "proxies=[snip]", "cells=1", COMMITTED)
+def test_images_that_are_not_at_hand_are_said_to_be(tmp_path):
+    copy_committed(tmp_path, "nasbench201", "snip")
+    findings = guard("scores", "cells=1", f"store={tmp_path}")
     noted = {finding.detail for finding in findings if finding.verdict == "note"}
     named = ("cifar10", "cifar100", "ImageNet16-120")
     assert noted == {f"images not at hand: set inputs={name} inputs.path=DATA" for name in named}
@@ -404,13 +418,9 @@ def tables(tmp_path_factory) -> tuple[Path, list[str]]:
     """A small table built by `harness report`, and the settings that verify it."""
     root = tmp_path_factory.mktemp("tables")
     store = root / "scores"
-    shutil.copytree(ROOT / "results" / "scores" / _synflow().folder, store / _synflow().folder)
+    copy_committed(store, "nasbench201", "synflow")
     assert main(["report", "table=ssnr_table1", f"store={store}", f"output={root / 'tables'}"]) == 0
     return root / "tables", [f"store={store}", f"tables={root / 'tables'}", "table=ssnr_table1"]
-
-
-def _synflow() -> ScoreKey:
-    return ScoreKey("nasbench201", "cifar10", "none", "synflow", 0)
 
 
 def test_tables_follow_from_the_scores(tables):
