@@ -352,7 +352,7 @@ def test_a_mistyped_value_is_answered_with_the_nearest():
 @pytest.mark.parametrize("name", [n for n in NAMES if "init" in {f.name for f in dataclasses.fields(available()[n])}])
 def test_the_initialisation_is_a_setting(name):
     proxy = cheap(name)
-    names = ("kaiming_fan_in", "kaiming_fan_out", "default", "xavier", "truncated_normal")
+    names = ("kaiming_fan_in", "kaiming_fan_out", "default", "xavier", "truncated_normal", "supernet")
     schemes = [cheap(name, init=scheme) for scheme in names]
     assert proxy in schemes
     assert len({found[0] for found in evaluate(schemes, subject_of()).values()}) > 1

@@ -9,7 +9,7 @@ from scipy import stats
 from torch import nn
 
 from harness.benchmarks.benchmark import load_benchmark
-from harness.engine.scorer import Job
+from harness.engine.scorer import Job, Scorer
 from harness.engine.scoring import run
 from harness.engine.store import ScoreStore
 from harness.errors import HarnessError
@@ -265,3 +265,46 @@ def test_attention_is_scored(name, tmp_path):
 def test_the_choice_of_the_tiny_space():
     assert decode(TEXT, TINY).heads == (3,) * 12
     assert {a.split("-")[0] for a in load_benchmark("autoformer_tiny").architectures} == {"192", "216"}
+
+
+# Weights shared as in a supernet --------------------------------------------------------------------------
+
+
+def weights_of(text: str, seed: int = 0, init: str = "supernet", repeat: int = 0) -> dict[str, torch.Tensor]:
+    benchmark = load_benchmark("autoformer_tiny")
+    subject = Scorer(Job("autoformer_tiny", "imagenet", ("dss",), seed=seed)).subject(
+        list(benchmark.architectures).index(text)
+    )
+    subject.initialise(init, repeat)
+    return {name: value.detach() for name, value in subject.network.state_dict().items()}
+
+
+def test_networks_are_slices_of_one_draw():
+    """Leading rows and columns, of queries, keys and values each; AutoFormer's supernet gives them out so."""
+    texts = load_benchmark("autoformer_tiny").architectures
+    drawn = [weights_of(next(text for text in texts if text.startswith(width))) for width in ("192", "216")]
+    for one in drawn:
+        for other in drawn:
+            for name in one.keys() & other.keys():
+                parts = 3 if name.endswith("qkv.weight") else 1
+                if not name.endswith("weight") or "norm" in name:
+                    continue
+                for a, b in zip(one[name].chunk(parts), other[name].chunk(parts), strict=True):
+                    shared = tuple(slice(0, min(sides)) for sides in zip(a.shape, b.shape, strict=True))
+                    torch.testing.assert_close(a[shared], b[shared], rtol=0, atol=0)
+    queries, keys, _ = drawn[0]["blocks.0.attn.qkv.weight"].chunk(3)
+    assert not torch.equal(queries, keys)
+    assert not torch.equal(drawn[0]["blocks.0.fc1.weight"], drawn[0]["blocks.1.fc1.weight"])
+
+
+def test_the_law_of_a_supernets_weights():
+    """That of `truncated_normal`, another draw by seed and by repeat."""
+    text = load_benchmark("autoformer_tiny").architectures[0]
+    shared, own = weights_of(text), weights_of(text, init="truncated_normal")
+    assert shared.keys() == own.keys()
+    for name in ("blocks.0.fc1.weight", "blocks.3.attn.qkv.weight", "embedding.proj.weight"):
+        assert abs(shared[name].mean()) < 0.02 * own[name].std()
+        assert stats.ks_2samp(shared[name].flatten()[:50_000], own[name].flatten()[:50_000]).pvalue > 0.01
+    for other in (weights_of(text, seed=1), weights_of(text, repeat=1)):
+        assert not torch.equal(other["blocks.0.fc1.weight"], shared["blocks.0.fc1.weight"])
+    assert not shared["blocks.0.fc1.bias"].any()

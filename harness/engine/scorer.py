@@ -231,6 +231,7 @@ class Scorer:
                 self.device,
                 stages=network.stages,
                 plain=True,
+                family=stable_seed(space.name, self.job.seed),
                 images_at_hand=self.inputs.count,
                 thin=lambda: self.subject(index, partial(space.build, thin=True)),
                 cell=lambda: self.subject(index, space.build_cell),

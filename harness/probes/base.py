@@ -86,6 +86,7 @@ class Subject:
         keep_weights: score the weights that the network came with, instead of initialising them.
         images_at_hand: how many images there are for all mini-batches of a pass; None where `batch` gives any number.
         plain: the network is known to keep its images apart, each at its place of the first dimension (`layout`).
+        family: seed of all networks that share weights under `init=supernet`; by default that of the network.
     """
 
     def __init__(
@@ -105,10 +106,12 @@ class Subject:
         biased: Callable[[], Subject | None] | None = None,
         images_at_hand: int | None = None,
         plain: bool = False,
+        family: int | None = None,
     ):
         from harness.probes.initialise import others
 
         self.network, self.batch, self.seed = network, batch, seed
+        self.family = seed if family is None else family
         self.shape, self.num_classes, self.device = shape, num_classes, device
         self.stages = stages or []
         self.keep_weights = keep_weights
@@ -152,7 +155,7 @@ class Subject:
         """
         import torch
 
-        from harness.probes.initialise import initialise
+        from harness.probes.initialise import SHARED, initialise
         from harness.probes.modules import buffers_of, modules_of, parameters_of
 
         if dtype not in DTYPES:
@@ -173,7 +176,8 @@ class Subject:
             network.train()
         self._state.restore(wanted)
         if not self.keep_weights:
-            initialise(network, scheme, self.generator("initialisation", scheme, repeat))
+            seed = stable_seed(self.family if scheme in SHARED else self.seed, "initialisation", scheme, repeat)
+            initialise(network, scheme, torch.Generator().manual_seed(seed))
 
     def layout(self) -> Layout:
         """Where the images of a mini-batch are in what the network computes, in the mode that it is in."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import UnknownNameError, Unscorable
 from harness.probes.modules import modules_of
+from harness.seeds import stable_seed
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +58,19 @@ def _truncated_normal(weight: torch.Tensor, generator: torch.Generator) -> None:
         _torch_default(weight, generator)
 
 
+def _supernet(weight: torch.Tensor, generator: torch.Generator) -> None:
+    """`_truncated_normal`, entry (i, j) equal in weights of any size: each row has a generator of its own."""
+    import torch
+
+    row = torch.Generator()
+    for number, entries in enumerate(weight.flatten(1)):
+        entries.uniform_(-1, 1, generator=row.manual_seed(stable_seed(generator.initial_seed(), number)))
+    if weight.ndim == 2:
+        weight.erfinv_().mul_(0.02 * math.sqrt(2)).clamp_(-2, 2)
+    else:
+        weight.div_(math.sqrt(weight[0].numel()))
+
+
 SCHEMES = {
     "kaiming_fan_in": _kaiming_normal("fan_in"),
     "kaiming_fan_out": _kaiming_normal("fan_out"),
@@ -65,7 +79,11 @@ SCHEMES = {
     "xavier": _xavier_normal,
     "nasbench_pytorch": _nasbench_pytorch,
     "truncated_normal": _truncated_normal,
+    "supernet": _supernet,
 }
+
+#: Schemes that give equal weights to layers of one name in all networks of a space.
+SHARED = frozenset({"supernet"})
 
 
 def initialise(network: nn.Module, scheme: str, generator: torch.Generator) -> None:
@@ -82,7 +100,10 @@ def initialise(network: nn.Module, scheme: str, generator: torch.Generator) -> N
             `gaussian` (N(0, 1)), `xavier`, or `nasbench_pytorch`, that package's network's: convolutions as
             `kaiming_fan_out`, which is N(0, sqrt(2 / (k^2 outputs))) there, linear layers N(0, 0.01); Zero-Cost NAS
             scores NAS-Bench-101 with it (SamsungLabs/zero-cost-nas @ a43bfbc9, `nasbench1.py`). `truncated_normal`,
-            that of vision Transformers: linear layers N(0, 0.02) cut at 2, convolutions torch's own.
+            that of vision Transformers: linear layers N(0, 0.02) cut at 2, convolutions torch's own. `supernet`, the
+            same law: the first rows and columns of one draw for each name of a layer, as networks have their weights
+            that are slices of one supernet (AutoFormer); of a layer with `parts` (queries, keys, values), of each part.
+        generator: of the network; for a scheme of `SHARED`, of all networks that share weights.
 
     Raises:
         UnknownNameError: no such scheme.
@@ -176,17 +197,26 @@ def _bring(drawn: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
 Drawn = dict[int, tuple["torch.Tensor", "torch.Tensor"]]
 
 
+def _of_layer(name: str, scheme: str, generator: torch.Generator) -> torch.Generator:
+    import torch
+
+    if scheme not in SHARED:
+        return generator
+    return torch.Generator().manual_seed(stable_seed(generator.initial_seed(), name))
+
+
 def _draw_layer(name: str, module: nn.Module, scheme: str, generator: torch.Generator, drawn: Drawn) -> None:
     """New weights for one layer; a Parameter that an earlier layer shares with it keeps those of that one."""
     from torch import nn
 
+    own, parts = _of_layer(f"{name}.weight", scheme, generator), getattr(module, "parts", 1)
     if nn.utils.parametrize.is_parametrized(module, "weight"):
         weight = module.weight
-        _assign(name, module, "weight", _draw(weight.shape, scheme, generator).to(weight))
+        _assign(name, module, "weight", _draw(weight.shape, scheme, own, parts).to(weight))
     elif not isinstance(module.weight, nn.Parameter):
         raise _no_parameter(name, "weight")
     elif id(module.weight) not in drawn:
-        drawn[id(module.weight)] = module.weight, _draw(module.weight.shape, scheme, generator)
+        drawn[id(module.weight)] = module.weight, _draw(module.weight.shape, scheme, own, parts)
     if module.bias is not None:
         _draw_bias(name, module, "bias", module.weight[0].numel(), scheme, generator, drawn)
 
@@ -199,7 +229,8 @@ def _draw_projections(name: str, module: nn.Module, scheme: str, generator: torc
         weight = getattr(module, attribute)
         if weight is None:
             continue
-        value = _draw(weight.shape, scheme, generator)
+        own = _of_layer(f"{name}.{attribute}", scheme, generator)
+        value = _draw(weight.shape, scheme, own, 3 if attribute == "in_proj_weight" else 1)
         if nn.utils.parametrize.is_parametrized(module, attribute):
             _assign(name, module, attribute, value.to(weight))
         else:
@@ -208,11 +239,13 @@ def _draw_projections(name: str, module: nn.Module, scheme: str, generator: torc
         _draw_bias(name, module, "in_proj_bias", module.embed_dim, scheme, generator, drawn)
 
 
-def _draw(shape: torch.Size, scheme: str, generator: torch.Generator) -> torch.Tensor:
+def _draw(shape: torch.Size, scheme: str, generator: torch.Generator, parts: int = 1) -> torch.Tensor:
     import torch
 
     on_host = torch.empty(shape, dtype=torch.float32)
     SCHEMES[scheme](on_host, generator)
+    if scheme in SHARED and parts > 1:  # drawn by turns, so that no part begins where another has other rows
+        on_host = torch.cat([on_host[part::parts] for part in range(parts)])
     return on_host
 
 

@@ -419,7 +419,7 @@ class Dss(Proxy):
     `variant=supernet` is what that code computes on slices of AutoFormer's supernet, whose figures Nguyen & Cheung
     print: the absolute values never reach the slices, which the layers apply, and of a slice of `qkv` and of the
     classifier there is no gradient. So weights keep their signs, and the last projection of each attention and the
-    layers that are in none count. Give it that network's initialisation, `init=truncated_normal`.
+    layers that are in none count. Give it that network's weights, `init=supernet`.
     """
 
     name: ClassVar[str] = "dss"
@@ -451,8 +451,9 @@ class AutoProxA(Proxy):
     their last projection, plus the sum over the linear layers outside them, the classifier left out, of the mean of
     sigmoid(dR/dW), which is 0.5 to four digits. So it is computed by the code whose figures Nguyen & Cheung print
     (vovantuanuit/Meco_explore @ 5ae07964, `indicators/dss.py`), on slices of AutoFormer's supernet (see `dss`,
-    `variant=supernet`), where ours are networks of their own. The authors' interpreter of their formulas is not
-    released, and the second author's formula of that name is another (pprp/PicoNAS @ 4d3bab48, `auto_prox.py`).
+    `variant=supernet`): `init=supernet` has these, the default networks of their own. The authors' interpreter of their
+    formulas is not released, and the second author's formula of that name is another (pprp/PicoNAS @ 4d3bab48,
+    `auto_prox.py`).
     """
 
     name: ClassVar[str] = "auto_prox_a"

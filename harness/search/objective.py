@@ -185,6 +185,7 @@ class NetworkScores(Objective):
                 self._device,
                 stages=network.stages,
                 plain=True,
+                family=stable_seed(self._space.name, self._seed),
                 images_at_hand=self._inputs.count,
             )
             found = score_subject(subject, proxies)

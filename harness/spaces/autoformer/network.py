@@ -47,6 +47,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.scale = heads, (attention // heads) ** -0.5
         self.qkv = nn.Linear(width, 3 * attention)
+        self.qkv.parts = 3  # under `init=supernet` each is a slice of its own
         self.of_keys = Distances(attention // heads) if relative else None
         self.of_values = Distances(attention // heads) if relative else None
         self.proj = nn.Linear(attention, width)
