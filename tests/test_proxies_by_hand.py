@@ -196,16 +196,19 @@ def test_grasp(case):
 
 @by_hand("zico")
 @pytest.mark.parametrize("minibatches", [2, 3])
-def test_zico(case, minibatches):
+@pytest.mark.parametrize("average", [False, True])
+def test_zico(case, minibatches, average):
     drawn = [case.gradients(number) for number in range(minibatches)]
     expected = np.zeros(3)
     for layer in case.layers:
         g = np.stack([gradients[f"{layer}.weight"] for gradients in drawn])
         mean, deviation = (values[g.std(axis=0) > 0] for values in (np.abs(g).mean(axis=0), g.std(axis=0)))
-        totals = [part.sum() for part in (mean / deviation, mean, 1 / deviation)]
+        totals = [
+            part.mean() if average and part.size else part.sum() for part in (mean / deviation, mean, 1 / deviation)
+        ]
         expected += [math.log(total) if total > 0 else 0.0 for total in totals]
-    found = [case.score("zico", minibatches=minibatches, part=part) for part in ("ratio", "mean", "deviation")]
-    assert found == near(expected)
+    settings = {"minibatches": minibatches, "average": average}
+    assert [case.score("zico", part=part, **settings) for part in ("ratio", "mean", "deviation")] == near(expected)
 
 
 def flow(case: Case, repeat: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:

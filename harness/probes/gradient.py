@@ -56,7 +56,8 @@ class GradientPass(Probe):
     - `layer_kernels` (L', B, B), `layer_places` (L,): the same for the codes [layer output > 0]
     - `zico` (L,): sum over weights of mean(|g|) / std(g) over `minibatches` mini-batches (population
       deviation; weights of zero deviation left out); its parts `gradient_mean` (L,), sum of mean(|g|), and
-      `inverse_signed_deviation` (L,), of 1 / std(g), over the same weights; `inverse_deviation` (L,): of 1 / std(|g|)
+      `inverse_signed_deviation` (L,), of 1 / std(g), over the same weights, of which there are `varying_weights` (L,);
+      `inverse_deviation` (L,): of 1 / std(|g|)
     - `map_sizes` (L,): sum over a layer's calls of ln(positions of its output / sqrt(its channels)), 0 if there is none
     - `activation_correlations` (R, B, B): Pearson correlation of the inputs of a ReLU for two images, NaN where one's
       is constant; `gradient_correlations` (R, B, B): of the gradients with respect to that input, NaN too where none

@@ -65,8 +65,14 @@ def inverse_deviation(grads: torch.Tensor) -> torch.Tensor:
     return deviation_alone(grads.abs())
 
 
+def varying(grads: torch.Tensor) -> torch.Tensor:
+    """Of gradients (mini-batches, weights) how many weights' vary."""
+    return (grads != grads[0]).any(dim=0).sum().double()
+
+
 #: Observables of several mini-batches.
 VARIATIONS = {
+    "varying_weights": varying,
     "zico": mean_over_deviation,
     "gradient_mean": mean_alone,
     "inverse_signed_deviation": deviation_alone,

@@ -160,7 +160,8 @@ class Zico(_Gradient):
     out, and a layer without any other contributes nothing, as in the authors' code (SLDGroup/ZiCo @ b0fec655,
     `compute_zico.py`), which fails where no gradient reaches a layer. On 5 cells of NAS-Bench-201, the same weights and
     images, the largest relative difference from it is 3e-6. `part` is what is summed: the `ratio`, or for the paper's
-    ablation (Table 7) one of its parts alone, the `mean` of |g| or the inverse `deviation`.
+    ablation (Table 7) one of its parts alone, the `mean` of |g| or the inverse `deviation`. `average` takes the mean over
+    a layer's weights in place of their sum, which that code computes too and does not return.
     """
 
     name: ClassVar[str] = "zico"
@@ -176,15 +177,18 @@ class Zico(_Gradient):
 
     minibatches: int = 2
     part: str = "ratio"
+    average: bool = False
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
-        return {GradientPass(self.init, self.batch_size, self.minibatches, self.dtype): (self.parts[self.part],)}
+        names = (self.parts[self.part], *(("varying_weights",) if self.average else ()))
+        return {GradientPass(self.init, self.batch_size, self.minibatches, self.dtype): names}
 
     def score(self, seen: Mapping[str, Any]) -> float:
         sums = seen[self.parts[self.part]]
-        if not sums.any():
+        read = sums != 0
+        if not read.any():
             raise Unscorable("no gradient varies over the mini-batches")
-        return np.log(sums[sums != 0]).sum()
+        return np.log(sums[read] / seen["varying_weights"][read] if self.average else sums[read]).sum()
 
 
 @dataclass(frozen=True)
