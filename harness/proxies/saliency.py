@@ -160,8 +160,8 @@ class Zico(_Gradient):
     out, and a layer without any other contributes nothing, as in the authors' code (SLDGroup/ZiCo @ b0fec655,
     `compute_zico.py`), which fails where no gradient reaches a layer. On 5 cells of NAS-Bench-201, the same weights and
     images, the largest relative difference from it is 3e-6. `part` is what is summed: the `ratio`, or for the paper's
-    ablation (Table 7) one of its parts alone, the `mean` of |g| or the inverse `deviation`. `average` takes the mean over
-    a layer's weights in place of their sum, which that code computes too and does not return.
+    ablation (Table 7) one of its parts alone, the `mean` of |g| or the inverse `deviation`. `average` takes the mean
+    over a layer's weights in place of their sum, which that code computes too and does not return.
     """
 
     name: ClassVar[str] = "zico"
