@@ -313,7 +313,7 @@ def test_networks_with_decoders():
     heads = {name: one.head for name, one in benchmark.datasets.items() if one.gives == "images"}
     assert heads == {"segmentsemantic": "segmentation", "normal": "normals", "autoencoder": "reconstruction"}
     labels = ("synflow", "entropic_score:batch_size=2", "grad_norm:batch_size=2", "epe_nas:batch_size=2", "params")
-    index = int(benchmark.population("unique.sample(1, seed=1)")[0])
+    index = int(benchmark.population("unique.sample(1, seed=18)")[0])
     found = {}
     for dataset in ("class_scene", "segmentsemantic", "normal", "autoencoder"):
         scorer = Scorer(Job(benchmark.name, dataset, labels, device="cpu"))
