@@ -33,6 +33,16 @@ def variations(batches: Sequence[Sequence[torch.Tensor]], wanted: Collection[str
     return found
 
 
+def _vary(grads: torch.Tensor) -> torch.Tensor:
+    """Of gradients (mini-batches, weights) which weights' vary."""
+    return (grads != grads[0]).any(dim=0)
+
+
+def varying(grads: torch.Tensor) -> torch.Tensor:
+    """Of gradients (mini-batches, weights) how many weights' vary."""
+    return _vary(grads).sum().double()
+
+
 def mean_over_deviation(grads: torch.Tensor) -> torch.Tensor:
     """Of gradients (mini-batches, weights) the sum over weights of mean(|g|) / std(g); those that do not vary left out.
 
@@ -42,14 +52,14 @@ def mean_over_deviation(grads: torch.Tensor) -> torch.Tensor:
 
     spread = (grads - grads.mean(dim=0)).square_().mean(dim=0)
     ratio = grads.abs().mean(dim=0) / spread.sqrt_()
-    return torch.where((grads != grads[0]).any(dim=0), ratio, 0.0).sum()
+    return torch.where(_vary(grads), ratio, 0.0).sum()
 
 
 def mean_alone(grads: torch.Tensor) -> torch.Tensor:
     """Of gradients (mini-batches, weights) the sum over weights of mean(|g|); those that do not vary left out."""
     import torch
 
-    return torch.where((grads != grads[0]).any(dim=0), grads.abs().mean(dim=0), 0.0).sum()
+    return torch.where(_vary(grads), grads.abs().mean(dim=0), 0.0).sum()
 
 
 def deviation_alone(grads: torch.Tensor) -> torch.Tensor:
@@ -57,17 +67,12 @@ def deviation_alone(grads: torch.Tensor) -> torch.Tensor:
     import torch
 
     inverse = (grads - grads.mean(dim=0)).square_().mean(dim=0).rsqrt_()
-    return torch.where((grads != grads[0]).any(dim=0), inverse, 0.0).sum()
+    return torch.where(_vary(grads), inverse, 0.0).sum()
 
 
 def inverse_deviation(grads: torch.Tensor) -> torch.Tensor:
     """`deviation_alone` of |g|."""
     return deviation_alone(grads.abs())
-
-
-def varying(grads: torch.Tensor) -> torch.Tensor:
-    """Of gradients (mini-batches, weights) how many weights' vary."""
-    return (grads != grads[0]).any(dim=0).sum().double()
 
 
 #: Observables of several mini-batches.

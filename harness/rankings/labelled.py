@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy.linalg import solve_triangular
 
 from harness.errors import HarnessError
 from harness.rankings.aggregates import rank_sum, ranks
@@ -135,11 +134,13 @@ def upper_bound(points: np.ndarray, values: np.ndarray, candidates: np.ndarray) 
 
     Matern kernel of smoothness 5/2 and of unit variance, values standardised; the length scale is the likeliest.
     """
+    from scipy.linalg import solve_triangular  # as in `harness.rankings.aggregates`, names need not wait for it
+
     spread = values.std() or 1.0
     observed = (values - values.mean()) / spread
     covariances = _matern(_distances(points, points) / LENGTHS[:, None, None]) + NOISE * np.eye(len(points))
     roots = np.linalg.cholesky(covariances)
-    halfway = np.linalg.solve(roots, np.broadcast_to(observed[:, None], (len(roots), len(points), 1)))
+    halfway = np.linalg.solve(roots, observed[None, :, None])
     # Log likelihoods up to a constant.
     likelihoods = -np.square(halfway[..., 0]).sum(axis=1) / 2 - np.log(np.diagonal(roots, axis1=1, axis2=2)).sum(axis=1)
     best = int(np.argmax(likelihoods))
