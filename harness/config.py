@@ -60,9 +60,10 @@ class ScoreConfig:
 class RowConfig:
     """One row of a table: our proxy beside the name under which the paper prints it.
 
-    `paper`, `paper_table`, `published_dataset` (`SPACE/DATASET` of results/published.csv), `populations` and
-    `scored_only` stand in for the table's where a row sets them. `note_datasets`: the table's datasets that `note` is
-    about; none: all. `benchmarks`: the benchmarks that the row is on; none: all of the table's.
+    `paper`, `paper_table`, `published_dataset` (`SPACE/DATASET` of results/published.csv), `populations`, `seeds`,
+    `scored_only` and `target` (of every dataset that the row is on) stand in for the table's where a row sets them.
+    `note_datasets`: the table's datasets that `note` is about; none: all. `benchmarks`: the benchmarks that the row is
+    on, or datasets as `BENCHMARK/DATASET`; none: all of the table's.
     """
 
     proxy: str
@@ -75,7 +76,9 @@ class RowConfig:
     paper_table: str | None = None
     published_dataset: str | None = None
     populations: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
     scored_only: bool | None = None
+    target: str | None = None
     benchmarks: list[str] = field(default_factory=list)
 
 

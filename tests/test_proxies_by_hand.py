@@ -745,6 +745,23 @@ def test_zen(make_subject, name):
     assert score == near(expected)
 
 
+@pytest.mark.parametrize("name", ["chain", "residual"])
+def test_zen_of_a_network_that_others_have_passed(make_subject, name):
+    """Three forwards of one batch with kaiming weights leave 1 - 0.9^3 of its variances in the running ones."""
+    case, before = (Case(make_subject, name, scheme, size=4) for scheme in ("gaussian", "kaiming_fan_in"))
+    with inputs_of(case.subject.network) as batches:
+        score = case.score("zen", init=None, warm=3)
+    left = forward(name, before.weights(), batches[0]).variances
+    first, second = (forward(name, case.weights(), images) for images in batches[1:])
+    change = np.abs(first.pooled.value - second.pooled.value).sum(axis=(1, 2, 3)).mean()
+    running = [
+        0.81 * (0.729 + 0.271 * left[norm]) + 0.09 * first.variances[norm] + 0.1 * second.variances[norm]
+        for norm in NORMS[name]
+    ]
+    assert score == near(math.log(change) + sum(math.log(math.sqrt(v.mean())) for v in running))
+    assert all(m.momentum == 0.1 for m in case.subject.network.modules() if isinstance(m, nn.BatchNorm2d))
+
+
 def spectrum_entropy(features: np.ndarray) -> float:
     """Of the shares of the channels' covariance spectrum; the samples are images and positions."""
     covariance = np.cov(np.moveaxis(features, 1, 0).reshape(features.shape[1], -1), bias=True)

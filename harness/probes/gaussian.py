@@ -32,18 +32,23 @@ class PerturbationPass(Probe):
     Observables: `feature_distance`, the mean over images of the summed absolute difference of the last feature
     maps; `log_norm_scale`, the sum over BatchNorms of ln sqrt(mean running variance) after both forwards. The last
     feature map is what the final pooling or the classifier reads. Random draws of the network, as dropout's, are the
-    same in both forwards.
+    same in both forwards. Running statistics are fresh, or those that `warm` forwards of one batch of Gaussian images
+    left, with weights that are kaiming normal.
     """
 
     batch_size: int = 64
     gamma: float = 0.01
     dtype: str = "float32"
+    warm: int = 0
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch
 
-        subject.initialise("gaussian", dtype=self.dtype)
         network = subject.network
+        left = self._warmed(subject) if self.warm else {}
+        subject.initialise("gaussian", dtype=self.dtype)
+        for norm, variance in left.items():
+            norm.running_var.copy_(variance)
         features = _LastMaps(network)
         generator = subject.generator("perturbation")
         size = (self.batch_size, *subject.shape)
@@ -61,6 +66,28 @@ class PerturbationPass(Probe):
         zero = torch.zeros((), dtype=torch.float64)
         scale = sum((variance.double().mean().sqrt().log() for variance in features.variances()), zero)
         return {"feature_distance": float(distance), "log_norm_scale": float(scale)}
+
+    def _warmed(self, subject: Subject) -> dict[Any, torch.Tensor]:
+        """The running variance of each BatchNorm after `warm` forwards, from the variance that one of them meets."""
+        import torch
+
+        subject.initialise("kaiming_fan_in", dtype=self.dtype)
+        norms = _batch_norms(subject.network)
+        momenta = [norm.momentum for norm in norms]
+        images = torch.randn((self.batch_size, *subject.shape), generator=subject.generator("warm"))
+        for norm in norms:
+            norm.momentum = 1.0
+        try:
+            with torch.no_grad():
+                outputs(subject.network, _like(subject, images.to(subject.device, getattr(torch, self.dtype))))
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+        left = {}
+        for norm, momentum in zip(norms, momenta, strict=True):
+            fresh = 0.0 if momentum is None else (1 - momentum) ** self.warm  # the share of the 1 that it begins with
+            left[norm] = fresh + (1 - fresh) * norm.running_var
+        return left
 
 
 class _LastMaps:

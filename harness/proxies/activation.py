@@ -188,6 +188,11 @@ class Zen(Proxy):
 
     N(0, 1) weights; the scales are square roots of the mean running variances after two forwards. Residual
     links stay (as in the ports to cell spaces; Zen-NAS's own search removes them).
+
+    `warm` forwards with other weights may have passed the network before, whose running statistics stay: those of
+    layers that read zeros fall by a tenth each time, and the score with them. VKDNW's code (ondratybl/VKDNW @ 19cad2f,
+    `NB201/tss_general_.py`) scores a cell by all proxies on one network, of which 68 come before zen: `warm=68`. Here
+    these are 68 of one batch of Gaussian images with one draw of kaiming normal weights.
     """
 
     name: ClassVar[str] = "zen"
@@ -196,12 +201,16 @@ class Zen(Proxy):
     reads_head: ClassVar[bool] = False
     inputs: ClassVar[str] = "none"
 
+    choices: ClassVar[Mapping[str, Collection]] = {"warm": at_least(0)}
+
     batch_size: int = 64
     gamma: float = 0.01
+    warm: int = 0
     dtype: str = "float32"
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
-        return {PerturbationPass(self.batch_size, self.gamma, self.dtype): ("feature_distance", "log_norm_scale")}
+        probe = PerturbationPass(self.batch_size, self.gamma, self.dtype, self.warm)
+        return {probe: ("feature_distance", "log_norm_scale")}
 
     def score(self, seen: Mapping[str, Any]) -> float:
         if not seen["feature_distance"] > 0:

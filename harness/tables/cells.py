@@ -153,6 +153,12 @@ def place_of(table: Any, row: Any, entry: str, metric: str) -> Place:
     return (*paper, space, dataset, row.published or row.proxy, metric)
 
 
+def is_on(row: Any, table: Any, entry: str) -> bool:
+    """Whether a row of a table is on one of its datasets."""
+    benchmark, dataset = split_dataset(table, entry)
+    return not row.benchmarks or bool({benchmark, f"{benchmark}/{dataset}"} & set(row.benchmarks))
+
+
 def retarget(table: Any, target: str) -> Any:
     """The table with another stored figure in place of its accuracies, under a name and a title of its own.
 
@@ -164,7 +170,7 @@ def retarget(table: Any, target: str) -> Any:
     table.title = f"{table.title}, target {target}"
     table.paper = ""
     for row in table.rows:
-        row.paper = None
+        row.paper = row.target = None
     return table
 
 
@@ -176,8 +182,12 @@ def admitted_metrics(table: Any, entries: Iterable[str], measurements: Measureme
     return [name for name in names if not known or any(block.admits(name) for block in known)]
 
 
-def find_block(table: Any, entry: str, measurements: Measurements) -> tuple[Block | None, str]:
+def find_block(
+    table: Any, entry: str, measurements: Measurements, target: str | None = None
+) -> tuple[Block | None, str]:
     """What the scores of one dataset are to predict, or None and why the benchmark does not have it.
+
+    `target` stands in for the table's.
 
     Raises UnknownNameError for a dataset or a target that the benchmark does not have.
     """
@@ -185,7 +195,7 @@ def find_block(table: Any, entry: str, measurements: Measurements) -> tuple[Bloc
     if benchmark not in list_benchmarks():
         return None, f"this installation has no benchmark {benchmark}"
     try:
-        return measurements.block(benchmark, dataset, table.targets.get(entry, table.target)), ""
+        return measurements.block(benchmark, dataset, target or table.targets.get(entry, table.target)), ""
     except UnknownNameError:
         raise
     except HarnessError as error:

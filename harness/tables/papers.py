@@ -20,6 +20,7 @@ from harness.tables.cells import (
     admitted_metrics,
     find_block,
     interval_text,
+    is_on,
     legend,
     marked,
     metric_name,
@@ -70,7 +71,7 @@ def _choose(table: Any, row: Any, block: Block) -> _Choice:
     lacking: tuple[tuple[str, ScoreKey], ...] = ()
     first_population: tuple[tuple[str, ScoreKey], ...] = ()
     populations = row.populations or table.populations
-    first, *others = table.seeds
+    first, *others = row.seeds or table.seeds
     for population in populations:
         scores = block.scores(row.proxy, population, row.inputs, first)
         if scores.missing:
@@ -89,13 +90,32 @@ def _choose(table: Any, row: Any, block: Block) -> _Choice:
 def _block_cells(
     table: Any, entry: str, metrics: Sequence[str], measurements: Measurements, published: dict
 ) -> list[Cell]:
+    """The cells of a dataset, those of rows with a target of their own measured by it."""
+    rows = [row for row in table.rows if is_on(row, table, entry)]
+    found: dict[int, list[Cell]] = {}
+    for target in dict.fromkeys(row.target for row in rows):
+        own = [row for row in rows if row.target == target]
+        block, reason = find_block(table, entry, measurements, target)
+        cells = _row_cells(table, entry, own, block, reason, metrics, published)
+        found |= {id(row): of_row for row, of_row in zip(own, cells, strict=True)}
+    return [cell for row in rows for cell in found[id(row)]]
+
+
+def _row_cells(
+    table: Any,
+    entry: str,
+    rows: Sequence[Any],
+    block: Block | None,
+    reason: str,
+    metrics: Sequence[str],
+    published: dict,
+) -> list[list[Cell]]:
     benchmark, dataset = split_dataset(table, entry)
-    block, reason = find_block(table, entry, measurements)
-    cells = []
-    rows = [row for row in table.rows if not row.benchmarks or benchmark in row.benchmarks]
     choices_made = [_choose(table, row, block) if block else _Choice("", ()) for row in rows]
     samples = _measured(table, block, metrics, rows, choices_made) if block else [[] for _ in rows]
+    of_rows: list[list[Cell]] = []
     for row, choice, of_seeds in zip(rows, choices_made, samples, strict=True):
+        cells: list[Cell] = []
         for metric in metrics:
             place = place_of(table, row, entry, metric)
             cell = Cell(
@@ -107,7 +127,7 @@ def _block_cells(
                 ci_low=math.nan,
                 ci_high=math.nan,
                 published=published.get(place),
-                note=row.note if not row.note_datasets or dataset in row.note_datasets else "",
+                note=_note(row, dataset),
                 benchmark=benchmark,
                 population=choice.population,
                 inputs=block.inputs(row.proxy, row.inputs) if block else "",
@@ -128,7 +148,13 @@ def _block_cells(
                 cell = replace(cell, note="; ".join(filter(None, [cell.note, block.stand_in(row.proxy, row.inputs)])))
                 cell = _computed(cell, metric, of_seeds, choice, table, row)
             cells.append(cell)
-    return cells
+        of_rows.append(cells)
+    return of_rows
+
+
+def _note(row: Any, dataset: str) -> str:
+    own = row.note if not row.note_datasets or dataset in row.note_datasets else ""
+    return "; ".join(filter(None, [f"by {row.target}" if row.target else "", own]))
 
 
 def _scored_only(table: Any, row: Any) -> bool:
@@ -151,7 +177,8 @@ def _computed(cell: Cell, metric: str, of_seeds: Sequence[Sample], choice: _Choi
         notes.append(f"{spread} without a score, {'left out' if _scored_only(table, row) else 'ranked last'}")
     notes += dict.fromkeys(note for scores in choice.scores for note in scores.notes(row.proxy))
     if choice.other_seeds:
-        notes.append(f"seed {table.seeds[0]} alone, not all of the {len(table.seeds)} seeds are stored")
+        asked = row.seeds or table.seeds
+        notes.append(f"seed {asked[0]} alone, not all of the {len(asked)} seeds are stored")
     return replace(
         cell,
         ours=value,
