@@ -336,6 +336,23 @@ def test_naswot(case):
     assert case.score("naswot") == near(expected)
 
 
+def test_naswot_of_all_activations(make_subject, tiny_network):
+    """The codes of GELUs and SiLUs, which are no ReLUs: [input > 0], as theirs."""
+    network = tiny_network("mlp", activation=nn.GELU)
+    network.two = nn.SiLU()
+    case = Case(lambda name, **o: make_subject(network, **o), "mlp", "default", size=3)
+    subject, read = case.make(), []
+    subject.initialise("default", dtype="float64")
+    for module in subject.network.modules():
+        if isinstance(module, (nn.GELU, nn.SiLU)):
+            module.register_forward_pre_hook(lambda _, values: read.append(values[0].detach().numpy().copy()))
+    subject.network(subject.images(case.size, "float64")[0])
+    assert len(read) == 2
+    expected = log_determinant(equal_bits(read))
+    assert case.score("naswot", activations="all") == near(expected)
+    assert case.result("naswot").status == "the network computes no ReLU"
+
+
 def test_naswot_of_an_image_seen_twice_has_no_value(make_subject):
     case = Case(make_subject, "chain", "kaiming_fan_in")
     images, labels = case.subject.batch(0, case.size)

@@ -525,7 +525,7 @@ PARTIAL = {
     "eznas": {"AngleNAS"},
     "vkdnw_seeds": {"GRAF", "VKDNW", "VKDNW+ZCS", "VKDNW+ZCS+GRAF"},
     "vkdnw_ablation_batch": {"VKDNW_single(real,B=-1)"},
-    "vit_structure": {"DSS++", "NASWOT", "TE-score"},
+    "vit_structure": {"DSS++", "TE-score"},
     "zico_sss": {"NASWOT", "grasp"},
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -51,7 +51,8 @@ class GradientPass(Probe):
     - `all_gradient_norm`: L2 norm of the gradient of all parameters, biases and normalisations too
     - `fisher` (L,): sum over channels of (weights of the channel) * mean over images of
       (sum over positions of a * dL/da)^2 / 2
-    - `relu_kernels` (R, B, B): number of equal bits of the codes [input of the ReLU > 0] of two images
+    - `relu_kernels` (R, B, B): number of equal bits of the codes [input of the ReLU > 0] of two images;
+      `activation_kernels`: the same of all activations that work on each number by itself, GELU and SiLU among them
     - `relu_places` (L,): which of those kernels belongs to the ReLU whose output the layer reads; -1 if none
     - `layer_kernels` (L', B, B), `layer_places` (L,): the same for the codes [layer output > 0]
     - `zico` (L,): sum over weights of mean(|g|) / std(g) over `minibatches` mini-batches (population
@@ -99,7 +100,7 @@ class GradientPass(Probe):
             read = images.requires_grad_(True).clone()  # the network may write into its input, but no leaf
         found: dict[str, Any] = {}
         stages = [(stage, seen.correlations.finish) for stage in subject.stages] if seen.correlations else []
-        with twice_differentiable(network) if "grasp" in wanted else nullcontext(), seen.watch, hooked(stages):
+        with _recorded(network, wanted), seen.watch, hooked(stages):
             logits = finite_logits(network, read)
         found.update(seen.kernels())
         if "input_jacobian_correlation" in wanted:
@@ -176,9 +177,19 @@ OF_THE_WEIGHTS = frozenset(
 OF_THE_LOSS = OF_THE_WEIGHTS | {"fisher", "gradient_correlations"}
 OF_MINIBATCHES = frozenset(VARIATIONS)
 OF_ALL_PARAMETERS = frozenset({"all_gradient_norm", "gradient_spread"})
-#: Observables of the ReLUs.
+#: Observables of the ReLUs, and of all activations.
 CORRELATIONS = frozenset({"activation_correlations", "gradient_correlations", "relu_stages"})
 OF_RELUS = CORRELATIONS | {"relu_kernels", "participations"}
+OF_ACTIVATIONS = OF_RELUS | {"activation_kernels"}
+
+
+def _recorded(network: Any, wanted: frozenset[str]) -> AbstractContextManager:
+    """How the forward is recorded: twice differentiable, once, or, for what reads no gradient, not at all."""
+    import torch
+
+    if "grasp" in wanted:
+        return twice_differentiable(network)
+    return nullcontext() if wanted & (OF_THE_LOSS | {"input_jacobian_correlation"}) else torch.no_grad()
 
 
 def _spreads(grads: list) -> Any:
@@ -240,7 +251,7 @@ class Seen:
 
         self._layers = weight_layers(subject.network)
         self._wanted, self._count = wanted, count
-        reads_images = wanted & (OF_RELUS | {"fisher", "layer_kernels"})
+        reads_images = wanted & (OF_ACTIVATIONS | {"fisher", "layer_kernels"})
         self._layout = subject.layout() if reads_images else None
         self.correlations = None
         if wanted & CORRELATIONS:
@@ -251,6 +262,7 @@ class Seen:
         self._map_sizes: dict[str, float] = {}
         self._kernel = OncePerTensor(agreement)
         self._relu_kernels: list[torch.Tensor] = []
+        self._activation_kernels: list[torch.Tensor] = []
         self._layer_kernels: dict[str, torch.Tensor] = {}
         self._sources: dict[str, set[int]] = {}  # layer -> the ReLUs that feed it
         self._written: dict[int, tuple[torch.Tensor, int, int]] = {}  # address of a ReLU's output -> it, version, ReLU
@@ -263,7 +275,7 @@ class Seen:
             and not all(source.requires_grad for layer in self._layers.values() for source in layer.sources)
         )
         handlers = {**dict.fromkeys(LAYERS, self._layer), PRODUCT: self._product}
-        if wanted & OF_RELUS:
+        if wanted & OF_ACTIVATIONS:
             handlers[ACTIVATION] = self._activation
         if self._rows is not None:
             handlers[NORMALISATION] = self._norm
@@ -281,6 +293,8 @@ class Seen:
     def _activation(self, operation: Operation) -> Any:
         from harness.probes.operations import RELUS
 
+        if "activation_kernels" in self._wanted:
+            self._activation_kernels.append(self._agreement(operation.input, operation.index))
         if operation.name not in RELUS:
             return self._noted(operation)
         if "relu_kernels" in self._wanted:
@@ -395,6 +409,10 @@ class Seen:
             if not self._relu_kernels:
                 raise Unscorable("the network computes no ReLU")
             found["relu_kernels"] = torch.stack(self._relu_kernels)
+        if "activation_kernels" in self._wanted:
+            if not self._activation_kernels:
+                raise Unscorable("the network computes no activation")
+            found["activation_kernels"] = torch.stack(self._activation_kernels)
         if self.correlations is not None:
             found["activation_correlations"] = self.correlations.inputs()
             found["relu_stages"] = self.correlations.stages()

@@ -58,15 +58,27 @@ class Naswot(_Codes):
     Every ReLU counts, as the paper's words have it. The authors' script (BayesWatch/nas-without-training,
     `score_networks.py`) leaves out those that its backward pass has not reached, which are those of dead operations: on
     40 cells of NAS-Bench-201 rho between the two is 0.926, and 1.000 on those of them without dead operations.
+    `activations=all` takes the codes of all activations that work on each number by itself, as TF-TAS's code
+    (decemberzhou/TF_TAS @ 42616bcf, `NASWOT.py`) takes those of a vision Transformer's GELUs.
     """
 
     name: ClassVar[str] = "naswot"
     summary: ClassVar[str] = "log-determinant of the ReLU codes' Hamming kernel"
     citation: ClassVar[str] = MELLOR
     reads_head: ClassVar[bool] = False
+    choices: ClassVar[Mapping[str, Collection]] = {"activations": ("relu", "all")}
+
+    activations: str = "relu"
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        return {GradientPass(self.init, self.batch_size, dtype=self.dtype): (self._kernels,)}
+
+    @property
+    def _kernels(self) -> str:
+        return "relu_kernels" if self.activations == "relu" else "activation_kernels"
 
     def score(self, seen: Mapping[str, Any]) -> float:
-        value = log_determinants(seen["relu_kernels"].sum(axis=0)[None])[0]
+        value = log_determinants(seen[self._kernels].sum(axis=0)[None])[0]
         if np.isneginf(value):
             raise Unscorable("singular kernel")
         return value
