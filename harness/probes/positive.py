@@ -164,26 +164,28 @@ class LinearisedPass(Probe):
 
     Observables, each (repeats, L) over the layers (`GradientPass`), w the absolute weights and g the
     gradient: `synflow` sum of w*g, `synflow_std` population deviation of w*g over the layer, `logsynflow` sum
-    of w*ln(1 + g).
+    of w*ln(1 + g). With `normalisation` it stays, in train mode: BatchNorm on the statistics of that image.
     """
 
     init: str = "kaiming_fan_in"
     repeats: int = 1
+    normalisation: bool = False
 
     outputs: ClassVar[frozenset[str]] = IMAGES
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch
 
-        from harness.probes.operations import Grouped
+        from harness.probes.operations import Grouped, Watch
 
         network = subject.network
+        without = Watch if self.normalisation else _without_normalisation
         rows: list[torch.Tensor] = []
         ones = torch.ones(1, *subject.shape, dtype=torch.float64, device=subject.device)
         for repeat in range(self.repeats):
             _make_positive(subject, self.init, repeat)
             positive = _Positive(network)
-            with _without_normalisation(network, positive.handlers):
+            with without(network, positive.handlers):
                 total = outputs(network, ones.clone()).sum()
             weights = Grouped(positive.weights.tensors())
             grads = weights.sums(gradients(total, weights.tensors))

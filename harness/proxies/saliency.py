@@ -304,6 +304,9 @@ class Synflow(Proxy):
     """Synflow: |weights|, BatchNorm off, an image of ones; sum over weights of |w dR/dw|, R the sum of the logits.
 
     float64: values reach 1e60. On deeper networks infinities become a status.
+
+    `normalisation=True` leaves BatchNorm on, on the statistics of that one image, as ZiCo's code for other proxies does,
+    where the setting that turns it off is not passed on (SLDGroup/survey-zero-shot-nas @ b666902, `measures/synflow.py`).
     """
 
     name: ClassVar[str] = "synflow"
@@ -313,9 +316,10 @@ class Synflow(Proxy):
 
     init: str = "kaiming_fan_in"
     repeats: int = 1
+    normalisation: bool = False
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
-        return {LinearisedPass(self.init, self.repeats): ("synflow",)}
+        return {LinearisedPass(self.init, self.repeats, self.normalisation): ("synflow",)}
 
     def score(self, seen: Mapping[str, Any]) -> float:
         return seen["synflow"].sum(axis=1).mean()
