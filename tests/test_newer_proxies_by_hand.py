@@ -29,6 +29,22 @@ def case(request, make_subject) -> Case:
     return Case(make_subject, name, scheme, size)
 
 
+def test_synflow_with_normalisation(make_subject):
+    """BatchNorm on the statistics of an image of ones, |weights| everywhere."""
+    case = Case(make_subject, "staged", "default")
+    subject = case.make()
+    subject.initialise("default", dtype="float64")
+    with torch.no_grad():
+        for parameter in subject.network.parameters():
+            parameter.abs_()
+    subject.network.train()(torch.ones(1, *subject.shape, dtype=torch.float64)).sum().backward()
+    layers = [m for m in subject.network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    expected = sum(float((m.weight * m.weight.grad).abs().sum().detach()) for m in layers)
+    plain = {"batch_size": None, "dtype": None}
+    assert case.score("synflow", normalisation=True, **plain) == near(expected)
+    assert case.score("synflow", **plain) != pytest.approx(expected, rel=1e-3)
+
+
 # Forward passes -------------------------------------------------------------------------------------------
 
 

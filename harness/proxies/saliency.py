@@ -305,8 +305,9 @@ class Synflow(Proxy):
 
     float64: values reach 1e60. On deeper networks infinities become a status.
 
-    `normalisation=True` leaves BatchNorm on, on the statistics of that one image, as ZiCo's code for other proxies does,
-    where the setting that turns it off is not passed on (SLDGroup/survey-zero-shot-nas @ b666902, `measures/synflow.py`).
+    `normalisation=True` leaves BatchNorm on, on the statistics of that one image, as ZiCo's authors do, in whose code
+    for other proxies the setting that turns it off is not passed on (SLDGroup/survey-zero-shot-nas @ b666902,
+    `measures/synflow.py`).
     """
 
     name: ClassVar[str] = "synflow"
