@@ -513,14 +513,18 @@ def test_dextr_of_a_network_that_ignores_its_input():
 
 
 @by_hand("epsinas")
+@pytest.mark.parametrize("flat", [False, True])
 @pytest.mark.parametrize("name", ["chain", "staged", "residual"])
-def test_epsinas(make_subject, name):
+def test_epsinas(make_subject, name, flat):
     case = Case(make_subject, name, "kaiming_fan_in")
+    images = case.batch()[0]
+    if flat:
+        images = np.stack([np.full_like(image, i / len(images)) for i, image in enumerate(images)])
     features = []
     for value in (1e-3, 2.0):
         weights = {key: np.full_like(w, 0.0 if key.endswith("bias") else value) for key, w in case.weights().items()}
-        features.append(forward(name, weights, case.batch()[0]).pooled.value.mean(axis=(2, 3)).ravel())
-    score = case.score("epsinas", init=None, dtype=None, first=1e-3, second=2.0)
+        features.append(forward(name, weights, images).pooled.value.mean(axis=(2, 3)).ravel())
+    score = case.score("epsinas", init=None, dtype=None, first=1e-3, second=2.0, flat=flat)
     assert score == pytest.approx(epsinas(features), rel=1e-3, abs=1e-5)  # of float32
 
 

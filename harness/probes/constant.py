@@ -18,12 +18,14 @@ class ConstantWeights(Probe):
     """Two forwards of a mini-batch, BatchNorm on batch statistics; observable `constant_features` (2, B * C) float64.
 
     What the last layer reads where the weights of all layers and normalisations are `first`, then `second`, and all
-    biases 0. Always float32: which values underflow is part of the definition.
+    biases 0. Always float32: which values underflow is part of the definition. `flat`: in place of the mini-batch's,
+    images of one grey each, from 0 up in steps of 1 / batch size.
     """
 
     batch_size: int = 256
     first: float = 1e-7
     second: float = 1.0
+    flat: bool = False
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import numpy as np
@@ -36,6 +38,9 @@ class ConstantWeights(Probe):
             subject.initialise("kaiming_fan_in")
             _fill(subject.network, value)
             images, _ = subject.images(self.batch_size)
+            if self.flat:
+                greys = torch.arange(len(images), device=images.device) / len(images)
+                images = torch.empty_like(images).copy_(greys.view(-1, *[1] * (images.ndim - 1)).expand_as(images))
             with torch.no_grad():
                 found.append(_read_last(subject.network, images).flatten().double().cpu().numpy())
         return {"constant_features": np.stack(found)}

@@ -146,7 +146,8 @@ class Epsinas(Proxy):
     score is of what that and float32 leave of them, and 0 where it is float32's rounding alone. By design many networks
     have none: their features are all the same number (egracheva/epsinas @ 7e4a9bc0, `epsinas_utils.py`, whose figures
     are of the rest alone). On 10 cells of NAS-Bench-201 the same 5 have none in that code; of the others the largest
-    relative difference is 2e-7, and 5e-5 for a score that is itself 5e-5.
+    relative difference is 2e-7, and 5e-5 for a score that is itself 5e-5. `flat=True` reads images of one grey each
+    instead of the mini-batch's: the "grey-scale input" of the notebook `Ablations.ipynb`.
     """
 
     name: ClassVar[str] = "epsinas"
@@ -162,9 +163,10 @@ class Epsinas(Proxy):
     batch_size: int = 256
     first: float = 1e-7
     second: float = 1.0
+    flat: bool = False
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
-        return {ConstantWeights(self.batch_size, self.first, self.second): ("constant_features",)}
+        return {ConstantWeights(self.batch_size, self.first, self.second, self.flat): ("constant_features",)}
 
     def score(self, seen: Mapping[str, Any]) -> float:
         features = seen["constant_features"]
