@@ -50,6 +50,9 @@ class Labelled(ABC):
         train: accuracies that it spends.
     """
 
+    #: Of the definition: rankings are remembered by it.
+    VERSION: ClassVar[int] = 1
+
     citation: ClassVar[str]
     members: ClassVar[tuple[str, ...]]
     #: Whether it chooses among its members, so that one which has no value on a benchmark may be left out.

@@ -125,7 +125,7 @@ def remembered(
 ) -> np.ndarray:
     """`compute()`, or what it gave when it was last asked with the same `made_of`, which `path` or one of others keeps.
 
-    A forest takes seconds to fit, more than everything else in a table together. A file is Parquet, holds the
+    A forest or RoBoT takes seconds, more than everything else in a table together. A file is Parquet, holds the
     digests of what it was made of and of the predictions, and `path` is replaced when one of them does not fit.
     """
     import pyarrow as pa
@@ -144,7 +144,7 @@ def remembered(
             if {**held, **made} == held and held.get(b"holds", _digest_of(found)) == _digest_of(found):
                 return found
     predictions = compute()
-    # Where the folder cannot be written the next report fits again.
+    # Where the folder cannot be written the next report computes again.
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         schema = pa.schema([("prediction", pa.float64())], metadata={**made, b"holds": _digest_of(predictions)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -206,12 +206,16 @@ class Reader:
             return Scores(values, {}, 0.0, np.zeros(len(values), bool))
         known = self.benchmark.accuracies(dataset).to_numpy()[population]
         if isinstance(model, Labelled):
-            accuracies = Accuracies(known, model.train)
+            ranked = np.ones(len(values), bool)
             if not missing:
-                rng = stable_rng("accuracies spent", spec, self.benchmark.name, seed)
-                values = model.rank(np.stack([parts[name].values for name in model.members]), accuracies, rng)
-                values = np.where(accuracies.asked, np.nan, values)
-            return Scores(values, missing, _seconds_of(parts), ~accuracies.asked, _alike_of(parts))
+                columns = np.stack([parts[name].values for name in model.members])
+                values = self._remembered(
+                    (spec, dataset, population, seed),
+                    (model.VERSION, columns, known, model.train, seed),
+                    lambda: self._spending(spec, columns, known, seed),
+                )
+                ranked = ~np.isnan(values)
+            return Scores(values, missing, _seconds_of(parts), ranked, _alike_of(parts))
         train = training_subset(self.benchmark, population, model.train, seed)
         if not missing:
             columns = [parts[name].values[:, None] for name in model.members]
@@ -220,14 +224,26 @@ class Reader:
                 features = self.benchmark.space.graph_features(architectures)
                 columns += [features[name] for name in model.graf]
             features = np.concatenate(columns, axis=1)
-            name = Path(LEARNED_FOLDER, f"{self.benchmark.name}-{dataset}-{spec}-{len(population)}-seed{seed}.parquet")
-            values = remembered(
-                self.store.root / name,
+            values = self._remembered(
+                (spec, dataset, population, seed),
                 (Forest.VERSION, features, known, train, seed),
                 lambda: Forest().rank(features, known, train, seed),
-                [layer / name for layer in self.store.layers],
             )
         return Scores(values, missing, _seconds_of(parts), ~train, _alike_of(parts))
+
+    def _spending(self, spec: str, columns: np.ndarray, known: np.ndarray, seed: int) -> np.ndarray:
+        """What a combination that spends accuracies makes of scores (m, n): (n,), NaN where it asked for one."""
+        model = LEARNED[spec]
+        accuracies = Accuracies(known, model.train)
+        values = model.rank(columns, accuracies, stable_rng("accuracies spent", spec, self.benchmark.name, seed))
+        return np.where(accuracies.asked, np.nan, values)
+
+    def _remembered(self, what: tuple, made_of: tuple, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """`remembered` in the store, under the name of a ranking, a dataset, a population and a seed."""
+        spec, dataset, population, seed = what
+        name = Path(LEARNED_FOLDER, f"{self.benchmark.name}-{dataset}-{spec}-{len(population)}-seed{seed}.parquet")
+        layers = [layer / name for layer in self.store.layers]
+        return remembered(self.store.root / name, made_of, compute, layers)
 
     def _proxy(self, proxy: Proxy, dataset: str, population: np.ndarray, inputs: str, seed: int) -> Scores:
         key = self._key(proxy, dataset, inputs, seed)
