@@ -168,6 +168,22 @@ def test_only_accuracies_that_were_asked_for_have_an_influence(tmp_path, monkeyp
     assert blind.values.tobytes() == found.values.tobytes()
 
 
+def test_a_ranking_is_remembered_until_what_it_was_made_of_changes(tmp_path, monkeypatch):
+    found = Reader(store_members(tmp_path), BENCHMARK).scores("robot", "cifar10", SAMPLE)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("ranked again")
+
+    monkeypatch.setattr(Robot, "rank", refuse)
+    again = Reader(ScoreStore(tmp_path), BENCHMARK).scores("robot", "cifar10", SAMPLE)
+    assert again.values.tobytes() == found.values.tobytes()
+    assert np.array_equal(again.members, found.members)
+    accuracies = BENCHMARK.accuracies("cifar10") + 1
+    monkeypatch.setattr(Benchmark, "accuracies", lambda self, dataset, target=None: accuracies)
+    with pytest.raises(AssertionError, match="ranked again"):
+        Reader(ScoreStore(tmp_path), BENCHMARK).scores("robot", "cifar10", SAMPLE)
+
+
 def test_they_stand_apart_in_the_leaderboard(tmp_path):
     store = store_members(tmp_path)
     settings = ["table=leaderboard", "table.datasets=[nasbench201/cifar10]", f"table.populations=['{POPULATION}']"]
