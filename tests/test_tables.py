@@ -629,7 +629,7 @@ def test_overview_has_every_published_correlation_once():
     assert [(cell.proxy, cell.ours) for cell in cells if cell.ours is not None] == [("y", 0.6)]
     assert all("no row" in cell.note for cell in cells if cell.ours is None)
     sheet = overview.to_sheet(load_table("overview"), cells)
-    assert sheet.sections[0].rows[-1][:5] == ["all", f"{len(figures):,}", "1", "1", "0"]
+    assert sheet.sections[0].rows[-1][:6] == ["all", f"{len(figures):,}", "1", "1", "1", "0"]
     assert not overview.is_correlation("top1_after_search")
 
 

@@ -32,6 +32,9 @@ COLUMNS = (
     "note",
 )
 
+#: Fewer architectures than most samples have: an interval over them is wide, and agreement says less.
+FEW = 300
+
 
 def is_correlation(metric: str) -> bool:
     """Whether a published metric is one that is computed here."""
@@ -75,7 +78,8 @@ def to_sheet(table: Any, cells: Sequence[Cell]) -> Sheet:
     """Counts by paper and table of the paper, and over all."""
     explained = f"Difference: ours minus published, absolute; agrees: within our interval widened by {SLACK}."
     sheet = Sheet(table.title, [table.protocol.strip(), explained])
-    heads = ["figures", "computed", "agree", "disagree", "unverified", "median difference", "largest difference"]
+    heads = ["figures", "computed", f"n < {FEW}", "agree", "disagree", "unverified"]
+    heads += ["median difference", "largest difference"]
     papers: dict[str, list[Cell]] = {}
     tables: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
@@ -98,6 +102,7 @@ def _counts(cells: Sequence[Cell]) -> list[str]:
     return [
         f"{len(cells):,}",
         f"{len(judged):,}",
+        f"{sum(cell.n < FEW for cell in judged):,}",
         f"{agree:,}",
         f"{len(judged) - agree:,}",
         f"{sum(cell.published.unverified for cell in cells):,}",
