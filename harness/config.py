@@ -61,9 +61,8 @@ class RowConfig:
     """One row of a table: our proxy beside the name under which the paper prints it.
 
     `paper`, `paper_table`, `published_dataset` (`SPACE/DATASET` of results/published.csv), `populations`, `seeds`,
-    `scored_only` and `target` (of every dataset that the row is on) stand in for the table's where a row sets them.
-    `note_datasets`: the table's datasets that `note` is about; none: all. `benchmarks`: the benchmarks that the row is
-    on, or datasets as `BENCHMARK/DATASET`; none: all of the table's.
+    `scored_only` and `target` stand in for the table's where a row sets them. `benchmarks` (or `BENCHMARK/DATASET`): those
+    that the row is on, `note_datasets`: the datasets that `note` is about; none: all of the table's.
     """
 
     proxy: str
