@@ -60,9 +60,8 @@ class ScoreConfig:
 class RowConfig:
     """One row of a table: our proxy beside the name under which the paper prints it.
 
-    `paper`, `paper_table`, `published_dataset` (`SPACE/DATASET` of results/published.csv), `populations`, `seeds`,
-    `scored_only` and `target` stand in for the table's where a row sets them. `benchmarks` (or `BENCHMARK/DATASET`): those
-    that the row is on, `note_datasets`: the datasets that `note` is about; none: all of the table's.
+    `paper` to `scored_only` and `target` stand in for the table's; `published_dataset`: `SPACE/DATASET` of published.csv.
+    `benchmarks` (or `BENCHMARK/DATASET`) has the row, `note` is about `note_datasets`; none: all of the table's.
     """
 
     proxy: str
