@@ -60,7 +60,7 @@ class ScoreConfig:
 class RowConfig:
     """One row of a table: our proxy beside the name under which the paper prints it.
 
-    `paper` to `scored_only` and `target` stand in for the table's; `published_dataset`: `SPACE/DATASET` of published.csv.
+    `paper` to `scored_only` and `target` stand in for the table's; `published_dataset`: a `SPACE/DATASET`.
     `benchmarks` (or `BENCHMARK/DATASET`) has the row, `note` is about `note_datasets`; none: all of the table's.
     """
 
