@@ -22,6 +22,8 @@ from harness.rankings.labelled import LABELLED, Labelled
 from harness.seeds import stable_rng
 
 DECILES = tuple(f"vkdnw_decile:k={k}" if k != 5 else "vkdnw_decile" for k in range(1, 10))
+#: The same from 16 random rows in place of one a class, for datasets with many classes.
+SKETCHED_DECILES = tuple(f"{decile}:rows=16" for decile in DECILES)
 #: The zero-cost scores that VKDNW's forests read (`NB201/tss_analyze.ipynb` of ondratybl/VKDNW @ f2c352d).
 ZERO_COST = (
     "flops", "grad_norm", "grasp", "snip", "synflow", "jacov", "naswot", "zen", "zico", "gradsign", "ntk", "nregions",
@@ -63,6 +65,7 @@ LEARNED: Mapping[str, Learned | Labelled] = {
     "graf_model": Learned((), GRAF_RELEASED),
     "graf_later_model": Learned((), GRAF_LATER),
     "vkdnw_model": Learned((*DECILES, "trainable_layers")),
+    "vkdnw_sketch_model": Learned((*SKETCHED_DECILES, "trainable_layers")),
     "vkdnw_zcs_model": Learned((*DECILES, "trainable_layers", *ZERO_COST)),
     "vkdnw_zcs_graf_model": Learned((*DECILES, "trainable_layers", *ZERO_COST), GRAF_RELEASED),
     "vkdnw_zcs_graf_later_model": Learned((*DECILES, "trainable_layers", *ZERO_COST), GRAF_LATER),

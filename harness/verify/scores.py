@@ -30,7 +30,7 @@ FEW = 4
 
 
 #: Of so many architectures that all partitions hold, the quickest is computed: large ones take ten times as long.
-DRAWN = 5
+DRAWN = 20
 
 
 #: What `exact` leaves to sums in float64, whose order may depend on how many architectures are read at once.
