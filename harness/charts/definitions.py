@@ -316,7 +316,7 @@ def matrix() -> Any:
 
 
 def published() -> Any:
-    """Our figures against those that papers print, a point a figure, with the diagonal on which they are equal.
+    """Our figures against those that papers print, one point per figure, with the diagonal on which they are equal.
 
     Data `points`: printed, ours, low, high, paper, proxy, the last ones on top. Signal `names` of the papers, which
     take colours and shapes in turn; figures of a proxy that stands out have a ring.

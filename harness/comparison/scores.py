@@ -247,9 +247,9 @@ def load_scores(
         partial: leave what is not computed empty instead of raising.
 
     Returns:
-        A row an architecture, indexed by the benchmark's numbering (`index`); a column of floats a proxy, NaN where it
-        has no score. `attrs` has the provenance: `benchmark`, `dataset`, `population`, `target`, `seed`, `n`, and by
-        column `inputs`, `seconds` (median for one architecture, at most) and `status` (why an architecture has no
+        One row per architecture, indexed by the benchmark's numbering (`index`); one column of floats per proxy, NaN
+        where it has no score. `attrs` has the provenance: `benchmark`, `dataset`, `population`, `target`, `seed`, `n`,
+        and by column `inputs`, `seconds` (median for one architecture, at most) and `status` (why an architecture has no
         score, by its index; empty where all have one).
 
     Raises:

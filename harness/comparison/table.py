@@ -148,7 +148,7 @@ def seconds(value: float) -> str:
 
 
 def to_frame(found: Comparison) -> pd.DataFrame:
-    """A row a contestant, best first; `attrs` has the protocol, the reasons of absence, the notes and the next step."""
+    """One row per contestant, best first; `attrs`: the protocol, the reasons of absence, the notes, the next step."""
     import pandas as pd
 
     frame = pd.DataFrame([_flat(found, row) for row in found.rows]).set_index("proxy")
@@ -190,7 +190,7 @@ def _flat(found: Comparison, row: Row) -> dict[str, Any]:
 
 
 def matrix_frame(found: Matrix) -> pd.DataFrame:
-    """A row a contestant, its main metric on each place, and its mean rank; best mean rank first."""
+    """One row per contestant, its main metric on each place, and its mean rank; best mean rank first."""
     import pandas as pd
 
     rows = [

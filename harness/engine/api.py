@@ -55,7 +55,7 @@ def score(
             stands for every proxy with its defaults.
         seed: of initialisations, drawn images and drawn labels.
         num_classes: classes of drawn labels; the width of the logits when None.
-        stages: names of the submodules whose outputs AZ-NAS's proxies read, in order.
+        stages: names of the submodules, in order, whose outputs AZ-NAS's proxies, WRCor, CRoZe and MLFE read.
         keep_weights: score the weights as they are instead of initialising them.
 
     Returns:

@@ -367,8 +367,8 @@ class Run:
         return {name: None if np.isnan(value) else value for name, value in pairs}
 
     def frame(self) -> pd.DataFrame:
-        """The history, a row an evaluation: `architecture`, `phase`, a column a proxy, `params`, `flops`, `seconds`,
-        `best` (the place of the best so far) and `member` (whether it is in the last population)."""
+        """The history, one row per evaluation: `architecture`, `phase`, one column per proxy, `params`, `flops`,
+        `seconds`, `best` (the place of the best so far) and `member` (whether it is in the last population)."""
         state = self.state
         counts: dict[Genotype, dict[str, float]] = {}
         for genotype in state.history:

@@ -26,7 +26,7 @@ def _written(spec: dict[str, Any], path: Path) -> Path:
 
 
 def plot_trajectories(points: pd.DataFrame, title: str, path: Path, against: str = "evaluations") -> Path:
-    """Accuracy held so far, mean and 95% interval over runs, a line a search.
+    """Accuracy held so far, mean and 95% interval over runs, one line per search.
 
     Args:
         points: rows of a study's trajectory file: `search`, `led_by`, `evaluations`, `seconds`, `accuracy`, `low`,

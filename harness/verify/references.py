@@ -72,7 +72,7 @@ def compare_references(
     except (OSError, KeyError, ValueError) as error:
         raise HarnessError(
             f"reference scores {path} cannot be read ({str(error).splitlines()[0]}): give a Parquet with `arch_str` "
-            "and a column a proxy, as in `harness verify references path=FILE`"
+            "and one column per proxy, as in `harness verify references path=FILE`"
         ) from error
     benchmark = load_benchmark("nasbench201")
     reader = Reader(store, benchmark)

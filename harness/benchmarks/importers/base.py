@@ -214,7 +214,7 @@ def _keys(table: Table, known: Benchmark) -> np.ndarray:
 
 
 def compare(table: Table) -> tuple[list[str], bool]:
-    """How a table differs from the embedded one of its name: a line a target, and whether anything differs.
+    """How a table differs from the embedded one of its name: one line per target, and whether anything differs.
 
     Raises:
         HarnessError: there is none to compare with.

@@ -122,7 +122,7 @@ def parse(text: str) -> Graph:
         cells = [[entry.strip() for entry in row.split(",")] for row in rows]
         labels = [name.strip().strip("'\"") for name in official[2].split(",")]
         if len(cells) < 2 or any(len(row) != len(cells) for row in cells):
-            raise refuse("its matrix is not square, with a row a vertex")
+            raise refuse("its matrix is not square, with one row per vertex")
         if any(entry not in ("0", "1") for row in cells for entry in row):
             raise refuse("its matrix has entries other than 0 and 1")
         if any(entry == "1" for x, row in enumerate(cells) for entry in row[: x + 1]):
