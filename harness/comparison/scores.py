@@ -249,8 +249,8 @@ def load_scores(
     Returns:
         One row per architecture, indexed by the benchmark's numbering (`index`); one column of floats per proxy, NaN
         where it has no score. `attrs` has the provenance: `benchmark`, `dataset`, `population`, `target`, `seed`, `n`,
-        and by column `inputs`, `seconds` (median for one architecture, at most) and `status` (why an architecture has no
-        score, by its index; empty where all have one).
+        and by column `inputs`, `seconds` (median for one architecture, at most) and `status` (why an architecture has
+        no score, by its index; empty where all have one).
 
     Raises:
         HarnessError: scores are missing, with the command that computes them; an unknown name.
