@@ -13,6 +13,7 @@ import inspect
 import textwrap
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from harness.engine.store import write_text
@@ -67,12 +68,21 @@ def definition(proxy: Proxy) -> str | None:
         return None
     found = hashlib.blake2b(digest_size=16)
     for cls in own:
-        try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
-        except (OSError, TypeError, SyntaxError):
+        code = _code(cls)
+        if code is None:
             return None
-        found.update(ast.unparse(_bare(tree)).encode())
+        found.update(code)
     return found.hexdigest()
+
+
+@cache  # Python parses the whole file of a class to find it
+def _code(cls: type) -> bytes | None:
+    """The code of a class without comments and docstrings; None where Python has no source."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    except (OSError, TypeError, SyntaxError):
+        return None
+    return ast.unparse(_bare(tree)).encode()
 
 
 def _bare(tree: ast.AST) -> ast.AST:
