@@ -66,8 +66,8 @@ def compare(
         and for each metric its value with the ends of its 95% interval; `difference_METRIC` is the named one minus
         this one (signed so that more is better for the named one) with the ends of its paired 95% interval, and
         `significant_METRIC` whether it lies apart from 0 after the correction for all comparisons. With several named
-        ones these columns end with `of NAME`. `attrs` has the protocol. For several datasets: one row per contestant, a
-        column a dataset, and `mean_rank`.
+        ones these columns end with `of NAME`. `attrs` has the protocol. For several datasets: one row per contestant, one
+        column per dataset, and `mean_rank`.
 
     Raises:
         HarnessError: bad input; scores that are missing, with the command that computes them.

@@ -22,7 +22,7 @@ from harness.rankings.labelled import LABELLED, Labelled
 from harness.seeds import stable_rng
 
 DECILES = tuple(f"vkdnw_decile:k={k}" if k != 5 else "vkdnw_decile" for k in range(1, 10))
-#: The same from 16 random rows in place of one a class, for datasets with many classes.
+#: The same from 16 random rows in place of one per class, for datasets with many classes.
 SKETCHED_DECILES = tuple(f"{decile}:rows=16" for decile in DECILES)
 #: The zero-cost scores that VKDNW's forests read (`NB201/tss_analyze.ipynb` of ondratybl/VKDNW @ f2c352d).
 ZERO_COST = (
