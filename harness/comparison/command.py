@@ -62,12 +62,12 @@ def compare(
         workers, device, progress: as in `harness.score_benchmark`.
 
     Returns:
-        One row per contestant, best first: rank, group (letters shared with those that do not differ significantly), n,
-        and for each metric its value with the ends of its 95% interval; `difference_METRIC` is the named one minus
+        One row per contestant, best first: rank, group (letters shared with those that do not differ significantly),
+        n, and for each metric its value with the ends of its 95% interval; `difference_METRIC` is the named one minus
         this one (signed so that more is better for the named one) with the ends of its paired 95% interval, and
         `significant_METRIC` whether it lies apart from 0 after the correction for all comparisons. With several named
-        ones these columns end with `of NAME`. `attrs` has the protocol. For several datasets: one row per contestant, one
-        column per dataset, and `mean_rank`.
+        ones these columns end with `of NAME`. `attrs` has the protocol. For several datasets: one row per contestant,
+        one column per dataset, and `mean_rank`.
 
     Raises:
         HarnessError: bad input; scores that are missing, with the command that computes them.
