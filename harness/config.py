@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -81,6 +80,19 @@ class RowConfig:
 
 
 @dataclass
+class StandInConfig:
+    """What is read in place of `members` (by name) where these are too dear, on `benchmarks` as a row has them.
+
+    Each row that reads one of them has a second row behind it, with `label` behind its own label, and with `note`.
+    """
+
+    members: dict[str, str]
+    benchmarks: list[str]
+    label: str
+    note: str
+
+
+@dataclass
 class TableConfig:
     """A paper's table: which protocol, which rows; or, with `kind: leaderboard`, our own of every proxy.
 
@@ -107,6 +119,7 @@ class TableConfig:
     absolute: bool = False
     protocol: str = ""
     rows: list[RowConfig] = field(default_factory=list)
+    stand_ins: list[StandInConfig] = field(default_factory=list)
 
 
 @dataclass
@@ -399,41 +412,6 @@ def _check_groups(command: str, overrides: list[str]) -> None:
                 f"{inner} is a setting of one {group}, and none is chosen: give {group}=NAME too, one of "
                 f"{', '.join(choices(group))}"
             )
-
-
-#: Settings that hold a path: what the grammar of Hydra takes for something else in one is quoted.
-PATHS = frozenset({"store", "scores", "output", "inputs.path", "cache", "tables", "baseline", "path", "queue", "data"})
-
-
-def quoted(argument: str) -> str:
-    """Quote, for Hydra's grammar, paths, the brackets of populations and the `key=value` settings of what has such."""
-    key, equals, value = argument.partition("=")
-    if "'" in value or '"' in value:
-        return argument
-    if (key == "population" and "(" in value) or (key in ("benchmark", "algorithm") and "=" in value):
-        return f"{key}='{value}'"
-    if key in PATHS:
-        return key + equals + _quoted_path(value)
-    if key == "stores" and value[:1] == "[" and value[-1:] == "]":
-        return f"stores=[{','.join(map(_quoted_path, value[1:-1].split(',')))}]"
-    if key in ("proxies", "against", "highlight"):
-        return key + equals + _quoted_names(value)
-    return argument
-
-
-def _quoted_names(value: str) -> str:
-    """Names of proxies as a list of the grammar, be it one name, several or a list; lists of a sweep stay lists."""
-    inner = value[1:-1] if value[:1] == "[" and value[-1:] == "]" and "[" not in value[1:] else value
-    if "[" in inner or not value or value.startswith(("choice(", "range(", "glob(")):
-        return re.sub(r"[^\[\],\s]+=[^\[\],\s]*", lambda match: f"'{match[0]}'", value)
-    names = [name.strip() for name in re.split(r",(?![^()]*\))", inner)]
-    return f"[{','.join(name if re.fullmatch('[^=() ]*', name) else repr(name) for name in names)}]"
-
-
-def _quoted_path(path: str) -> str:
-    """A path as the grammar reads it; several (of a sweep), an interpolation or a plain one as they are."""
-    plain = re.fullmatch(r"[A-Za-z0-9_/.+%*@?|:,-]*", path) or "${" in path
-    return path if plain else f"'{path}'"
 
 
 def compose_config(command: str, overrides: list[str]) -> Any:

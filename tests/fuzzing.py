@@ -53,7 +53,8 @@ from harness.benchmarks.benchmark import Benchmark, load_benchmark
 from harness.benchmarks.importers import nats, read_archive, safe
 from harness.benchmarks.importers.nasbench101 import read_cell
 from harness.cli.jobs import job_of
-from harness.config import PATHS, SCHEMAS, compose_config, quoted, setting_names
+from harness.cli.quote import PATHS, quoted
+from harness.config import SCHEMAS, compose_config, setting_names
 from harness.engine.inputs import STATISTICS, load_inputs
 from harness.engine.scoring import plan
 from harness.engine.store import SCHEMA, Row, ScoreKey, ScoreStore

@@ -21,7 +21,8 @@ import pytest
 import harness
 from harness.cli import app as cli
 from harness.cli.launch import runs_of
-from harness.config import check_overrides, compose_config, quoted
+from harness.cli.quote import quoted
+from harness.config import check_overrides, compose_config
 
 ROOT = Path(harness.__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -19,7 +19,8 @@ import pytest
 import harness
 from harness import cli
 from harness.benchmarks.benchmark import load_benchmark
-from harness.config import choices, compose_config, quoted
+from harness.cli.quote import quoted
+from harness.config import choices, compose_config
 from harness.correlation import correlate, sample_many
 from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.proxies import get_proxy

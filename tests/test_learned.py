@@ -277,10 +277,13 @@ def test_members_are_stored_under_their_names():
         "graf_model": (True, 1024),
         "graf_later_model": (True, 1024),
         "vkdnw_model": (False, 1024),
-        "vkdnw_sketch_model": (False, 1024),
         "vkdnw_zcs_model": (False, 1024),
         "vkdnw_zcs_graf_model": (True, 1024),
         "vkdnw_zcs_graf_later_model": (True, 1024),
+        "vkdnw_sketch_model": (False, 1024),
+        "vkdnw_sketch_zcs_model": (False, 1024),
+        "vkdnw_sketch_zcs_graf_model": (True, 1024),
+        "vkdnw_sketch_zcs_graf_later_model": (True, 1024),
     }
 
 

@@ -63,7 +63,7 @@ def stored(root: Path | str = "scores") -> dict[str, int]:
 def test_the_queue_of_this_repository_can_be_read():
     """Every row is a command that the command line takes, whether or not its images are at hand."""
     from harness.cli.launch import runs_of
-    from harness.config import quoted
+    from harness.cli.quote import quoted
 
     entries = read_queue(ROOT / "results" / "QUEUE.md")
     assert len({entry.number for entry in entries}) == len(entries)

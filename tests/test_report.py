@@ -21,7 +21,8 @@ from harness.charts import definitions
 from harness.charts.imprint import imprint
 from harness.charts.vega import SHADES, bundle, filled
 from harness.cli import main
-from harness.config import RowConfig, compose_config, quoted
+from harness.cli.quote import quoted
+from harness.config import RowConfig, compose_config
 from harness.correlation import correlate, estimate, ndcg
 from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.errors import HarnessError

@@ -21,7 +21,8 @@ import pytest
 import harness
 from harness import cli
 from harness.benchmarks.benchmark import list_benchmarks, load_benchmark
-from harness.config import choices, compose_config, load_option, quoted
+from harness.cli.quote import quoted
+from harness.config import choices, compose_config, load_option
 from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.errors import HarnessError, UnknownNameError
 from harness.proxies import get_proxy
@@ -43,6 +44,7 @@ from harness.tables.cells import (
     read_published,
     retarget,
     to_csv,
+    with_stand_ins,
 )
 from harness.tables.measure import Measurements, split_dataset
 from harness.tables.papers import table_cells, to_sheet
@@ -106,6 +108,22 @@ def small(*rows: str, **settings: Any) -> list[str]:
 
 
 # The file ---------------------------------------------------------------------------------------------------
+
+
+def test_stand_ins_add_a_row_behind_each_that_reads_what_they_stand_in_for():
+    """A member counts where it stands alone: one with settings of its own is another proxy."""
+    one = "{members: {synflow: 'snip:norm=all'}, benchmarks: [nasbench201/cifar100], label: '(snip)', note: quicker}"
+    rows = "{proxy: synflow, note: theirs}, {proxy: 'rank_sum(flops, synflow)', label: both, published: FLOPs}"
+    others = "{proxy: 'synflow:repeats=2'}, {proxy: logsynflow}, {proxy: synflow, benchmarks: [nasbench101]}"
+    settings = [f"table.rows=[{rows}, {others}]", f"table.stand_ins=[{one}]"]
+    table = with_stand_ins(compose_config("report", ["table=vkdnw_table1", *settings]).table)
+    added = [(at, row) for at, row in enumerate(table.rows) if list(row.benchmarks) == ["nasbench201/cifar100"]]
+    assert [(at, row.proxy, row.label, row.published, row.note) for at, row in added] == [
+        (1, "snip:norm=all", "synflow (snip)", "synflow", "theirs; quicker"),
+        (3, "rank_sum(flops, snip:norm=all)", "both (snip)", "FLOPs", "quicker"),
+    ]
+    assert len(table.rows) == 7
+    assert with_stand_ins(table) == table
 
 
 def test_columns_and_rows(report):
@@ -215,7 +233,7 @@ def test_a_report_ends_with_three_lines(report, store, tmp_path):
 
     counted, missing, following = last("table=vkdnw_table1")
     assert re.fullmatch(
-        r"1 table in .*, \d+ of 198 figures computed, \d+ of \d+ published ones agree, from .*", counted
+        r"1 table in .*, \d+ of 204 figures computed, \d+ of \d+ published ones agree, from .*", counted
     )
     commands = len(missing_commands(report[0]))
     assert re.fullmatch(

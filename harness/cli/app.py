@@ -225,7 +225,8 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _app(command: str, task: Callable[[Any], int], arguments: list[str]) -> int:
     """Run `task` on the composed configuration, directly or, for sweeps and Hydra's own flags, by Hydra."""
-    from harness.config import check_overrides, compose_config, quoted, register, resolved
+    from harness.cli.quote import quoted
+    from harness.config import check_overrides, compose_config, register, resolved
     from harness.paths import data_dir
 
     arguments = [quoted(argument) for argument in arguments]
@@ -291,7 +292,7 @@ def _describe(name: str, short: bool) -> int:
 
 def _score_or_sweep(arguments: list[str]) -> int:
     from harness.cli.launch import MULTIRUN, is_sweep, sweep
-    from harness.config import quoted
+    from harness.cli.quote import quoted
 
     if not is_sweep(arguments) or (_HYDRA_FLAGS - MULTIRUN) & set(arguments):
         from harness.cli.outcome import score

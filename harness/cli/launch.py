@@ -28,8 +28,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.cli.jobs import job_of
+from harness.cli.quote import quoted
 from harness.cli.tracker import find_tracker
-from harness.config import check_overrides, compose_config, quoted, register
+from harness.config import check_overrides, compose_config, register
 from harness.engine.scorer import Job
 from harness.engine.scoring import Wanted, check_host, plan
 from harness.engine.store import ScoreKey, open_store

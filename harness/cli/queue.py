@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cli.launch import plans, run_apart, runs_of
-from harness.config import quoted
+from harness.cli.quote import quoted
 from harness.engine.inputs import STATISTICS
 from harness.errors import HarnessError
 from harness.paths import typed_path

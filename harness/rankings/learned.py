@@ -60,15 +60,21 @@ class Learned:
         return f"random forest on {' and '.join(filter(None, [read, graf]))}, trained on {self.train:,} architectures"
 
 
+_VKDNW = (*DECILES, "trainable_layers")
+_SKETCH = (*SKETCHED_DECILES, "trainable_layers")
+
 #: All rankings that spend accuracies.
 LEARNED: Mapping[str, Learned | Labelled] = {
     "graf_model": Learned((), GRAF_RELEASED),
     "graf_later_model": Learned((), GRAF_LATER),
-    "vkdnw_model": Learned((*DECILES, "trainable_layers")),
-    "vkdnw_sketch_model": Learned((*SKETCHED_DECILES, "trainable_layers")),
-    "vkdnw_zcs_model": Learned((*DECILES, "trainable_layers", *ZERO_COST)),
-    "vkdnw_zcs_graf_model": Learned((*DECILES, "trainable_layers", *ZERO_COST), GRAF_RELEASED),
-    "vkdnw_zcs_graf_later_model": Learned((*DECILES, "trainable_layers", *ZERO_COST), GRAF_LATER),
+    "vkdnw_model": Learned(_VKDNW),
+    "vkdnw_zcs_model": Learned((*_VKDNW, *ZERO_COST)),
+    "vkdnw_zcs_graf_model": Learned((*_VKDNW, *ZERO_COST), GRAF_RELEASED),
+    "vkdnw_zcs_graf_later_model": Learned((*_VKDNW, *ZERO_COST), GRAF_LATER),
+    "vkdnw_sketch_model": Learned(_SKETCH),
+    "vkdnw_sketch_zcs_model": Learned((*_SKETCH, *ZERO_COST)),
+    "vkdnw_sketch_zcs_graf_model": Learned((*_SKETCH, *ZERO_COST), GRAF_RELEASED),
+    "vkdnw_sketch_zcs_graf_later_model": Learned((*_SKETCH, *ZERO_COST), GRAF_LATER),
     **LABELLED,
 }
 

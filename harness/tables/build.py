@@ -17,7 +17,7 @@ from harness.errors import HarnessError, UnknownNameError
 from harness.paths import OUTPUT, usable_cores
 from harness.rankings.results import scoring_commands
 from harness.tables import leaderboard, overview, papers
-from harness.tables.cells import COLUMNS, Cell, find_block, load_table, retarget, to_csv
+from harness.tables.cells import COLUMNS, Cell, find_block, load_table, retarget, to_csv, with_stand_ins
 from harness.tables.measure import Measurements
 from harness.tables.sheet import WRITERS, Sheet
 
@@ -43,7 +43,8 @@ def build_tables(config: Any) -> int:
     Returns the exit code: 1 with `strict` where a figure could not be computed, or not from all seeds asked for.
     """
     measurements = Measurements(open_store(config.store, config.stores))
-    tables = [config.table] if config.table is not None else [load_table(name) for name in choices("table")]
+    names = choices("table")
+    tables = [with_stand_ins(config.table)] if config.table is not None else [load_table(name) for name in names]
     if config.target is not None:
         tables = _retargeted(tables, config.target, measurements)
     output = Path(config.output or Path(OUTPUT, "tables" if config.target is None else "targets"))

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -122,13 +122,40 @@ def list_tables() -> dict[str, str]:
 
 
 def load_table(name: str) -> TableConfig:
-    """The configuration of a table, the caller's own. Raises UnknownNameError with the nearest name."""
+    """The configuration of a table with its stand-ins' rows, the caller's own.
+
+    Raises UnknownNameError with the nearest name.
+    """
     return _composed(name).copy()
 
 
 @cache
 def _composed(name: str) -> Any:
-    return load_option("table", name)
+    return with_stand_ins(load_option("table", name))
+
+
+def with_stand_ins(table: Any) -> Any:
+    """The table with the rows that its `stand_ins` add, each behind the row that it stands in for."""
+    table = table.copy()
+    rows = []
+    for row in table.rows:
+        rows.append(row)
+        for one in table.stand_ins:
+            proxy = _replaced(row.proxy, one.members)
+            places = [place for place in one.benchmarks if _admits(row, *place.split("/"))]
+            if proxy != row.proxy and places:
+                other = row.copy()
+                other.proxy, other.benchmarks = proxy, places
+                other.label, other.published = f"{row.label or row.proxy} {one.label}", row.published or row.proxy
+                other.note = "; ".join(filter(None, [row.note, one.note]))
+                rows.append(other)
+    table.rows, table.stand_ins = rows, []
+    return table
+
+
+def _replaced(proxy: str, members: Mapping[str, str]) -> str:
+    """The proxy or combination with others for the members named, where they stand without settings."""
+    return re.sub(r"[\w.]+(:[\w.=]+)*", lambda match: members.get(match[0], match[0]), proxy)
 
 
 def read_published() -> dict[Place, Published]:
@@ -155,7 +182,10 @@ def place_of(table: Any, row: Any, entry: str, metric: str) -> Place:
 
 def is_on(row: Any, table: Any, entry: str) -> bool:
     """Whether a row of a table is on one of its datasets."""
-    benchmark, dataset = split_dataset(table, entry)
+    return _admits(row, *split_dataset(table, entry))
+
+
+def _admits(row: Any, benchmark: str, dataset: str) -> bool:
     return not row.benchmarks or bool({benchmark, f"{benchmark}/{dataset}"} & set(row.benchmarks))
 
 
