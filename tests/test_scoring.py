@@ -406,6 +406,47 @@ def test_counts_that_are_undefined_do_not_end_the_run(tmp_path, monkeypatch):
     assert statuses == {("faulty_count:raises=yes", "no count"), ("flops", "ok")}
 
 
+@dataclass(frozen=True)
+class Choosy(EncodingProbe):
+    """Reads every architecture but the heaviest of those that it is given."""
+
+    what: str
+
+    def read(self, space: Any, architectures: Any, classes: int, resolution: int) -> dict[str, Any]:
+        counts = np.array([sum("nor_conv" in op for op in str(one).split("|")) for one in architectures])
+        if counts.max() == 6:
+            raise Unscorable("too heavy") if self.what == "refuses" else ValueError("too heavy")
+        return {"convolutions": counts}
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Choice(_Test):
+    name: ClassVar[str] = "choice"
+
+    what: str = "refuses"
+
+    def needs(self) -> Mapping[EncodingProbe, tuple[str, ...]]:
+        return {Choosy(self.what): ("convolutions",)}
+
+    def score(self, seen: Mapping[str, Any]) -> Any:
+        return seen["convolutions"]
+
+
+@pytest.mark.parametrize(("what", "status"), [("refuses", "too heavy"), ("breaks", "error: ValueError: too heavy")])
+def test_what_keeps_one_count_from_its_value_keeps_no_other(tmp_path, monkeypatch, what, status):
+    register(monkeypatch, Choice)
+    run(job(tmp_path, proxies=(f"choice:what={what}", "flops"), population="all"), progress=False)
+    (key,) = (key for key in sorted(ScoreStore(tmp_path).keys()) if key.proxy != "flops")
+    frame = ScoreStore(tmp_path).read(key, 1)
+    heavy = frame["status"] == status
+    assert heavy.sum() == 2**6  # each of six edges one of two convolutions
+    assert (frame["status"] == "ok").sum() == len(frame) - heavy.sum() == 15625 - 2**6
+    assert set(frame["score"].dropna()) == {0, 1, 2, 3, 4, 5}
+
+
 def test_what_a_space_lacks_does_not_end_the_run(tmp_path):
     skip = Job("transnas101_macro", "class_scene", ("skip", "flops"), store=str(tmp_path), limit=2, device="cpu")
     run(skip, progress=False)
@@ -516,6 +557,42 @@ def test_an_observable_that_fails_takes_down_its_own_proxy_only():
     ]
 
 
+@dataclass(frozen=True)
+class Silent(Probe):
+    """Gives nothing at all."""
+
+    def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
+        return None
+
+
+@dataclass(frozen=True)
+class ReadsNothing(Reads):
+    name: ClassVar[str] = "reads_nothing"
+
+    def needs(self) -> Mapping[Probe, tuple[str, ...]]:
+        return {Silent(): ("all",)}
+
+
+def test_a_pass_that_gives_nothing_takes_down_its_own_proxy_only():
+    found = score_subject(plain_network(), [ReadsNothing(), get_proxy(SNIP)])
+    assert {label: result.status for label, result in found.items()} == {
+        "reads_nothing": "error: LookupError: Silent gave no all",
+        SNIP: "ok",
+    }
+
+
+@dataclass(frozen=True)
+class OtherFaulty(Faulty):
+    """Another class of the same name."""
+
+
+def test_two_of_one_name_are_refused(tmp_path):
+    with pytest.raises(HarnessError, match=r"OtherFaulty is named 'faulty', as is .*Faulty: give it a name of its own"):
+        run(job(tmp_path, proxies=(Faulty(), OtherFaulty())), progress=False)
+    with pytest.raises(HarnessError, match="is named 'faulty'"):
+        harness.score(nn.Linear(1, 1), torch.ones(2, 3, 4, 4), proxies=[Faulty(), OtherFaulty()])
+
+
 def test_a_mistake_in_a_setting_ends_the_run_with_its_message(tmp_path):
     with pytest.raises(UnknownNameError, match="did you mean 'kaiming_fan_in'"):
         run(job(tmp_path, proxies=("snip:batch_size=4:init=kaiming_fan",), limit=1), progress=False)
@@ -565,6 +642,24 @@ def test_a_full_disk_ends_the_run_and_keeps_earlier_rows(tmp_path, monkeypatch):
     assert run(job(tmp_path), progress=False).stored_before == 2
 
 
+def test_a_partition_that_cannot_be_written_keeps_no_other_from_its_rows(tmp_path, monkeypatch):
+    """Whichever comes first."""
+    append = ScoreStore.append
+    for label in (SNIP, SYNFLOW):
+        root = tmp_path / label.replace(":", "-")
+
+        def one_fails(self, key, rows, *rest, label=label):
+            if key.proxy == label:
+                raise HarnessError("no room")
+            return append(self, key, rows, *rest)
+
+        monkeypatch.setattr(ScoreStore, "append", one_fails)
+        with pytest.raises(HarnessError, match="no room"):
+            run(job(root, proxies=(SNIP, SYNFLOW)), progress=False)
+        monkeypatch.undo()
+        assert {proxy for proxy, *_ in stored(root)} == {SNIP, SYNFLOW} - {label}
+
+
 def images_file(path: Path, number: int, seed: int = 0) -> Path:
     rng = np.random.RandomState(seed)
     np.savez(path, images=rng.randint(0, 256, (number, 16, 16, 3), dtype=np.uint8), labels=np.arange(number) % 120)
@@ -586,8 +681,10 @@ def test_scores_of_other_images_are_not_added_to_a_partition(tmp_path):
     with pytest.raises(HarnessError, match=r"those at hand are .*: point inputs\.path at the same images"):
         run(job(store, **on, inputs_path=str(second)), progress=False)
     assert stored(store) == before
-    # Nothing is to be computed from images: any will do. So do those of the first run, and noise.
-    run(job(store, **on, inputs_path=str(second), limit=2), progress=False)
+    # Nor do they pass for those of the images at hand where nothing is to be computed.
+    with pytest.raises(HarnessError, match=r"those at hand are .*: point inputs\.path at the same images"):
+        run(job(store, **on, inputs_path=str(second), limit=2), progress=False)
+    # Where none are read, any will do. So do those of the first run, and noise.
     run(job(store, **{**on, "proxies": (SYNFLOW,)}, inputs_path=str(second), limit=3), progress=False)
     run(job(store, **on, inputs_path=str(first), flush_seconds=0.0), progress=False)
     run(job(store, proxies=(SNIP,)), progress=False)

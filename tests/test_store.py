@@ -395,6 +395,46 @@ def test_a_folder_whose_seed_is_no_number_is_no_partition(store):
     assert list(store.keys()) == [KEY]
 
 
+def test_what_is_listed_is_what_is_read(store):
+    """Parts of any name, and of folders none whose name another key has."""
+    part = store.append(KEY, [ok(1)])
+    part.rename(part.with_name("part-0.parquet"))
+    assert list(store.keys()) == [KEY]
+    assert len(store.read(KEY)) == 1
+    assert store.seal(KEY) == 1
+    store.compact(KEY, "0")
+    assert store.read(KEY)["index"].tolist() == [1]
+    plain = dataclasses.replace(KEY, proxy="flops:count=all")
+    folder = store.append(plain, [ok(1)]).parent
+    unencoded = folder.parent.with_name("proxy=flops:count=all")
+    folder.parent.rename(unencoded)
+    assert list(store.keys()) == [KEY]
+    assert store.strays() == [(unencoded / "seed=0").relative_to(store.root)]
+
+
+def test_a_folder_that_cannot_be_listed_is_named(store, monkeypatch):
+    """What it holds is not nothing, which would be computed again."""
+    store.append(KEY, [ok(1)])
+    listdir = os.listdir
+
+    def refuses(folder):
+        if str(folder).endswith("seed=0"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return listdir(folder)
+
+    monkeypatch.setattr(os, "listdir", refuses)
+    for read in (lambda: store.read(KEY), lambda: list(store.keys())):
+        with pytest.raises(HarnessError, match=r"seed=0 cannot be read \(Permission denied\)"):
+            read()
+
+
+def test_rows_of_several_versions_are_all_read_where_none_is_named(store):
+    store.append(KEY, [ok(1), ok(2)])
+    store.append(KEY, [ok(1, 0.75, version=2), ok(2, 0.75, version=2)])
+    assert store.read(KEY)["version"].tolist() == [1, 2, 1, 2]
+    assert store.read(KEY, 2)["score"].tolist() == [0.75, 0.75]
+
+
 def test_a_link_to_nowhere_is_named(store):
     path = store.append(KEY, [ok(1)])
     (path.parent / "part-0-gone.parquet").symlink_to(path.parent / "nowhere")
@@ -630,6 +670,8 @@ def test_the_stores_that_are_read_can_be_named(reference, tmp_path):
     for bad in ({"store": ""}, {"store": " "}, {"stores": []}, {"stores": [""]}):
         with pytest.raises(HarnessError, match=r"stores?= names no folder"):
             open_store(**bad)
+    with pytest.raises(HarnessError, match=r"stores= names .*thrid, which does not exist"):
+        open_store(tmp_path / "new", [tmp_path / "new", tmp_path / "thrid"])
 
 
 def test_scores_of_other_images_are_refused_or_stand_alone(reference, tmp_path):

@@ -305,6 +305,13 @@ def test_one_that_declares_too_little(here, tmp_path):
     assert "declares no summary" in line
 
 
+@pytest.mark.parametrize("version", ["20251201", "-1", "1.5", "True", "None"])
+def test_one_whose_version_cannot_be_stored(here, tmp_path, version):
+    module = MODULE.replace("version: ClassVar[int] = 3", f"version: ClassVar[int] = {version}", 1)
+    site = install(tmp_path / "packages", {"mine": "otherpackage:LogitSpread"}, module=module)
+    assert f"declares version {version}: write a number of 0 to 32767" in left_out(here(site, "list", "proxies"))
+
+
 def test_two_packages_with_the_same_name(tmp_path):
     site = install(tmp_path / "packages", {"logit_spread": "otherpackage:LogitSpread"})
     install(site, {"logit_spread": "anotherpackage:LogitSpread"}, "anotherpackage")

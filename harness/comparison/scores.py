@@ -17,7 +17,7 @@ from harness.engine.scorer import Job
 from harness.engine.scoring import Summary, run
 from harness.engine.store import ScoreStore, open_store
 from harness.errors import HarnessError, UnknownNameError
-from harness.proxies import available, check_own_name, get_proxy, spec_of
+from harness.proxies import available, check_own_name, distinct, get_proxy, spec_of
 from harness.proxies.base import Proxy
 from harness.rankings.aggregates import AGGREGATES, find_aggregate
 from harness.rankings.learned import LEARNED
@@ -75,7 +75,9 @@ def contestants(given: str | Proxy | type[Proxy] | Iterable | None, where: Place
         names = [name for name in (*available(), *AGGREGATES, *learned) if not where.block.inapplicable(name)]
         return [contestant(name) for name in names]
     several = [given] if isinstance(given, (str, Proxy, type)) else list(given)
-    return list({one.label: one for one in map(contestant, several)}.values())
+    found = list({(one.label, type(one.spec)): one for one in map(contestant, several)}.values())
+    distinct(one.spec for one in found if isinstance(one.spec, Proxy))
+    return found
 
 
 @dataclass
@@ -134,8 +136,11 @@ class Place:
 
     def errors(self, missing: Iterable[Contestant], population: str, inputs: str | None = None) -> str:
         """The most frequent exception among the rows of contestants that have no score."""
-        keys = [key for one in missing for key in self.read(one, population, inputs)[1].missing]
-        said = [status for key in keys for status in self.store.read(key)["status"] if status.startswith("error")]
+        several = list(missing)
+        versions = {proxy.label: proxy.version for one in several for proxy in proxies_of(one.spec)}
+        keys = [key for one in several for key in self.read(one, population, inputs)[1].missing]
+        rows = [self.store.read(key, versions[key.proxy]) for key in keys]
+        said = [status for frame in rows for status in frame["status"] if status.startswith("error")]
         return max(set(said), key=said.count) if said else "nothing was stored"
 
     def commands(self, missing: Iterable[Contestant], population: str, inputs: str | None = None) -> list[str]:

@@ -13,7 +13,7 @@ from harness.engine.scorer import score_subject
 from harness.errors import HarnessError, UnknownNameError, shown
 from harness.probes.base import Subject
 from harness.probes.neutral import neutral
-from harness.proxies import available, get_proxy
+from harness.proxies import available, distinct, get_proxy
 from harness.proxies.base import Proxy
 from harness.seeds import stable_seed
 
@@ -71,7 +71,7 @@ def score(
     proxies = [proxies] if isinstance(proxies, (str, Proxy)) else proxies
     _check(proxies, stages, seed, keep_weights)
     proxies = [name for one in proxies for name in (available() if one == "all" else [one])]
-    chosen = {proxy.label: proxy for proxy in map(get_proxy, proxies)}
+    chosen = distinct(map(get_proxy, proxies))
     with neutral(inputs.device if isinstance(inputs, torch.Tensor) else torch.device("cpu")):
         images = own_images(inputs)
         own = own_network(network)
@@ -92,7 +92,7 @@ def score(
             restore=True,
             images_at_hand=len(images),
         )
-        results = score_subject(subject, chosen.values())
+        results = score_subject(subject, chosen)
     scores = {label: result.score for label, result in results.items()}
     series = _scores_type()(scores, dtype="float64", name="score")
     series.attrs["status"] = {label: result.status for label, result in results.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +19,7 @@ from harness.errors import HarnessError, cause
 from harness.paths import user_scores
 from harness.probes.base import SINGLE_VALUE, EncodingProbe, Probe, Subject, Unscorable, of_single_value
 from harness.probes.neutral import neutral
-from harness.proxies import check_own_name, get_proxy
+from harness.proxies import check_own_name, distinct, get_proxy
 from harness.proxies.base import Proxy
 from harness.seeds import stable_seed
 
@@ -78,8 +78,8 @@ def score_subject(
                 # What fails may be an observable of another proxy: this one is to have its value all the same.
                 found, seconds = observe(probe, names)
             spent += seconds
-            if not isinstance(found, Exception) and not found.keys() >= set(names):
-                found = LookupError(f"{type(probe).__name__} gave no {', '.join(sorted(set(names) - found.keys()))}")
+            if not isinstance(found, Exception) and (lacking := _lacking(found, names)):
+                found = LookupError(f"{type(probe).__name__} gave no {lacking}")
             if isinstance(found, Exception):
                 failed = failed or found
             else:
@@ -88,22 +88,32 @@ def score_subject(
     return results
 
 
+def _lacking(found: Any, names: Iterable[str]) -> str:
+    """Which observables a probe did not give, a comma between them; "" where it gave all."""
+    return ", ".join(sorted(set(names) - (set(found) if isinstance(found, Mapping) else set())))
+
+
 def _result(proxy: Proxy, observed: dict[str, Any], failed: Exception | None, seconds: float) -> Result:
     started = time.perf_counter()
     try:
         if failed is not None:
             raise failed
         score = float(proxy.score(observed))
-    except Unscorable as error:
-        return Result(None, seconds, cause(error))
-    except HarnessError:
-        raise
     except Exception as error:
-        if of_single_value(error):
-            return Result(None, seconds, SINGLE_VALUE)
-        text = str(error).strip() and f": {cause(error)}"
-        return Result(None, seconds, f"error: {type(error).__name__}{text}")
+        return without_score(error, seconds)
     return checked(score, seconds + time.perf_counter() - started)
+
+
+def without_score(error: Exception, seconds: float) -> Result:
+    """What stands for a score that an exception prevented. Raises a HarnessError, which is the run's own, again."""
+    if isinstance(error, Unscorable):
+        return Result(None, seconds, cause(error))
+    if isinstance(error, HarnessError):
+        raise error
+    if of_single_value(error):
+        return Result(None, seconds, SINGLE_VALUE)
+    text = str(error).strip() and f": {cause(error)}"
+    return Result(None, seconds, f"error: {type(error).__name__}{text}")
 
 
 def checked(score: float, seconds: float) -> Result:
@@ -148,10 +158,10 @@ class Job:
         """The proxies, duplicates removed. Raises HarnessError: an unknown one, or two of one name."""
         if not self.proxies:
             raise HarnessError("no proxy was asked for: set proxies=[synflow,…]; `harness list proxies` names them")
-        proxies = {proxy.label: proxy for proxy in map(get_proxy, self.proxies)}
-        for proxy in proxies.values():
+        proxies = distinct(map(get_proxy, self.proxies))
+        for proxy in proxies:
             check_own_name(proxy)
-        return list(proxies.values())
+        return proxies
 
     def key(self, proxy: Proxy) -> ScoreKey:
         """Where the proxy's scores of this run are stored."""
@@ -179,7 +189,6 @@ class Scorer:
     """Scores architectures of one job, in whatever process it lives."""
 
     def __init__(self, job: Job):
-
         self.job = job
         self.benchmark: Benchmark = load_benchmark(job.benchmark)
         self.dataset = self.benchmark.dataset(job.dataset)

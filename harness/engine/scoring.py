@@ -21,11 +21,10 @@ from harness.benchmarks.target import Dataset
 from harness.engine.alike import alike, reason
 from harness.engine.definitions import check_definitions
 from harness.engine.inputs import Inputs, inputs_for
-from harness.engine.scorer import Job, checked, resolve_device
+from harness.engine.scorer import Job, checked, resolve_device, without_score
 from harness.engine.store import Row, ScoreKey, ScoreStore, open_store
 from harness.engine.workers import score_networks
 from harness.errors import HarnessError
-from harness.probes.base import Unscorable
 from harness.progress import progress_bar
 from harness.proxies.base import Proxy, is_counted
 
@@ -161,11 +160,12 @@ def run(job: Job, progress: bool = True) -> Summary:
     check_definitions(store.root, (one.proxy for one in wanted), keep=True)
     writer = "{}of{}".format(*job.part_of)
     targets: dict[str, tuple[ScoreKey, str | None]] = {}
-    for proxy in (one.proxy for one in wanted if one.missing):
+    for proxy, _, _, missing, *_ in wanted:
         target = job.key(proxy), None if proxy.inputs == "none" else inputs.digest
-        store.check_images(*target)
-        store.prepare(target[0], writer)
-        targets[proxy.label] = target
+        store.check_images(*target)  # of what is stored already too: its scores pass for those of the images at hand
+        if missing:
+            store.prepare(target[0], writer)
+            targets[proxy.label] = target
     summary = Summary()
 
     networks: dict[int, list[str]] = {}
@@ -204,6 +204,7 @@ def run(job: Job, progress: bool = True) -> Summary:
 
 
 def _count(proxy: Proxy, benchmark: Benchmark, indices: list[int], dataset: Dataset) -> list[Row]:
+    """Rows of a proxy that is read from the encodings; what keeps one architecture from its score keeps no other."""
     started = time.perf_counter()
     space = benchmark.space_of(dataset.name)
     architectures = [benchmark.architectures[i] for i in indices]
@@ -211,10 +212,11 @@ def _count(proxy: Proxy, benchmark: Benchmark, indices: list[int], dataset: Data
     try:
         for probe in proxy.needs():
             seen.update(probe.read(space, architectures, dataset.classes, dataset.resolution))
-        scores = proxy.score(seen)
-    except Unscorable as error:
-        return [Row(i, None, 0.0, str(error), proxy.version) for i in indices]
-    values = np.broadcast_to(np.asarray(scores, dtype=np.float64), (len(indices),))
+        values = np.broadcast_to(np.asarray(proxy.score(seen), dtype=np.float64), (len(indices),))
+    except Exception as error:
+        if len(indices) == 1:
+            return [Row(indices[0], *without_score(error, time.perf_counter() - started), proxy.version)]
+        return [row for index in indices for row in _count(proxy, benchmark, [index], dataset)]
     each = (time.perf_counter() - started) / len(indices)
     return [Row(i, *checked(float(value), each), proxy.version) for i, value in zip(indices, values, strict=True)]
 
@@ -238,12 +240,20 @@ class _Writer:
             self.flush()
 
     def flush(self) -> None:
+        """Append the rows at hand. Raises the first error after all partitions that can be written have theirs."""
+        failed: Exception | None = None
         for label in list(self._rows):
             key, images = self._targets[label]
-            self._store.append(key, self._rows[label], self._writer, images)
+            try:
+                self._store.append(key, self._rows[label], self._writer, images)
+            except Exception as error:
+                failed = failed or error
+                continue
             self._appended.add(key)
             del self._rows[label]
         self._last = time.monotonic()
+        if failed is not None:
+            raise failed
 
     def compact(self) -> None:
         """Merge the parts of the partitions that this run appended to; others may be another run's at the moment."""

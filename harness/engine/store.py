@@ -72,6 +72,28 @@ _nothing = cache(lambda: SCHEMA.empty_table().to_pandas())
 IMAGES = b"images"
 
 
+def _listed(folder: Path) -> list[str]:
+    """Names in a folder, sorted; none where there is no such folder. Raises HarnessError where it cannot be listed."""
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:  # a name that is too long, a folder of somebody else: what it holds is not nothing
+        raise HarnessError(f"{str(folder)[:200]} cannot be read ({error.strerror})") from error
+
+
+def is_part(name: str) -> bool:
+    """Whether a file of this name in a partition is a part."""
+    return name.startswith("part-") and name.endswith(".parquet")
+
+
+def _key_of(folder: Path) -> ScoreKey | None:
+    """Whose partition a relative path is; None where its name is not what `ScoreKey.folder` gives."""
+    values = [urllib.parse.unquote(name.split("=", 1)[1]) for name in folder.parts]
+    key = ScoreKey(*values[:4], int(values[4])) if values[4].isdecimal() else None
+    return key if key is not None and key.folder == folder else None
+
+
 def hive_folder(key: Any) -> Path:
     """Relative path of a partition from a dataclass: a level a field, `name=value`, percent-encoded."""
     names = [field.name for field in fields(key)]
@@ -186,6 +208,8 @@ class ScoreStore:
     def read(self, key: ScoreKey, version: int | None = None) -> pd.DataFrame:
         """Stored rows of `key`, sorted by index, one an index; those of another `version` are left out.
 
+        Without `version` one an index and version, sorted so.
+
         Raises HarnessError naming the file when a part is truncated or no Parquet, and naming both digests when
         the parts of a folder were computed from different images.
         """
@@ -195,7 +219,7 @@ class ScoreStore:
         frame = pa.concat_tables(map(_bare, tables)).to_pandas()
         if version is not None and (others := (frame["version"] != version).to_numpy()).any():
             frame = frame[~others].reset_index(drop=True)
-        return _best(frame, ["index"])
+        return _best(frame, ["index"] if version is not None else ["index", "version"])
 
     def images(self, key: ScoreKey) -> str | None:
         """Digest of the images that the stored scores of `key` were computed from; None where no part says.
@@ -262,22 +286,26 @@ class ScoreStore:
         return True
 
     def keys(self) -> Iterable[ScoreKey]:
-        """Every partition that holds a part, sorted. A folder whose seed is no number is none (`strays`)."""
-        found = set()
-        for folder in self._folders():
-            values = [urllib.parse.unquote(name.split("=", 1)[1]) for name in folder.parts]
-            if values[4].isdecimal():
-                found.add(ScoreKey(*values[:4], int(values[4])))
-        return sorted(found)
+        """Every partition that holds a part, sorted; a folder whose name is not a key's is none (`strays`).
+
+        Raises HarnessError where a folder cannot be listed.
+        """
+        return sorted(filter(None, map(_key_of, self._folders())))
 
     def strays(self) -> list[Path]:
         """Folders that look like partitions and are none, such as a file manager's copy `seed=0 (1)`."""
-        return sorted(folder for folder in self._folders() if not folder.name.partition("=")[2].isdecimal())
+        return sorted(folder for folder in self._folders() if _key_of(folder) is None)
 
     def _folders(self) -> set[Path]:
         """Relative paths of the folders that hold a part."""
-        form = "space=*/dataset=*/inputs=*/proxy=*/seed=*/part-*.parquet"
-        return {part.parent.relative_to(layer) for layer in self.layers for part in layer.glob(form)}
+        found: set[Path] = set()
+        for layer in self.layers:
+            folders = [Path()]
+            for field in fields(ScoreKey):
+                below = [folder / name for folder in folders for name in _listed(layer / folder)]
+                folders = [folder for folder in below if folder.name.startswith(f"{field.name}=")]
+            found |= {folder for folder in folders if any(map(is_part, _listed(layer / folder)))}
+        return found
 
     def compact(self, key: ScoreKey, writer: str = "0") -> None:
         """Merge the parts that `writer` wrote into one, for each digest of images that they carry.
@@ -309,24 +337,26 @@ def open_store(store: str | Path | None = None, stores: Sequence[str | Path] | N
             package. None: `store` over `reference`.
 
     Raises:
-        HarnessError: a folder without a name, or none to read.
+        HarnessError: a folder without a name, none to read, or one to read that does not exist: `store` alone need not.
     """
     store = user_scores() if store is None else store
     stores = (store, REFERENCE) if stores is None else stores
     for name, folders in (("store", [store]), ("stores", stores)):
         if not folders or not all(str(folder).strip() for folder in folders):
             raise HarnessError(f"{name}= names no folder: set {name}=DIR, or leave it out")
-    return ScoreStore(store, [reference_scores() if folder == REFERENCE else folder for folder in stores])
+    found = ScoreStore(store, [reference_scores() if folder == REFERENCE else folder for folder in stores])
+    for folder in found.layers:
+        if not folder.exists() and folder not in (found.root, reference_scores()):
+            raise HarnessError(f"stores= names {folder}, which does not exist: mend the path, or leave it out")
+    return found
 
 
 def _parts_of(folder: Path, writer: str = "*") -> dict[Path, pa.Table]:
     """The parts of a partition that a writer wrote, `*` for any, by path, in the order of their names."""
     before: list[Path] = []
     while True:
-        try:
-            parts = sorted(folder.glob(f"part-{writer}-*.parquet"))
-        except OSError as error:  # a name that is too long
-            raise HarnessError(f"{str(folder)[:200]} cannot be read ({error.strerror})") from error
+        parts = [folder / name for name in _listed(folder) if is_part(name)]
+        parts = [part for part in parts if writer in ("*", _writer_of(part))]
         try:
             return {part: _read_part(part) for part in parts}
         except FileNotFoundError as error:
@@ -388,8 +418,9 @@ def _seal_of(data: Any) -> str:
 
 
 def _writer_of(part: Path) -> str:
-    """Who wrote a part: what its name says between `part-` and the last hyphen."""
-    return part.name.removeprefix("part-").rpartition("-")[0]
+    """Who wrote a part: what its name says between `part-` and the last hyphen, or all where it has no other."""
+    name = part.name.removeprefix("part-").removesuffix(".parquet")
+    return name.rpartition("-")[0] or name
 
 
 def _content(part: Path) -> bytes:

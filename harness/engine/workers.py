@@ -118,8 +118,9 @@ def score_networks(job: Job, networks: dict[int, list[str]]) -> Iterator[tuple[l
 
 
 def _collect(running: dict[Future, int]) -> Iterator[tuple[list[tuple[str, Row]], int]]:
+    """What has finished; raises the first exception among it when all else has been given."""
     done, _ = wait(running, return_when=FIRST_COMPLETED)
-    for future in done:
+    for future in sorted(done, key=lambda future: future.exception() is not None):
         finished = running.pop(future)
         yield future.result(), finished
 

@@ -11,6 +11,7 @@ import multiprocessing
 import sys
 import traceback
 import warnings
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -142,6 +143,18 @@ def check_own_name(proxy: Proxy) -> None:
             f"{spec_of(proxy)} is named {proxy.name!r}, as is {registered.__module__}:{registered.__name__}: "
             "give it a name of its own"
         )
+
+
+def distinct(proxies: Iterable[Proxy]) -> list[Proxy]:
+    """The proxies, each once. Raises HarnessError for two classes of one name, of which one would hide the other."""
+    found: dict[str, Proxy] = {}
+    for proxy in proxies:
+        other = found.setdefault(proxy.label, proxy)
+        if type(other) is not type(proxy):
+            raise HarnessError(
+                f"{spec_of(proxy)} is named {proxy.name!r}, as is {spec_of(other)}: give it a name of its own"
+            )
+    return list(found.values())
 
 
 def spec_of(proxy: Proxy) -> str:

@@ -27,6 +27,9 @@ def undeclared(cls: type[Proxy]) -> str | None:
             return f'declares no {word}: write `{word}: ClassVar[str] = "…"` in the class'
     if cls.inputs not in INPUTS:
         return f"declares inputs {shown(cls.inputs)}: write one of {', '.join(INPUTS)}"
+    version = getattr(cls, "version", None)
+    if type(version) is not int or version not in VERSIONS:
+        return f"declares version {shown(version)}: write a number of {VERSIONS.start} to {VERSIONS.stop - 1}"
     if inspect.isabstract(cls):
         return f"has no {' and no '.join(sorted(cls.__abstractmethods__))}: write the method"
     own = {} if "__dataclass_params__" in vars(cls) else inspect.get_annotations(cls)
@@ -51,6 +54,9 @@ def at_least(least: int) -> range:
     """The whole numbers from `least` on."""
     return range(least, sys.maxsize)
 
+
+#: What a proxy's version may be: a part of stored scores keeps it in two bytes.
+VERSIONS = range(2**15)
 
 #: The mini-batches that a proxy may declare.
 INPUTS = ("images", "random", "none")
