@@ -172,6 +172,32 @@ def test_published_figures_stand_beside_the_population_of_the_paper():
     assert by_population == {"all": apd, "no_dead_ops": vkdnw, "no_dead_ops.sample(1000, seed=0)": vkdnw}
 
 
+def test_published_figures_are_those_of_the_dataset_and_the_target():
+    """Tables set figures of other datasets, targets and populations beside ours too, and magnitudes."""
+
+    def found(benchmark: str, dataset: str, proxy: str, inputs: str, metric: str = "kendall") -> dict[str, float]:
+        board = Board(Reader(ScoreStore(measures.__file__), load_benchmark(benchmark)), dataset)
+        entry = Entry(proxy, inputs)
+        return {one.source: one.value for one in measures.printed_for(board, entry, metric)}
+
+    intrain, zico = "InTrain (CVPR 2026)", "ZiCo (ICLR 2023), Table 3"
+    here = found("nasbench201", "cifar10", "intrain", "random")
+    assert here == {f"{intrain}, Table (NB201)": 0.669, f"{intrain}, ablation": 0.67}
+    assert found("nasbench101", "cifar10", "intrain", "random") == {f"{intrain}, Table (NB101)": 0.56}
+    assert not found("nats_sss", "cifar10", "intrain", "random")
+    assert found("nasbench201", "cifar10", "naswot", "cifar10")[zico] == 0.58
+    assert found("nats_sss", "cifar100", "flops:count=all", "none") == {zico: 0.21}
+    assert found("nats_sss", "cifar10", "flops:count=all", "none") == {zico: 0.19}
+    fisher = found("nasbench201", "cifar10", "fisher", "cifar10")
+    assert not [source for source in fisher if source.startswith("epsinas")], "beside another target"
+    assert sum(map(len, measures.printed().values())) > 1000
+
+
+def test_magnitudes_are_compared_as_such():
+    assert measures.Printed("x", 0.2, ("all",), absolute=True).delta(-0.338) == pytest.approx(0.138)
+    assert measures.Printed("x", 0.2, ("all",)).delta(-0.338) == pytest.approx(-0.538)
+
+
 def test_estimates_are_computed_once_and_follow_their_input(tmp_path, monkeypatch):
     calls = []
     real = measures.correlate_many

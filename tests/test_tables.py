@@ -638,17 +638,24 @@ def test_figures_without_signs_are_compared_without_them():
 
 
 def test_overview_has_every_published_correlation_once():
-    """The first cell with a figure stands for its printed figure; one without a row is said to have none."""
+    """The first cell with a figure stands for its printed figure, on its own dataset if any; one without is said to
+    have none."""
     figures = [place for place in read_published() if overview.is_correlation(place[-1])]
     place = ("VKDNW (CVPR 2025)", "Table 1", "nasbench201", "cifar10", "FLOPs", "kendall")
     lacking = Cell("x", "cifar10", "kendall", 0, None, 0, 0, read_published()[place], "", place=place)
-    given = replace(lacking, proxy="y", n=9, ours=0.6, ci_low=0.5, ci_high=0.7)
-    cells = overview.compared([lacking, given, replace(given, proxy="z", ours=0.9)])
+    elsewhere = replace(lacking, proxy="w", n=9, ours=0.7, ci_low=0.6, ci_high=0.8, benchmark="nats_sss")
+    given = replace(elsewhere, proxy="y", ours=0.6, benchmark="nasbench201")
+    later = replace(given, proxy="z", ours=0.9, ci_low=0.8, ci_high=1.0)
+    cells = overview.compared([lacking, elsewhere, given, later])
     assert [cell.place for cell in cells] == figures
     assert [(cell.proxy, cell.ours) for cell in cells if cell.ours is not None] == [("y", 0.6)]
     assert all("no row" in cell.note for cell in cells if cell.ours is None)
     sheet = overview.to_sheet(load_table("overview"), cells)
-    assert sheet.sections[0].rows[-1][:6] == ["all", f"{len(figures):,}", "1", "1", "1", "0"]
+    assert sheet.sections[0].rows[-1][:7] == ["all", f"{len(figures):,}", "1", "1", "1", "0", "0"]
+    (one,) = (cell for cell in cells if cell.ours is not None)
+    assert (one.rows, one.rows_agree) == (3, 2)
+    (alone,) = (cell for cell in overview.compared([lacking, elsewhere]) if cell.ours is not None)
+    assert (alone.proxy, alone.rows, alone.rows_agree) == ("w", 1, 1)
     assert not overview.is_correlation("top1_after_search")
 
 

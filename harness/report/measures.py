@@ -8,6 +8,7 @@ what happens to be there.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ from harness.proxies import available, get_proxy
 from harness.proxies.base import Proxy
 from harness.rankings.aggregates import AGGREGATES
 from harness.rankings.results import PAPER_INPUTS, Reader, Scores, inapplicable, inputs_of, scoring_commands
-from harness.tables.cells import METRIC_NAMES, load_table, place_of, read_published
+from harness.tables.cells import METRIC_NAMES, Place, is_of, is_on, load_table, place_of, read_published, target_of
 from harness.tables.measure import resamples_for, split_dataset
 
 #: Populations looked at, where a space has them, besides those that the tables of its benchmark name.
@@ -229,11 +230,16 @@ def _table_populations(benchmark: str) -> list[str]:
 
 
 class Printed(NamedTuple):
-    """A figure that a paper prints for an entry."""
+    """A figure that a paper prints for an entry; `absolute`: without its sign."""
 
     source: str
     value: float
     populations: tuple[str, ...]
+    absolute: bool = False
+
+    def delta(self, ours: float) -> float:
+        """Ours, without its sign where the paper leaves it out, minus the paper's."""
+        return (abs(ours) if self.absolute else ours) - self.value
 
 
 @cache
@@ -244,20 +250,30 @@ def paper_tables() -> tuple[TableConfig, ...]:
 
 @cache
 def printed() -> dict[tuple[str, str, str, str, str], tuple[Printed, ...]]:
-    """Printed figures by (benchmark, dataset, proxy, inputs as a table's row has them, metric)."""
+    """Printed figures by (benchmark, dataset, proxy, inputs as a table's row has them, metric), each once.
+
+    Of the benchmark's default target alone, and of the dataset that they are printed for: a table may set a figure
+    beside others too, of which it then says so.
+    """
     figures = read_published()
-    found: dict[tuple[str, str, str, str, str], tuple[Printed, ...]] = {}
+    found: dict[tuple[str, str, str, str, str], dict[Place, Printed]] = {}
     for table in paper_tables():
-        for row in table.rows:
-            for entry in table.datasets:
-                for metric in table.metrics:
-                    place = place_of(table, row, entry, metric)
-                    value = figures.get(place)
-                    if value is not None:
-                        key = (*split_dataset(table, entry), row.proxy, row.inputs, metric)
-                        one = Printed(f"{place[0]}, {place[1]}", value, tuple(row.populations or table.populations))
-                        found[key] = (*found.get(key, ()), one)
-    return found
+        for row, entry in itertools.product(table.rows, table.datasets):
+            benchmark, dataset = split_dataset(table, entry)
+            if not is_on(row, table, entry) or not _is_default(benchmark, target_of(table, row, entry)):
+                continue
+            for metric in table.metrics:
+                place = place_of(table, row, entry, metric)
+                value = figures.get(place)
+                if value is not None and is_of(place, benchmark, dataset):
+                    populations = tuple(row.populations or table.populations)
+                    one = Printed(f"{place[0]}, {place[1]}", value, populations, table.absolute)
+                    found.setdefault((benchmark, dataset, row.proxy, row.inputs, metric), {}).setdefault(place, one)
+    return {key: tuple(of_places.values()) for key, of_places in found.items()}
+
+
+def _is_default(benchmark: str, target: str | None) -> bool:
+    return target is None or target == load_benchmark(benchmark).card.get("default_target")
 
 
 class Estimates:
@@ -330,7 +346,7 @@ def leaderboard_rows(board: Board, metrics: Sequence[str], estimates: Estimates)
 
     Keys: benchmark, dataset, population, proxy, inputs, metric, value, low, high, n, failed (of n, ranked last),
     seconds (an architecture, as `Scores.seconds`), published (what a paper prints of these architectures, or None),
-    source (that paper and table). nDCG at a fixed cut-off means another thing on a sample, so it is given for whole
+    delta (by how much ours is more), source (that paper and table). nDCG at a fixed cut-off means another thing on a sample, so it is given for whole
     populations only.
     """
     by_population: dict[str, dict[Entry, Series]] = {}
@@ -364,6 +380,7 @@ def leaderboard_rows(board: Board, metrics: Sequence[str], estimates: Estimates)
                         "failed": int(np.count_nonzero(~np.isfinite(columns[entry]))),
                         "seconds": found[entry].seconds,
                         "published": paper.value if paper else None,
+                        "delta": paper.delta(one.value) if paper else None,
                         "source": paper.source if paper else None,
                     }
                 )

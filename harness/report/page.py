@@ -114,7 +114,7 @@ def leaderboard_data(
         )
         paper = []
         if row["published"] is not None:
-            paper = [row["published"], row["source"], _rounded(row["value"] - row["published"])]
+            paper = [row["published"], row["source"], _rounded(row["delta"])]
         line["metrics"][row["metric"]] = [
             *(_rounded(row[name], digits_of(row["metric"])) for name in ("value", "low", "high")),
             *paper,

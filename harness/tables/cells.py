@@ -74,7 +74,8 @@ class Cell:
     `ours` is the mean over `seeds` seeds of scoring, `seed_std` their standard deviation (None for one seed). A mean
     that lacks seeds is not taken: `ours` is the first seed's then, and `missing` names the others. `rank` and `group`
     are the leaderboard's. `place` is where `published` is printed; a table of `absolute` values prints it without its
-    sign.
+    sign. The overview's cells say how many `rows` of all tables have a figure beside the published one, and in how many
+    of these it agrees.
     """
 
     proxy: str
@@ -97,6 +98,8 @@ class Cell:
     group: str = ""
     place: Place | None = None
     absolute: bool = False
+    rows: int = 0
+    rows_agree: int = 0
 
     @property
     def delta(self) -> float | None:
@@ -178,6 +181,16 @@ def place_of(table: Any, row: Any, entry: str, metric: str) -> Place:
     space, dataset = split_dataset(table, row.published_dataset or entry)
     paper = row.paper or table.paper, row.paper_table or table.paper_table
     return (*paper, space, dataset, row.published or row.proxy, metric)
+
+
+def is_of(place: Place, benchmark: str, dataset: str) -> bool:
+    """Whether a figure is printed for this dataset; a question mark behind its name there says that it is not sure."""
+    return (place[2], place[3].rstrip("?")) == (benchmark, dataset)
+
+
+def target_of(table: Any, row: Any, entry: str) -> str | None:
+    """Which stored figure a row of a table ranks on one of its datasets; None: the benchmark's default."""
+    return row.target or table.targets.get(entry, table.target)
 
 
 def is_on(row: Any, table: Any, entry: str) -> bool:
@@ -281,6 +294,7 @@ def to_csv(cells: Sequence[Cell], columns: Sequence[str] = COLUMNS) -> str:
             "resamples": cell.resamples or "",
             "rank": "" if cell.rank is None else f"{cell.rank:g}",
             **dict(zip(("paper", "paper_table", "", "", "published_proxy"), cell.place or (), strict=False)),
+            "printed_for": "/".join(cell.place[2:4]) if cell.place else "",
             "verified": "" if cell.published is None else "no" if cell.published.unverified else "yes",
         }
         writer.writerow([values[name] if name in values else getattr(cell, name) for name in columns])

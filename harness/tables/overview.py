@@ -8,13 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from harness.correlation import metric as find_metric
-from harness.tables.cells import SLACK, Cell, Place, Published, read_published
+from harness.tables.cells import SLACK, Cell, Place, Published, is_of, read_published
 from harness.tables.sheet import Section, Sheet
 
 COLUMNS = (
     "paper",
     "paper_table",
     "published_proxy",
+    "printed_for",
     "benchmark",
     "dataset",
     "metric",
@@ -24,6 +25,8 @@ COLUMNS = (
     "ci_high",
     "delta",
     "agrees",
+    "rows",
+    "rows_agree",
     "verified",
     "n",
     "population",
@@ -46,19 +49,27 @@ def is_correlation(metric: str) -> bool:
 
 
 def compared(cells: Iterable[Cell]) -> list[Cell]:
-    """A cell for every published rank correlation, in their order: the first that has a figure of ours, or none."""
-    best: dict[Place, Cell] = {}
+    """A cell for every published rank correlation, in their order: the first with a figure of ours, or one without.
+
+    A figure on the dataset that the paper prints it for comes before those that a table has of others beside it.
+    """
+    found: dict[Place, list[Cell]] = {}
     for cell in cells:
-        if cell.published is None or cell.place is None:
-            continue
-        held = best.get(cell.place)
-        if held is None or (held.ours is None and cell.ours is not None):
-            best[cell.place] = replace(cell, missing=(), note=_shortly(cell))
+        if cell.published is not None and cell.place is not None:
+            found.setdefault(cell.place, []).append(cell)
     return [
-        best.get(place) or _without_row(place, figure)
+        _of_rows(place, found.get(place, [])) or _without_row(place, figure)
         for place, figure in read_published().items()
         if is_correlation(place[-1])
     ]
+
+
+def _of_rows(place: Place, rows: Sequence[Cell]) -> Cell | None:
+    best = max(rows, key=lambda cell: (cell.ours is not None, is_of(place, cell.benchmark, cell.dataset)), default=None)
+    if best is None:
+        return None
+    judged = [cell.agrees for cell in rows if cell.agrees is not None]
+    return replace(best, missing=(), note=_shortly(best), rows=len(judged), rows_agree=sum(judged))
 
 
 def _shortly(cell: Cell) -> str:
@@ -78,7 +89,7 @@ def to_sheet(table: Any, cells: Sequence[Cell]) -> Sheet:
     """Counts by paper and table of the paper, and over all."""
     explained = f"Difference: ours minus published, absolute; agrees: within our interval widened by {SLACK}."
     sheet = Sheet(table.title, [table.protocol.strip(), explained])
-    heads = ["figures", "computed", f"n < {FEW}", "agree", "disagree", "unverified"]
+    heads = ["figures", "computed", f"n < {FEW}", "agree", "disagree", "agree in every row", "unverified"]
     heads += ["median difference", "largest difference"]
     papers: dict[str, list[Cell]] = {}
     tables: dict[tuple[str, str], list[Cell]] = {}
@@ -105,6 +116,7 @@ def _counts(cells: Sequence[Cell]) -> list[str]:
         f"{sum(cell.n < FEW for cell in judged):,}",
         f"{agree:,}",
         f"{len(judged) - agree:,}",
+        f"{sum(cell.rows_agree == cell.rows for cell in judged):,}",
         f"{sum(cell.published.unverified for cell in cells):,}",
         f"{statistics.median(differences):.3f}" if differences else "–",
         f"{abs(largest.delta):.3f} ({largest.proxy}, {largest.dataset}, {largest.metric})" if largest else "–",
