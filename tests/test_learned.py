@@ -297,6 +297,21 @@ def test_graf_ranks_the_cells(tmp_path):
     assert 0.75 < tau < 0.9
 
 
+def test_a_forest_learns_the_figure_that_it_is_to_rank(tmp_path):
+    """Not the default accuracies: latency follows from the operations too, and otherwise."""
+    reader = Reader(ScoreStore(tmp_path), BENCHMARK)
+    target = "edgegpu_latency"
+    latencies = BENCHMARK.accuracies("cifar10", target)
+    population = BENCHMARK.with_figures("no_dead_ops.sample(2000, seed=0)", latencies.to_numpy())
+    taus = {}
+    for name in (None, target):
+        found = reader.scores("graf_model", "cifar10", population, target=name)
+        taus[name] = kendalltau(found.values[found.members], latencies.to_numpy()[population][found.members]).statistic
+    assert taus[None] < 0.5
+    assert taus[target] > 0.7
+    assert sum(1 for _ in (tmp_path / "_learned").glob("*graf_model*.parquet")) == 2
+
+
 # GRAF's features --------------------------------------------------------------------------------------------
 
 SETS = [chosen for size in range(1, 6) for chosen in itertools.combinations(range(5), size)]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 
@@ -134,20 +135,30 @@ class Reader:
         self._counted: dict[int, tuple[np.ndarray, int]] = {}
 
     def scores(
-        self, spec: str | Proxy, dataset: str, population: np.ndarray, inputs: str = PAPER_INPUTS, seed: int = 0
+        self,
+        spec: str | Proxy,
+        dataset: str,
+        population: np.ndarray,
+        inputs: str = PAPER_INPUTS,
+        seed: int = 0,
+        target: str | None = None,
     ) -> Scores:
         """Scores of the proxy, aggregate or learned ranking `spec` over `population` (n,) of indices.
 
         An aggregate is computed over exactly this population, on whose members its value depends.
+
+        Args:
+            target: the stored figure that a learned ranking is fitted on, which the population's members have; the
+                benchmark's default one if None.
         """
         if isinstance(spec, Proxy):
             return self._proxy(spec, dataset, population, inputs, seed)
         if spec in LEARNED:
-            return self._learned(spec, dataset, population, inputs, seed)
+            return self._learned(spec, dataset, population, inputs, seed, target)
         aggregate = find_aggregate(spec)
         if aggregate is None:
             return self._proxy(get_proxy(spec), dataset, population, inputs, seed)
-        return self._aggregate(aggregate, dataset, population, inputs, seed)
+        return self._aggregate(aggregate, dataset, population, inputs, seed, target)
 
     def keys(self, spec: str | Proxy, dataset: str, inputs: str = PAPER_INPUTS, seed: int = 0) -> tuple[ScoreKey, ...]:
         """The partitions that the scores of the proxy, aggregate or learned ranking `spec` are read from."""
@@ -184,15 +195,20 @@ class Reader:
         source = inputs_of(proxy, inputs, dataset)
         return ScoreKey(self.benchmark.scores_of, dataset, source, proxy.label, seed if proxy.random else 0)
 
-    def _aggregate(self, aggregate: Aggregate, dataset: str, population: np.ndarray, inputs: str, seed: int) -> Scores:
-        members = {name: self.scores(name, dataset, population, inputs, seed) for name in aggregate.members}
+    def _aggregate(
+        self, aggregate: Aggregate, dataset: str, population: np.ndarray, inputs: str, seed: int, target: str | None
+    ) -> Scores:
+        read = dataset, population, inputs, seed, target
+        members = {name: self.scores(name, *read) for name in aggregate.members}
         missing = {key: count for member in members.values() for key, count in member.missing.items()}
         values = np.full(len(population), np.nan)
         if not missing:
             values = aggregate.combine(np.stack([members[name].values for name in aggregate.members]))
         return Scores(values, missing, _seconds_of(members), np.ones(len(values), bool), _alike_of(members))
 
-    def _learned(self, spec: str, dataset: str, population: np.ndarray, inputs: str, seed: int) -> Scores:
+    def _learned(
+        self, spec: str, dataset: str, population: np.ndarray, inputs: str, seed: int, target: str | None
+    ) -> Scores:
         model = LEARNED[spec]
         parts = {
             name: Scores(np.full(len(population), np.nan), {}, 0.0, np.ones(len(population), bool))
@@ -204,13 +220,14 @@ class Reader:
         values = np.full(len(population), np.nan)
         if len(population) <= model.train:
             return Scores(values, {}, 0.0, np.zeros(len(values), bool))
-        known = self.benchmark.accuracies(dataset).to_numpy()[population]
+        known = self.benchmark.accuracies(dataset, target).to_numpy()[population]
+        what = spec, dataset, population, seed, target
         if isinstance(model, Labelled):
             ranked = np.ones(len(values), bool)
             if not missing:
                 columns = np.stack([parts[name].values for name in model.members])
                 values = self._remembered(
-                    (spec, dataset, population, seed),
+                    what,
                     (model.VERSION, columns, known, model.train, seed),
                     lambda: self._spending(spec, columns, known, seed),
                 )
@@ -225,7 +242,7 @@ class Reader:
                 columns += [features[name] for name in model.graf]
             features = np.concatenate(columns, axis=1)
             values = self._remembered(
-                (spec, dataset, population, seed),
+                what,
                 (Forest.VERSION, features, known, train, seed),
                 lambda: Forest().rank(features, known, train, seed),
             )
@@ -239,9 +256,11 @@ class Reader:
         return np.where(accuracies.asked, np.nan, values)
 
     def _remembered(self, what: tuple, made_of: tuple, compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """`remembered` in the store, under the name of a ranking, a dataset, a population and a seed."""
-        spec, dataset, population, seed = what
-        name = Path(LEARNED_FOLDER, f"{self.benchmark.name}-{dataset}-{spec}-{len(population)}-seed{seed}.parquet")
+        """`remembered` in the store, under the name of a ranking, a dataset, a population, a seed and a target."""
+        spec, dataset, population, seed, target = what
+        default = target in (None, self.benchmark.card["default_target"])
+        parts = [self.benchmark.name, dataset, spec, str(len(population)), f"seed{seed}"]
+        name = Path(LEARNED_FOLDER, f"{'-'.join(parts if default else [*parts, quote(target, safe='')])}.parquet")
         layers = [layer / name for layer in self.store.layers]
         return remembered(self.store.root / name, made_of, compute, layers)
 

@@ -106,7 +106,7 @@ class Block:
         """Stored scores over a population, as `Reader.scores`."""
         key = spec, population, inputs, seed
         if key not in self._scores:
-            found = self.reader.scores(spec, self.dataset, self.population(population), inputs, seed)
+            found = self.reader.scores(spec, self.dataset, self.population(population), inputs, seed, self.target)
             if found.missing:
                 return found
             self._scores[key] = found
