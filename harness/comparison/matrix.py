@@ -14,7 +14,7 @@ from harness.benchmarks.benchmark import list_benchmarks, load_benchmark
 from harness.comparison.field import Comparison
 from harness.correlation import metric
 from harness.errors import HarnessError
-from harness.tables.cells import metric_name
+from harness.tables.cells import metric_title
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Matrix:
         places = "; ".join(f"{', '.join(names)}: {text}" for text, names in samples.items())
         better = metric(self.metric).direction
         return (
-            f"{metric_name(self.metric)} ({better} is better) and in brackets the rank among all that are complete on "
+            f"{metric_title(self.metric)} ({better} is better) and in brackets the rank among all that are complete on "
             f"that dataset's population; the mean rank is among the {len(self.mean_ranks)} that are on every dataset "
             f"here. Seed {self.comparisons[0].place.seed}. {places}."
         )

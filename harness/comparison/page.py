@@ -17,7 +17,7 @@ from harness.comparison.field import Comparison, Row
 from harness.comparison.matrix import Matrix
 from harness.comparison.table import Next, absent_text, cells_of, correction_text, header_of, protocol
 from harness.seeds import stable_rng
-from harness.tables.cells import metric_name
+from harness.tables.cells import metric_title
 
 #: Architectures that a scatter plot draws at most, besides the best-scored.
 POINTS = 2000
@@ -128,7 +128,7 @@ def _drawn(found: Comparison) -> dict[str, Any]:
         ]
     return {
         "n": found.n,
-        "metric": metric_name(found.metric),
+        "metric": metric_title(found.metric),
         "heading": f"{figure.kind}{unit}" + ("" if figure.higher_is_better else ", lower is better"),
         "differences": differences,
         "points": {own: _points(found, scores) for own, scores in found.scores.items()},

@@ -11,7 +11,7 @@ from harness.comparison.field import Comparison, Difference, Row
 from harness.comparison.matrix import Matrix
 from harness.correlation import Estimate
 from harness.paths import OUTPUT
-from harness.tables.cells import metric_name
+from harness.tables.cells import digits_of, metric_title
 from harness.tables.sheet import Section, Sheet
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ def _finite(content: Any) -> Any:
 
 def header_of(found: Comparison) -> list[str]:
     """Heads of the columns of `cells_of`."""
-    first, *others = (metric_name(name) for name in _ordered(found))
+    first, *others = (metric_title(name) for name in _ordered(found))
     return ["proxy", "rank", first, *(heading(found, own) for own in found.named), "group", *others, "n",
             "seconds, at most"]  # fmt: skip
 
@@ -289,11 +289,6 @@ def cells_of(found: Comparison, row: Row, interval: bool = True) -> list[str]:
     differences = [difference(row.differences.get(own, {}).get(found.metric)) for own in found.named]
     rank = "–" if row.rank is None else f"{row.rank:g}"
     return [row.label, rank, first, *differences, row.group or "–", *others, f"{row.n:,}", seconds(row.seconds)]
-
-
-def digits_of(name: str) -> int:
-    """Decimals that a metric is shown with."""
-    return 2 if name.startswith("regret") else 3
 
 
 def to_text(found: Comparison, width: int = 200) -> str:

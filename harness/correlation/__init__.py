@@ -141,7 +141,8 @@ def correlate(
 
     The interval is the percentile bootstrap (Efron & Tibshirani 1993, section 13.3) over the rows, linear
     interpolation between order statistics. Values do not depend on the row order; intervals do within their
-    sampling error, and only where accuracies are tied.
+    sampling error. The r-th resample of n rows is of the same rows whatever their accuracies are: those of the same
+    architectures on two datasets belong together.
 
     nDCG, top precision and regret hang on the few most accurate rows, each of which more than a third of the
     resamples lack: their intervals are wide, need not be centred on the value, and may miss their coverage.
@@ -222,7 +223,8 @@ def sample_many(
 
     Returns:
         Values on the data and on each resample, by proxy, in the order of `scores`. Entry r of every array
-        belongs to the same resample, so that any function of several proxies' values has its own distribution.
+        belongs to the same resample, so that any function of several proxies' values has its own distribution, of
+        other accuracies of the same rows too.
 
     Raises:
         InputError: as `correlate`; the message names the proxy at fault.

@@ -110,8 +110,9 @@ def resampled_values(
     values = np.empty((len(ranks), len(metrics), resamples))
     if not values.size:
         return values
-    # A count belongs to a place in the order of accuracy, not to a row of the input. The scores have no say in
-    # it: a proxy's resamples are the same whichever others are measured beside it.
+    # A count belongs to a row: what the same architectures have on another dataset is resampled as here, so that a mean
+    # over datasets has its own distribution. The scores have no say in it: a proxy's resamples are the same whichever
+    # others are measured beside it.
     order = np.argsort(accuracies, kind="stable")
     ordered = accuracies[order]
     outcomes = Outcomes(ordered)
@@ -119,7 +120,7 @@ def resampled_values(
     n = accuracies.size
 
     def fill(columns: slice) -> None:
-        weights = _drawn(n, columns, resamples, seed)
+        weights = _drawn(n, columns, resamples, seed)[order]
         for i, plans_of_proxy in enumerate(plans):
             for j, plan in enumerate(plans_of_proxy):
                 values[i, j, columns] = plan(weights)

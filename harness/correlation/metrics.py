@@ -110,7 +110,7 @@ def _parse(name: str) -> Metric:
         top = int(found[1])
         return Metric(
             name,
-            f"percentage points lost by keeping the best of the {top} best-scored",
+            f"accuracy lost by keeping the best of the {top} best-scored, in its unit",
             partial(regret, top=top),
             partial(_checked, weighted_regret, top=top),
             (0.0, 100.0),

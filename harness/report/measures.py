@@ -30,7 +30,7 @@ from harness.proxies import available, get_proxy
 from harness.proxies.base import Proxy
 from harness.rankings.aggregates import AGGREGATES
 from harness.rankings.results import PAPER_INPUTS, Reader, Scores, inapplicable, inputs_of, scoring_commands
-from harness.tables.cells import METRIC_NAMES, Place, is_of, is_on, load_table, place_of, read_published, target_of
+from harness.tables.cells import Place, is_of, is_on, load_table, metric_title, place_of, read_published, target_of
 from harness.tables.measure import resamples_for, split_dataset
 
 #: Populations looked at, where a space has them, besides those that the tables of its benchmark name.
@@ -74,19 +74,10 @@ class Series(NamedTuple):
     seconds: float
 
 
-def metric_title(name: str) -> str:
-    """A metric as the field writes it."""
-    if name in METRIC_NAMES:
-        return METRIC_NAMES[name]
-    kind, _, number = name.partition("_")
-    form = {"ndcg": "nDCG_{}", "top": "top-{} precision", "regret": "regret of the best of {}"}[kind]
-    return form.format(number)
-
-
-def metric_heading(chosen: Metric) -> str:
-    """A metric with its unit and direction, for an axis."""
-    unit = " (percentage points)" if chosen.name.startswith("regret") else ""
-    return f"{metric_title(chosen.name)}{unit}, {chosen.direction} is better"
+def metric_heading(chosen: Metric, unit: str = "") -> str:
+    """A metric with its direction, for an axis; a regret with the unit of what is ranked, where that is one."""
+    shown = f" ({'percentage points' if unit == '%' else unit})" if unit and chosen.name.startswith("regret") else ""
+    return f"{metric_title(chosen.name)}{shown}, {chosen.direction} is better"
 
 
 def figure_heading(figure: Target) -> str:
@@ -346,8 +337,8 @@ def leaderboard_rows(board: Board, metrics: Sequence[str], estimates: Estimates)
 
     Keys: benchmark, dataset, population, proxy, inputs, metric, value, low, high, n, failed (of n, ranked last),
     seconds (an architecture, as `Scores.seconds`), published (what a paper prints of these architectures, or None),
-    delta (by how much ours is more), source (that paper and table). nDCG at a fixed cut-off means another thing on a sample, so it is given for whole
-    populations only.
+    delta (by how much ours is more), source (that paper and table). nDCG at a fixed cut-off means another thing on a
+    sample, so it is given for whole populations only.
     """
     by_population: dict[str, dict[Entry, Series]] = {}
     for entry, names in board.complete.items():

@@ -45,7 +45,6 @@ from harness.report.measures import (
     is_sample,
     leaderboard_rows,
     metric_heading,
-    metric_title,
     ndcg_curve,
     printed_for,
     score_axis,
@@ -54,7 +53,7 @@ from harness.report.measures import (
 )
 from harness.report.standing import cells_of, groups_of, standing
 from harness.seeds import stable_rng
-from harness.tables.lines import digits_of
+from harness.tables.cells import digits_of, metric_title
 
 #: Bytes that the scores of all scatter plots may take: the folder stays under 5 MB however many scores there are.
 POINT_BYTES = 1_000_000

@@ -39,13 +39,13 @@ from harness.report.measures import (
     chance_curve,
     figure_heading,
     metric_heading,
-    metric_title,
     ndcg_curve,
     score_axis,
     seed_estimates,
 )
 from harness.report.published import draw_published
 from harness.seeds import stable_rng
+from harness.tables.cells import metric_title
 
 #: Pixels across a plot.
 WIDTH = 780
@@ -98,6 +98,11 @@ class Comparison:
     chosen: Metric
     top: int
     highlight: tuple[str, ...] = ()
+
+    @property
+    def unit(self) -> str:
+        """Of the figures that are ranked."""
+        return self.board.benchmark.target(self.board.dataset).unit
 
     @cached_property
     def series(self) -> dict[str, Series]:
@@ -208,7 +213,7 @@ def _cost(c: Comparison) -> Iterator[Figure]:
     ]
     yield Figure(
         "cost", "cost", {"points": points},
-        {"heading": metric_heading(c.chosen), "better": c.chosen.direction, "highlight": c.highlight,
+        {"heading": metric_heading(c.chosen, c.unit), "better": c.chosen.direction, "highlight": c.highlight,
          "start": cost_start([one["seconds"] for one in points])},
         f"{metric_title(c.chosen.name)} against cost, 95% intervals",
         ("orange: the Pareto front, of which no proxy is both cheaper and better",
@@ -237,7 +242,7 @@ def _seeds(c: Comparison) -> Iterator[Figure]:
         yield Figure(
             "seeds" if len(by_population) == 1 else f"seeds_{_file(population)}", "seeds",
             {"rows": rows},
-            {"heading": metric_heading(c.chosen), "highlight": [titles[n] for n in c.highlight if n in titles]},
+            {"heading": metric_heading(c.chosen, c.unit), "highlight": [titles[n] for n in c.highlight if n in titles]},
             f"{metric_title(c.chosen.name)} over seeds, with its standard deviation", (c.where(population),),
         )  # fmt: skip
 
@@ -252,7 +257,7 @@ def _bands(c: Comparison) -> Iterator[Figure]:
         for one in found[name]
     ]
     title = f"{metric_title(c.chosen.name)} among the most accurate architectures alone, 95% intervals"
-    signals = {"heading": metric_heading(c.chosen), "highlight": c.highlight}
+    signals = {"heading": metric_heading(c.chosen, c.unit), "highlight": c.highlight}
     yield Figure("bands", "bands", {"rows": rows}, signals, title, (c.where(),))
 
 

@@ -15,10 +15,9 @@ from harness.config import RowConfig
 from harness.correlation import metric
 from harness.engine.store import ScoreStore
 from harness.proxies import available
-from harness.report.measures import Board, metric_title
-from harness.tables.cells import Cell, load_table
+from harness.report.measures import Board
+from harness.tables.cells import Cell, digits_of, load_table, metric_title
 from harness.tables.leaderboard import build_leaderboard, entries, general_name, rows_of
-from harness.tables.lines import digits_of
 from harness.tables.measure import Measurements
 
 #: Of a metric over datasets, the mean of its ranks.

@@ -51,7 +51,7 @@ UNVERIFIED = "?"
 #: Beginning of the note of a row that cannot have a figure.
 NOT_APPLICABLE = "not applicable"
 
-METRIC_NAMES = {"kendall": "Kendall tau", "spearman": "Spearman rho", "top_1%": "top-1% precision"}
+METRIC_NAMES = {"kendall": "Kendall tau", "spearman": "Spearman rho"}
 
 
 #: Where a figure is printed: (paper, table, benchmark, dataset, the paper's name of the proxy, metric).
@@ -301,9 +301,18 @@ def to_csv(cells: Sequence[Cell], columns: Sequence[str] = COLUMNS) -> str:
     return out.getvalue()
 
 
-def metric_name(metric: str) -> str:
-    """A metric as it stands at the head of a column."""
-    return METRIC_NAMES.get(metric, metric.replace("ndcg_", "nDCG_").replace("regret_", "regret of the best of "))
+def metric_title(metric: str) -> str:
+    """A metric as the field writes it, at the head of a column."""
+    kind, _, number = metric.partition("_")
+    forms = {"ndcg": "nDCG_{}", "top": "top-{} precision", "regret": "regret of the best of {}"}
+    return METRIC_NAMES.get(metric) or (forms[kind].format(number) if number and kind in forms else metric)
+
+
+def digits_of(metric: str, unit: str = "%") -> int:
+    """Digits after the point with which a metric, or the mean of its ranks, is shown; a regret is in `unit`."""
+    if metric.startswith("regret"):
+        return 2 if unit == "%" else 4
+    return 2 if metric.startswith("rank") else 3
 
 
 def interval_text(most: int, sizes: Iterable[int]) -> str:

@@ -39,7 +39,7 @@ from harness.tables.cells import (
     interval_text,
     legend,
     marked,
-    metric_name,
+    metric_title,
     not_computed,
     with_commands,
 )
@@ -383,10 +383,9 @@ def _overall(rows: Sequence[Any], boards: Sequence[Board]) -> tuple[list[Cell], 
 
 def _sheet(table: Any, rows: Sequence[Any], boards: Sequence[Board], cells: Sequence[Cell], ranked: Ranked) -> Sheet:
     sheet = Sheet(table.title, [table.protocol.strip(), _state(_parted(rows)[0], boards, ranked)])
-    sheet.paragraphs.append(
-        "Each cell: value [95% interval], in bold the best of the column. "
-        + " ".join(filter(None, [interval_text(table.resamples, [cell.n for cell in cells]), legend(rows)]))
-    )
+    intervals = interval_text(table.resamples, [cell.n for cell in cells if cell.benchmark != "all"])
+    explained = "Each cell: value [95% interval], in bold the best of the column."
+    sheet.paragraphs.append(" ".join(filter(None, [explained, intervals, legend(rows)])))
     found: dict[tuple[str, str], dict[str, list[Cell]]] = {}
     for cell in cells:
         found.setdefault((cell.benchmark, cell.dataset), {}).setdefault(cell.proxy, []).append(cell)
@@ -417,11 +416,13 @@ def _state(rows: Sequence[Any], boards: Sequence[Board], ranked: Ranked) -> str:
 
 
 def _overall_section(sheet: Sheet, rows: Mapping[str, list[Cell]], ranked: Ranked, shown: Mapping[str, str]) -> Section:
-    names = [f"mean rank, {metric_name(name)}" for name in ranked.metrics]
+    names = [f"mean rank, {metric_title(name)}" for name in ranked.metrics]
     section = Section("Over benchmarks", ["proxy", "rank", "group", *names, "notes"])
     section.text = (
         f"Mean of the ranks among the {ranked.n_rows} proxies that are on every dataset that has at least half of "
-        f"all proxies that have scores: {', '.join(ranked.boards)}."
+        f"all proxies that have scores: {', '.join(ranked.boards)}. Intervals and groups are from the "
+        f"{min(cell.resamples for row in rows.values() for cell in row if cell.resamples)} resamples that all of them "
+        "have, of the same architectures on all datasets of a benchmark."
     )
     metrics = [f"rank by {name}" for name in ranked.metrics]
     for label, row in sorted(rows.items(), key=place_of):
@@ -431,7 +432,7 @@ def _overall_section(sheet: Sheet, rows: Mapping[str, list[Cell]], ranked: Ranke
 
 def _sections(sheet: Sheet, board: Board, rows: Mapping[str, list[Cell]], shown: Mapping[str, str]) -> list[Section]:
     """What is ranked, and apart from it what spends accuracies."""
-    names = [metric_name(name) for name in board.metrics]
+    names = [metric_title(name) for name in board.metrics]
     header = ["proxy", "rank", "group", "n", *names, "seconds, at most", "inputs", "notes"]
     section = Section(f"{board.benchmark}, {board.dataset}", header)
     if not board.population:
@@ -451,6 +452,7 @@ def _sections(sheet: Sheet, board: Board, rows: Mapping[str, list[Cell]], shown:
     for label, row in sorted(rows.items(), key=place_of):
         counted = [f"{row[0].n:,}" if row[0].n else ""]
         figures = [*board.metrics, "seconds"]
-        line = line_of(sheet, shown[label], row, figures, best_ranks(rows), counted, [row[0].inputs])
+        best, unit = best_ranks(rows), board.block.figure.unit
+        line = line_of(sheet, shown[label], row, figures, best, counted, [row[0].inputs], unit)
         (apart if label in board.spent else section).rows.append(line)
     return [section, apart] if apart.rows else [section]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from harness.tables.cells import NOT_APPLICABLE, Cell
+from harness.tables.cells import NOT_APPLICABLE, Cell, digits_of
 from harness.tables.sheet import Sheet
 
 
@@ -23,16 +23,18 @@ def line_of(
     best: Mapping[str, float],
     before: Sequence[str] = (),
     after: Sequence[str] = (),
+    unit: str = "%",
 ) -> list[str]:
     """One line: rank and group by the first figure, what stands before the figures and after, marks of the notes.
 
     Args:
         best: the best rank by metric, of which the values are bold.
+        unit: of what is ranked.
     """
     marks = " ".join(sheet.mark(n) for n in dict.fromkeys(n for cell in row for n in cell.note.split("; ") if n))
     first = row[0]
     figures = {
-        cell.metric: _shown(cell, cell.rank is not None and cell.rank == best.get(cell.metric))
+        cell.metric: _shown(cell, unit, cell.rank is not None and cell.rank == best.get(cell.metric))
         for cell in row
         if cell.ours is not None
     }
@@ -49,16 +51,11 @@ def best_ranks(rows: Mapping[str, Sequence[Cell]]) -> dict[str, float]:
     return found
 
 
-def digits_of(name: str) -> int:
-    """Digits after the point with which a metric, or the mean of its ranks, is shown."""
-    return 2 if name.startswith(("rank", "regret")) else 3
-
-
-def _shown(cell: Cell, bold: bool = False) -> str:
+def _shown(cell: Cell, unit: str, bold: bool) -> str:
     if math.isnan(cell.ours):
         return "undefined"
     if cell.metric == "seconds":
         return f"{cell.ours:.3f}"
-    digits = digits_of(cell.metric)
+    digits = digits_of(cell.metric, unit)
     value = f"{cell.ours:.{digits}f}"
     return f"{f'**{value}**' if bold else value} [{cell.ci_low:.{digits}f}, {cell.ci_high:.{digits}f}]"

@@ -23,7 +23,7 @@ from harness.tables.cells import (
     is_on,
     legend,
     marked,
-    metric_name,
+    metric_title,
     not_computed,
     place_of,
     read_published,
@@ -265,7 +265,7 @@ def to_sheet(table: Any, cells: Sequence[Cell]) -> Sheet:
         heading = dataset if len(benchmarks) == 1 else f"{benchmark}, {dataset}"
         if entry in table.targets:
             heading += f", target {table.targets[entry]}"
-        section = Section(heading, ["proxy", "n", "inputs", *map(metric_name, metrics), "notes"])
+        section = Section(heading, ["proxy", "n", "inputs", *map(metric_title, metrics), "notes"])
         rows: dict[str, list[Cell]] = {}
         for cell in cells:
             if (cell.benchmark, cell.dataset) == (benchmark, dataset):
