@@ -24,11 +24,13 @@ from harness.benchmarks.benchmark import load_benchmark
 from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.errors import HarnessError, UnknownNameError
 from harness.search.algorithms import Decoupled, FreeRea, RandomSearch, RegularisedEvolution, get_algorithm
-from harness.search.engine import Budget, Ceilings, Run, SearchKey, write_result
+from harness.search.engine import Budget, Ceilings, Run
 from harness.search.genes import SIZE, TOPOLOGY, Gene, Genotype, OpenSpace
 from harness.search.objective import Objective, Scored, best_so_far, fitness, normalised_sum
 from harness.search.outcome import Interval, TabularSearches
+from harness.search.run import write_result
 from harness.search.spaces import get_open_space
+from harness.search.stored import SearchKey, finished
 from harness.search.tabular import TabularSpace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -387,6 +389,84 @@ def test_a_damaged_state_is_named_and_one_of_other_definitions_not_used(tmp_path
         toy_run(ALGORITHMS[1]).load(tmp_path)
 
 
+BROKEN_STATES = {
+    "phase": {"phase": 7},
+    "phase of a member": {"phases": [9]},
+    "phase that is no whole number": {"phase": 0.0},
+    "population": {"population": [5]},
+    "genotype": {"history": [[9] * 20]},
+    "short genotype": {"history": [[0] * 3]},
+    "scores": {"scores": [[1.0, 2.0], [3.0, 4.0]]},
+    "costs": {"costs": []},
+    "seconds": {"seconds": "soon"},
+    "generator": {"generator": ["MT19937", [1] * 624, 10**6, 0, 0.0]},
+    "negative generator": {"generator": ["MT19937", [-1] * 624, 1, 0, 0.0]},
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN_STATES)
+def test_a_state_of_another_form_is_named(kind, tmp_path):
+    run = toy_run(ALGORITHMS[1])
+    run.step()
+    run.save(tmp_path)
+    path = tmp_path / "state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **BROKEN_STATES[kind]}))
+    with pytest.raises(HarnessError, match=r"state\.json is damaged .*delete it"):
+        toy_run(ALGORITHMS[1]).load(tmp_path)
+
+
+def test_a_state_or_result_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    for name in ("state.json", "result.yaml"):
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(HarnessError, match=r"state\.json cannot be read \(Permission denied\)"):
+        toy_run(ALGORITHMS[1]).load(tmp_path)
+    with pytest.raises(HarnessError, match=r"result\.yaml cannot be read \(Permission denied\)"):
+        finished(tmp_path, Sums())
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "architecture: 3", "\0"])
+def test_a_result_that_is_none_is_named(text, tmp_path):
+    (tmp_path / "result.yaml").write_text(text)
+    with pytest.raises(HarnessError, match=r"result\.yaml is damaged: delete it"):
+        finished(tmp_path, Sums())
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: a.name)
+@pytest.mark.parametrize("error", [KeyboardInterrupt, HarnessError("no score")])
+def test_a_run_that_is_stopped_keeps_all_whole_steps(algorithm, error, tmp_path):
+    whole = toy_run(algorithm, "150")
+    whole.go()
+    for at in (1, 40, 77, 120):
+        folder = tmp_path / str(at)
+        stopped = toy_run(algorithm, "150")
+        score = stopped.objective.score
+
+        def failing(genotype, columns, at=at, run=stopped, score=score):
+            if len(run.state.history) >= at:
+                raise error
+            return score(genotype, columns)
+
+        stopped.objective.score = failing
+        with pytest.raises(type(error) if isinstance(error, Exception) else error):
+            stopped.go(folder, save_seconds=1000)
+        again = toy_run(algorithm, "150")
+        assert again.load(folder)
+        assert len(again.state.history) >= at - 2  # a step of FreeREA has two members
+        again.go(folder)
+        assert again.state.population == whole.state.population
+        pd.testing.assert_frame_equal(again.frame().drop(columns="seconds"), whole.frame().drop(columns="seconds"))
+
+
+def test_ceilings_that_differ_have_folders_of_their_own_and_old_ones_are_found():
+    assert str(Ceilings(3000001.0)) != str(Ceilings(3000002.0))
+    assert str(Ceilings(3000000.5)) == "params<=3000000.5"
+    assert str(Ceilings(6e6, 450e6)) == "params<=6e+06,flops<=4.5e+08"
+
+
 def test_a_time_budget_counts_the_time_of_a_run_that_was_stopped(tmp_path):
     run = toy_run(ALGORITHMS[1], "1h")
     run.step()
@@ -556,6 +636,175 @@ def test_an_open_search_that_is_killed_goes_on_to_the_same_result(tmp_path):
     alone = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
     assert int(alone.stdout) == params
+
+
+OPEN_SEARCH = ["search", "benchmark=esformer:resolution=32:classes=10", "algorithm=random_search", "device=cpu"]
+
+
+def images(path: Path, seed: int) -> str:
+    rng = np.random.RandomState(seed)
+    np.savez(path, images=rng.randint(256, size=(8, 32, 32, 3), dtype=np.uint8), labels=rng.randint(10, size=8))
+    return f"inputs.path={path}"
+
+
+def test_a_result_belongs_to_the_images_that_it_was_found_with(tmp_path, capsys):
+    from harness.cli import main
+
+    first, second = images(tmp_path / "a.npz", 0), images(tmp_path / "b.npz", 1)
+    command = [*OPEN_SEARCH, "proxies=[snip:batch_size=4]", "budget=2", "inputs=cifar10", f"store={tmp_path / 'found'}"]
+    said = []
+    for path in (first, second, first):
+        assert main([*command, path]) == 0
+        said.append(capsys.readouterr().out)
+    (result,) = (tmp_path / "found").glob("**/result.yaml")
+    stored = yaml.safe_load(result.read_text())
+    assert re.fullmatch("[0-9a-f]{16}", stored["sources"]["images"])
+    heads = [re.search(r"snip:batch_size=4 (\S+?);", text)[1] for text in said]
+    assert heads[0] == heads[2] != heads[1]
+    assert "searched for again" in said[1]
+    stamp = result.stat().st_mtime_ns
+    assert main([*command, first]) == 0
+    assert result.stat().st_mtime_ns == stamp
+    # Nor does a state go on with other images.
+    result.rename(result.with_name("kept"))
+    state = {"proxies": ["snip:batch_size=4"], "versions": stored["versions"], "sources": {"images": "0" * 16}}
+    (result.parent / "state.json").write_text(json.dumps(state))
+    assert main([*command, first]) == 0
+    assert yaml.safe_load(result.read_text())["scores"] == stored["scores"]
+
+
+def test_images_that_no_proxy_reads_are_no_part_of_a_result(tmp_path):
+    from harness.cli import main
+
+    command = [*OPEN_SEARCH, "proxies=[params]", "budget=2", "inputs=cifar10", f"store={tmp_path / 'found'}"]
+    stamps = set()
+    for seed, name in enumerate(("a.npz", "b.npz")):
+        assert main([*command, images(tmp_path / name, seed)]) == 0
+        (result,) = (tmp_path / "found").glob("**/result.yaml")
+        stamps.add(result.stat().st_mtime_ns)
+    assert len(stamps) == 1
+
+
+def test_the_files_of_what_was_found_come_back(tmp_path, monkeypatch, capsys):
+    from harness.cli import main
+    from harness.search import run
+
+    command = [*OPEN_SEARCH, "proxies=[params]", "budget=3", f"store={tmp_path}"]
+    write = run.write_table
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "write_table", killed)
+    assert main(command) == 130
+    monkeypatch.setattr(run, "write_table", write)
+    assert not list(tmp_path.glob("**/result.yaml"))  # it stands for all the others
+    assert main(command) == 0
+    (module,), (described,) = tmp_path.glob("**/architecture.py"), tmp_path.glob("**/architecture.yaml")
+    for file in (module, described):
+        text = file.read_text()
+        file.unlink()
+        assert main(command) == 0
+        assert file.read_text() == text
+
+
+def test_a_history_that_is_gone_is_named_by_the_plots(tmp_path, capsys):
+    from harness.cli import main
+
+    command = [*OPEN_SEARCH, "proxies=[params]", "budget=3", f"store={tmp_path}"]
+    assert main(command) == 0
+    next(tmp_path.glob("**/history.parquet")).unlink()
+    assert main([*command, "plots=true"]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("budget", "same"), [("0.2s", True), ("60", True)])
+def test_a_search_on_a_benchmark_keeps_what_it_found(budget, same, scores, tmp_path, capsys):
+    """A budget of time ends at another member each time: what was found is not written over."""
+    from harness.cli import main
+
+    command = ["search", "proxies=[flops]", f"scores={scores}", f"store={tmp_path}", f"budget={budget}"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    (result,) = tmp_path.glob("**/result.yaml")
+    before = result.read_bytes(), result.with_name("history.parquet").read_bytes()
+    assert main(command) == 0
+    assert capsys.readouterr().out == out
+    assert (result.read_bytes(), result.with_name("history.parquet").read_bytes()) == before
+    result.with_name("history.parquet").write_bytes(b"")
+    assert main(command) == 2
+    assert "history.parquet is damaged" in capsys.readouterr().err
+
+
+def test_a_result_belongs_to_the_scores_that_led_to_it(scores, tmp_path, capsys):
+    from harness.cli import main
+
+    copied = tmp_path / "scores"
+    command = ["search", "proxies=[flops]", f"store={tmp_path / 'found'}", "budget=60", "stores=[${scores}]"]
+    assert main([*command, f"scores={scores}"]) == 0
+    key = ScoreKey("nasbench201", "cifar10", "none", "flops", 0)
+    rows = [
+        Row(int(i), None if np.isnan(v) else -v, 0.25, status, 1)
+        for i, v, status in ScoreStore(scores).read(key)[["index", "score", "status"]].itertuples(index=False)
+    ]
+    ScoreStore(copied).append(key, rows)
+    assert main([*command, f"scores={copied}"]) == 0
+    assert "searched for again" in capsys.readouterr().out
+    (result,) = (tmp_path / "found").glob("**/result.yaml")
+    assert yaml.safe_load(result.read_text())["scores"]["flops"] < 0
+
+
+UNREAD = [
+    (["study=search_tabular", "budget=77"], "budget=77", "study.budget"),
+    (["study=search_tabular", "repeats=9"], "repeats=9", "study.repeats"),
+    (["study=search_tabular", "seed=3"], "seed=3", "study.seed"),
+    (["study=search_tabular", "target=nonsense"], "target=nonsense", "default accuracy"),
+    (["study=search_tabular", "algorithm=freerea"], "algorithm=freerea", "study.rows"),
+    (["study=search_tabular", "proxies=[flops]"], "proxies=['flops']", "study.rows"),
+    (["study=search_tabular", "combine=sum"], "combine=sum", "study.rows"),
+    (["study=search_ablation", "population=all"], "population=all", "study.cases"),
+    (["study=search_ablation", "benchmark=macro"], "benchmark=macro", "study.cases"),
+    (["study=search_tabular", "max_params=3e6"], "max_params=3000000.0", "no ceilings"),
+    (["study=search_tabular", "inputs=cifar10"], "inputs=cifar10", "read from the store"),
+    (["proxies=[flops]", "inputs=cifar10", "inputs.path=x"], "inputs.path=x", "read from the store"),
+    (["proxies=[flops]", "plots=true"], "plots=True", "of a study"),
+    (["proxies=[flops]", "output=x"], "output=x", "store=DIR"),
+    (["proxies=[flops]", "benchmark=zennas", "dataset=cifar10"], "dataset=cifar10", "open space"),
+    (["proxies=[flops]", "benchmark=zennas", "target=x"], "target=x", "nothing is trained"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "given", "instead"), UNREAD, ids=[" ".join(a) for a, _, _ in UNREAD])
+def test_a_setting_that_is_not_read_is_refused(arguments, given, instead, capsys):
+    from harness.cli import main
+
+    assert main(["search", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{given} has no effect" in line
+    assert instead in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["study.rows=[{label: x, algorithm: random_search, proxies: [flopss]}]"], "did you mean 'flops'?"),
+        (["study.rows=[{label: x, algorithm: randomsearch, proxies: [flops]}]"], "did you mean 'random_search'?"),
+        (["study.repeats=0"], "study.repeats=0 makes no sense"),
+        (["study.budget=soon"], "budget='soon'"),
+        (["study.cases=[{benchmark: macro}]"], "names no dataset or no population of macro"),
+        (["study.cases=[{benchmark: macro, datasets: [cifar10], populations: []}]"], "no population of macro"),
+    ],
+)
+def test_a_mistake_in_a_study_is_no_lack_of_scores(settings, words, scores, tmp_path, capsys):
+    from harness.cli import main
+
+    rows = "study.rows=[{label: x, algorithm: random_search, proxies: [flops]}]"
+    cases = "study.cases=[{benchmark: nasbench201, datasets: [cifar10], populations: [no_dead_ops]}]"
+    command = ["search", "study=search_tabular", cases, rows, f"scores={scores}", f"output={tmp_path}", *settings]
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+    assert not list(tmp_path.iterdir())
 
 
 # Studies.

@@ -9,32 +9,29 @@ from harness.engine.store import open_store
 from harness.errors import HarnessError, UnknownNameError
 from harness.rankings.results import PAPER_INPUTS
 from harness.search.algorithms import get_algorithm
-from harness.search.engine import Budget, SearchKey, folder_of, write_result
+from harness.search.engine import Budget
 from harness.search.objective import check_combination
 from harness.search.outcome import Interval, TabularSearches
-from harness.search.run import ceilings_of, complete, joined, open_run
+from harness.search.run import ceilings_of, complete, complete_tabular, joined, open_run
 from harness.search.spaces import available, get_open_space
+from harness.search.stored import SearchKey, folder_of
+from harness.search.unread import BESIDE_A_STUDY, ON_A_BENCHMARK, ON_AN_OPEN_SPACE, WITHOUT_A_STUDY, refuse
 from harness.specs import label
 
 
 def search(config: Any) -> int:
     """Do what the configuration of `harness search` asks for; returns the exit code."""
-    for name, least, most in (
-        ("repeats", 1, 10**6),
-        ("seed", 0, 2**31),
-        ("save_seconds", 0, 10**9),
-        ("threads", 1, 1024),
-    ):
-        if not least <= getattr(config, name) <= most:
-            raise HarnessError(
-                f"{name}={getattr(config, name)} makes no sense: give at least {least}, at most {most:,}"
-            )
+    for name in _RANGES:
+        _check_range(config, name)
     for name in ("max_params", "max_flops"):
         if getattr(config, name) is not None and not getattr(config, name) > 0:
             raise HarnessError(f"{name}={getattr(config, name)} makes no sense: give a number above 0, or leave it out")
     if config.study is not None:
         from harness.search.study import build_study
 
+        refuse(config, BESIDE_A_STUDY, "beside study=")
+        for name in ("repeats", "seed"):
+            _check_range(config.study, name, "study.")
         return build_study(config)
     get_algorithm(config.algorithm)  # before anything is read
     Budget.parse(config.budget)
@@ -42,18 +39,31 @@ def search(config: Any) -> int:
     if not config.proxies:
         raise HarnessError("no proxy leads the search: set proxies=[synflow,…]; `harness list proxies` names them")
     name = str(config.benchmark).partition(":")[0]
+    refuse(config, WITHOUT_A_STUDY)
     if name in available():
+        refuse(config, ON_AN_OPEN_SPACE)
         return _open(config)
     if name not in list_benchmarks():
         raise UnknownNameError("benchmark or search space", name, [*list_benchmarks(), *available()])
+    refuse(config, ON_A_BENCHMARK)
     return _tabular(config)
+
+
+#: The least and the most of settings.
+_RANGES = {"repeats": (1, 10**6), "seed": (0, 2**31), "save_seconds": (0, 10**9), "threads": (1, 1024)}
+
+
+def _check_range(config: Any, name: str, prefix: str = "") -> None:
+    (least, most), value = _RANGES[name], getattr(config, name)
+    if not least <= value <= most:
+        raise HarnessError(f"{prefix}{name}={value} makes no sense: give at least {least}, at most {most:,}")
 
 
 def _tabular(config: Any) -> int:
     from harness.benchmarks.benchmark import load_benchmark
 
     benchmark = load_benchmark(config.benchmark)
-    dataset = config.dataset or next(iter(benchmark.datasets))
+    dataset = next(iter(benchmark.datasets)) if config.dataset is None else config.dataset
     searches = TabularSearches(
         config.benchmark,
         dataset,
@@ -79,10 +89,7 @@ def _tabular(config: Any) -> int:
             config.budget,
             seed,
         )
-        folder = folder_of(config.store, key)
-        run.load(folder)
-        run.go(folder, config.save_seconds)
-        result = write_result(run, folder, key)
+        result = complete_tabular(run, key, config.store, config.save_seconds)
         found = searches.accuracies[searches.space.row(run.best)]
         print(f"seed {seed}: {result['architecture']}  {found:.3f} after {result['evaluations']:,} evaluations")
         runs.append(run)

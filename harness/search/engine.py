@@ -1,7 +1,8 @@
 """A run of a search: its state, which is saved whole and from which it goes on, and what it found.
 
 A run depends on its job alone. With a budget of evaluations a run that was killed and started again ends as one that
-was not; with a budget of time it goes on from the population that it had saved, its time so far counted.
+was not; with a budget of time it goes on from the population that it had saved, its time so far counted. One that is
+stopped saves its last whole step.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from harness.engine.store import hive_folder, write_table, write_text
-from harness.errors import HarnessError
+from harness.engine.store import write_text
+from harness.errors import HarnessError, cause
 from harness.progress import progress_bar
 from harness.search.algorithms import Algorithm, Phase, order
 from harness.search.genes import Genotype, SearchSpace
 from harness.search.objective import Objective, best_so_far, check_combination, fitness
+from harness.search.stored import HISTORY, RESULT, STATE, belongs, unwritable
 from harness.seeds import stable_rng
 from harness.specs import label
 
@@ -48,22 +50,6 @@ class Budget(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SearchKey:
-    """What a run belongs to: the levels of its folder below the store's root."""
-
-    space: str
-    dataset: str
-    population: str
-    inputs: str
-    score_seed: int
-    proxies: str
-    algorithm: str
-    ceilings: str
-    budget: str
-    seed: int
-
-
-@dataclass(frozen=True)
 class Ceilings:
     """Most parameters and most multiply-accumulates; None for no limit."""
 
@@ -72,13 +58,19 @@ class Ceilings:
 
     def __str__(self) -> str:
         named = (("params", self.max_params), ("flops", self.max_flops))
-        return ",".join(f"{name}<={limit:g}" for name, limit in named if limit is not None) or "none"
+        return ",".join(f"{name}<={_exact(limit)}" for name, limit in named if limit is not None) or "none"
 
     def keeps(self, counts: dict[str, float]) -> bool:
         """Whether both counts are within the limits."""
         return (self.max_params is None or counts["params"] <= self.max_params) and (
             self.max_flops is None or counts["flops"] <= self.max_flops
         )
+
+
+def _exact(limit: float) -> str:
+    """A limit as a folder's name has it: six digits where these tell it, as in `6e+06`, else all of them."""
+    short = f"{limit:g}"
+    return short if float(short) == limit else repr(limit)
 
 
 @dataclass
@@ -92,6 +84,11 @@ class State:
     history: list[Genotype] = field(default_factory=list)
     phases: list[int] = field(default_factory=list)
     costs: list[float] = field(default_factory=list)
+
+
+def _places(values: Sequence[Any], size: int) -> bool:
+    """Whether values are places among `size`."""
+    return all(type(value) is int and 0 <= value < size for value in values)
 
 
 class Run:
@@ -257,18 +254,44 @@ class Run:
         return [place for place, when in enumerate(self.state.phases) if first <= when <= phase]
 
     def go(self, folder: Path | None = None, save_seconds: float = 10.0, progress: bool = False) -> None:
-        """Run to the end of the budget, saving the state below `folder` now and then where one is given."""
+        """Run to the end of the budget. The state is saved below `folder`, where one is given, now and then and when
+        the run is stopped."""
         self._started = saved = time.perf_counter()
         # Only whole steps are saved: a step that was cut off is done again, from the same draws.
-        with progress_bar(self.budget.evaluations, "evaluations", progress) as bar:
-            while self.step():
-                now = time.perf_counter()
-                if folder is not None and now - saved >= save_seconds:
+        whole = self._moment()
+        try:
+            with progress_bar(self.budget.evaluations, "evaluations", progress) as bar:
+                while self.step():
+                    if folder is not None:
+                        whole = self._moment()
+                    now = time.perf_counter()
+                    if folder is not None and now - saved >= save_seconds:
+                        self.save(folder)
+                        saved = now
+                    spent = f"phase {self.phase.name}, {100 * self.spent():.0f}% of the budget"
+                    bar.set_postfix_str(spent, refresh=False)
+                    bar.update(len(self.state.history) - bar.n)
+        except BaseException:
+            if folder is not None:
+                self._return_to(whole)
+                if self.state.history:
                     self.save(folder)
-                    saved = now
-                bar.set_postfix_str(f"phase {self.phase.name}, {100 * self.spent():.0f}% of the budget", refresh=False)
-                bar.update(len(self.state.history) - bar.n)
+            raise
         self._pause()
+
+    def _moment(self) -> tuple[Any, int, list[int], list[list[int]], int]:
+        """What a step changes, but for the histories, which only grow, and of which the length is kept."""
+        state = self.state
+        return self.rng.get_state(), state.phase, list(state.population), list(state.finished), len(state.history)
+
+    def _return_to(self, moment: tuple[Any, int, list[int], list[list[int]], int]) -> None:
+        """Forget what was done since a moment."""
+        state = self.state
+        drawn, state.phase, state.population, state.finished, length = moment
+        self.rng.set_state(drawn)
+        for grown in (state.history, state.phases, state.costs):
+            del grown[length:]
+        self._scores[length:] = np.nan
 
     def _pause(self) -> None:
         now = time.perf_counter()
@@ -285,6 +308,7 @@ class Run:
         content = {
             "proxies": self.objective.labels,
             "versions": self.objective.versions,
+            "sources": dict(self.objective.sources),
             "generator": [kind, keys.tolist(), position, has_gauss, gauss],
             "scores": [[None if np.isnan(value) else value for value in row] for row in scores.tolist()],
             **vars(self.state),
@@ -296,7 +320,7 @@ class Run:
             raise unwritable(folder, error) from error
 
     def load(self, folder: Path) -> bool:
-        """Take up the state saved below `folder`; False where there is none, or one of other definitions.
+        """Take up the state saved below `folder`; False where there is none, or one of other definitions or images.
 
         Raises HarnessError: the file is damaged.
         """
@@ -304,26 +328,71 @@ class Run:
         if not path.is_file():
             return False
         try:
-            content = json.loads(path.read_text())
-            if [list(self.objective.labels), list(self.objective.versions)] != [
-                content["proxies"],
-                content["versions"],
-            ]:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["proxies"] != list(self.objective.labels) or not belongs(content, self.objective):
                 return False
-            kind, keys, *rest = content["generator"]
-            self.rng.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
-            names = vars(State())
-            self.state = State(**{name: content[name] for name in names})
-            self.state.history = [tuple(genotype) for genotype in self.state.history]
-            scores = np.array(content["scores"], dtype=np.float64).reshape(-1, len(self.objective.labels))
-        except (ValueError, KeyError, TypeError) as error:
-            raise HarnessError(f"{path} is damaged ({error}): delete it to start the search again") from error
-        self._scores = np.full((max(256, 2 * len(scores)), scores.shape[1]), np.nan)
+            kind, keys, position, *rest = content["generator"]
+            if position not in range(len(keys) + 1):
+                raise ValueError(f"the generator is at {position} of {len(keys)}")
+            self.rng.set_state((kind, np.array(keys, dtype=np.uint32), position, *rest))
+            state = State(**{name: content[name] for name in vars(State())})
+            state.history = [tuple(genotype) for genotype in state.history]
+            self._check(state)
+            shape = len(state.history), len(self.objective.labels)
+            self._take_up(state, np.array(content["scores"], dtype=np.float64).reshape(shape))
+        except OSError as error:
+            raise HarnessError(f"{path} cannot be read ({error.strerror or error})") from error
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+            raise HarnessError(f"{path} is damaged ({cause(error)}): delete it to start the search again") from error
+        return True
+
+    def _take_up(self, state: State, scores: np.ndarray) -> None:
+        """Go on from a state with scores (n, m)."""
+        self.state = state
+        self._scores = np.full((max(256, 2 * len(scores)), len(self.objective.labels)), np.nan)
         self._scores[: len(scores)] = scores
-        for place, (genotype, phase) in enumerate(zip(self.state.history, self.state.phases, strict=True)):
+        for place, (genotype, phase) in enumerate(zip(state.history, state.phases, strict=True)):
             columns = self.plan[phase].columns
             self._known[genotype, columns] = tuple(float(scores[place, c]) for c in columns)
+
+    def recall(self, folder: Path, seconds: float) -> bool:
+        """Take up the history of a run that is over and took `seconds`; False where it is gone.
+
+        Members are scored again, which is to cost nothing. Raises HarnessError: the file is damaged.
+        """
+        path = folder / HISTORY
+        if not path.is_file():
+            return False
+        try:
+            frame = pd.read_parquet(path, partitioning=None)
+            names = [phase.name for phase in self.plan]
+            for text, phase in zip(frame["architecture"], frame["phase"], strict=True):
+                self.state.phase = names.index(phase)
+                self.evaluate(self.space.decode(text))
+            self.state.population = np.flatnonzero(frame["member"]).tolist()
+            self.state.seconds = seconds
+            self._check(self.state)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, HarnessError) as error:
+            raise HarnessError(
+                f"{path} is damaged ({cause(error)}): delete it and {RESULT} beside it to search again"
+            ) from error
         return True
+
+    def _check(self, state: State) -> None:
+        """Raises ValueError or another error where a state is none of this run."""
+        n = len(state.history)
+        for genotype in set(state.history):
+            if not all(_places([p], len(gene.options)) for p, gene in zip(genotype, self.space.genes, strict=True)):
+                raise ValueError(f"{genotype} is no architecture")
+            self.space.encode(genotype)  # of a benchmark it is a member
+        if not all(_places(population, n) for population in (state.population, *state.finished)):
+            raise ValueError("a population has members that were never evaluated")
+        if not _places([state.phase, *state.phases], len(self.plan)):
+            raise ValueError(f"the search has {len(self.plan)} phases")
+        if not len(state.phases) == len(state.costs) == n:
+            raise ValueError("phases and times are not as many as evaluations")
+        if not np.isfinite([state.seconds, *state.costs]).all():
+            raise ValueError("a time is no number")
 
     # What came out.
 
@@ -386,60 +455,3 @@ class Run:
                 "member": np.isin(np.arange(len(state.history)), state.population),
             }
         )
-
-
-STATE, HISTORY, RESULT = "state.json", "history.parquet", "result.yaml"
-
-
-def unwritable(folder: Path, error: OSError) -> HarnessError:
-    """The one line of a full disk or a folder that may not be written."""
-    return HarnessError(
-        f"cannot write below {folder} ({error.strerror or error}): free some space or set store=DIR to a writable "
-        "folder; what was saved before is kept"
-    )
-
-
-def finished(folder: Path, objective: Objective) -> dict[str, Any] | None:
-    """The result of a run that is over, None where there is none of these definitions."""
-    import yaml
-
-    path = folder / RESULT
-    if not path.is_file():
-        return None
-    result = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return result if result.get("versions") == list(objective.versions) else None
-
-
-def write_result(run: Run, folder: Path, key: SearchKey) -> dict[str, Any]:
-    """Write the history and the result of a run that is over, and remove its state. Raises HarnessError."""
-    import pyarrow as pa
-    import yaml
-
-    best = run.best
-    run.save(folder)  # what follows may fail
-    frame = run.frame()
-    row = frame.iloc[int(frame["best"].iloc[-1])]
-    result: dict[str, Any] = {
-        **vars(key),
-        "versions": list(run.objective.versions),
-        "architecture": run.space.encode(best),
-        "params": int(row["params"]),
-        "flops": int(row["flops"]),
-        "scores": run.scores_of_best(),
-        "evaluations": len(frame),
-        "architectures": int(frame["architecture"].nunique()),
-        "seconds": round(float(run.state.seconds), 3),
-    }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_table(pa.Table.from_pandas(frame, preserve_index=False), folder / HISTORY)
-        write_text(folder / RESULT, yaml.safe_dump(result, sort_keys=False, allow_unicode=True, width=120))
-    except OSError as error:
-        raise unwritable(folder, error) from error
-    (folder / STATE).unlink(missing_ok=True)
-    return result
-
-
-def folder_of(root: str | Path, key: SearchKey) -> Path:
-    """Where a run is stored."""
-    return Path(root) / hive_folder(key)

@@ -24,11 +24,16 @@ def module_text(space: OpenSpace, genotype: Genotype, heading: str) -> str:
     )
 
 
+def is_exported(folder: Path) -> bool:
+    """Whether both files are below `folder`."""
+    return (folder / YAML).is_file() and (folder / MODULE).is_file()
+
+
 def write_found(space: OpenSpace, genotype: Genotype, result: dict[str, Any], folder: Path) -> None:
     """Write both files below `folder`. Raises HarnessError: it cannot be written."""
     import yaml
 
-    from harness.search.engine import unwritable
+    from harness.search.stored import unwritable
 
     content = {
         "space": result["space"],

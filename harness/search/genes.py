@@ -73,6 +73,10 @@ class SearchSpace(ABC):
         """The architecture as text."""
 
     @abstractmethod
+    def decode(self, text: str) -> Genotype:
+        """The genotype that `encode` wrote. Raises HarnessError where the text is no member."""
+
+    @abstractmethod
     def counts(self, genotype: Genotype) -> dict[str, float]:
         """`params` and `flops` (multiply-accumulates of convolutions and linear layers, one image), by formula."""
 
@@ -176,7 +180,6 @@ class OpenSpace(SearchSpace):
         return "/".join(".".join(values) for values in blocks.values())
 
     def decode(self, text: str) -> Genotype:
-        """The genotype that `encode` wrote. Raises HarnessError where the text is no member."""
         values = text.strip().replace("/", ".").split(".")
         places = []
         if len(values) == len(self.genes):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,17 +77,27 @@ class Objective(ABC):
     labels: tuple[str, ...]
     #: Definitions of the proxies that the scores belong to.
     versions: tuple[int, ...]
+    #: Digests of what else the scores belong to, by what it is: `images` at hand, or a benchmark's `stored_scores`.
+    sources: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def score(self, genotype: Genotype, columns: Sequence[int]) -> Scored:
         """Scores of the proxies at `columns` of `labels`."""
 
 
+class MissingScores(HarnessError):
+    """Scores of members are not in the store; `commands` compute them."""
+
+    def __init__(self, what: str, commands: Sequence[str]):
+        super().__init__(f"{what}: run\n  " + "\n  ".join(commands))
+        self.commands = list(commands)
+
+
 class StoredScores(Objective):
     """Scores of a benchmark's members from a store; seconds are the median time of each proxy's passes.
 
     Raises:
-        HarnessError: scores of members are not in the store; the message gives the commands that compute them.
+        MissingScores: scores of members are not in the store.
     """
 
     def __init__(
@@ -108,11 +120,11 @@ class StoredScores(Objective):
             self._seconds.append(0.0 if np.isnan(found.seconds) else found.seconds)
         if missing:
             commands = dict.fromkeys(scoring_commands(((population, key) for key in missing), reader.store).values())
-            raise HarnessError(
-                f"{reader.store} lacks scores of population {population}: run\n  " + "\n  ".join(commands)
-            )
+            raise MissingScores(f"{reader.store} lacks scores of population {population}", list(commands))
         self.versions = tuple(versions)
         self._values = np.stack(columns, axis=1).astype(np.float64)
+        alike = np.where(np.isnan(self._values), np.nan, self._values).astype("<f8")
+        self.sources = {"stored_scores": hashlib.sha256(alike.tobytes()).hexdigest()[:16]}
         self._row = space.row
 
     def score(self, genotype: Genotype, columns: Sequence[int]) -> Scored:
@@ -150,6 +162,8 @@ class NetworkScores(Objective):
         self._shape = (3, space.resolution, space.resolution)
         self._inputs = load_inputs(inputs, inputs_path, space.classes, self._shape)
         self._inputs.check_enough(self._proxies)
+        if self._inputs.digest is not None and any(proxy.inputs != "none" for proxy in self._proxies):
+            self.sources = {"images": self._inputs.digest}
         self._device = resolve_device(device)
         self._batches: dict[tuple[int, int], Any] = {}
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from harness.charts import definitions
 from harness.charts.vega import compiled, filled, save
-from harness.errors import HarnessError
+from harness.errors import HarnessError, cause
 
 #: Pixels across a plot.
 WIDTH = 760
@@ -91,9 +91,14 @@ def plot_study(config: Any) -> list[Path]:
 
 def plot_run(folder: Path, proxies: list[str], prefix: Path | None = None) -> list[Path]:
     """Front and population of a stored run, beside its history or at `prefix`."""
-    from harness.search.engine import HISTORY
+    from harness.search.stored import HISTORY, RESULT
 
-    history = pd.read_parquet(folder / HISTORY, partitioning=None)
+    try:
+        history = pd.read_parquet(folder / HISTORY, partitioning=None)
+    except (OSError, ValueError) as error:
+        raise HarnessError(
+            f"{folder / HISTORY} cannot be read ({cause(error)}): delete it and {RESULT} beside it to search again"
+        ) from error
     prefix = folder / "plot" if prefix is None else prefix
     return [
         plot_pareto(history, proxies, prefix.with_name(f"{prefix.name}_pareto.svg")),
@@ -102,9 +107,9 @@ def plot_run(folder: Path, proxies: list[str], prefix: Path | None = None) -> li
 
 
 def _plots_of_runs(config: Any, output: Path) -> list[Path]:
-    from harness.search.engine import folder_of
     from harness.search.run import open_run
     from harness.search.spaces import get_open_space
+    from harness.search.stored import folder_of
 
     paths: list[Path] = []
     for case in config.study.cases:

@@ -15,10 +15,11 @@ import numpy as np
 
 from harness.engine.store import open_store, write_text
 from harness.errors import HarnessError
-from harness.search.objective import NetworkScores
+from harness.search.objective import MissingScores, NetworkScores
 from harness.search.outcome import Interval, Outcome, TabularSearches
 from harness.search.run import complete, open_run
 from harness.search.spaces import available, get_open_space
+from harness.search.unread import ON_BENCHMARKS, refuse
 
 #: Evaluations at which a table gives the accuracy held so far, besides the last.
 POINTS = (10, 100)
@@ -85,6 +86,10 @@ def build_study(config: Any) -> int:
     if open_cases:
         text, files = _open_table(config, open_cases)
     else:
+        lacking = next((case.benchmark for case in study.cases if not case.datasets or not case.populations), None)
+        if lacking is not None:
+            raise HarnessError(f"study {study.name!r} names no dataset or no population of {lacking}: see conf/study/")
+        refuse(config, ON_BENCHMARKS, "in a study on benchmarks")
         text, files = _tabular_table(config)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -106,14 +111,14 @@ def build_study(config: Any) -> int:
 # On benchmarks.
 
 
-def _outcomes(config: Any, case: Any, dataset: str, row: Any) -> tuple[str, Outcome] | HarnessError:
+def _outcomes(config: Any, case: Any, dataset: str, row: Any) -> tuple[str, Outcome] | MissingScores:
     """The outcome of a row over the first of the case's populations that has all its scores, or what is missing."""
-    study, lacking = config.study, HarnessError("no population")
+    study, lacking = config.study, None
     for population in case.populations:
         searches = _searches(case.benchmark, dataset, population, config)
         try:
             objective = searches.objective(row.proxies)
-        except HarnessError as error:
+        except MissingScores as error:
             lacking = error
             continue
         runs = []
@@ -152,14 +157,14 @@ def tabular_lines(config: Any) -> tuple[list[Line], list[Point], dict[str, list[
                 found = _outcomes(config, case, dataset, row)
                 shared = (case.benchmark, dataset, row.label, row.algorithm, _led_by(row))
                 printed = row.published.get(f"{case.benchmark}/{dataset}")
-                if isinstance(found, HarnessError):
+                if isinstance(found, MissingScores):
                     first = _searches(case.benchmark, dataset, case.populations[0], config)
                     oracle = float(np.nanmax(first.accuracies))
                     blank = (None,) * 4
                     lines.append(
                         Line(*shared, "", 0, *blank, oracle, *blank, printed, _joined(row.note, "not computed"))
                     )
-                    missing.setdefault(case.populations[0], []).extend(str(found).split("\n  ")[1:])
+                    missing.setdefault(case.populations[0], []).extend(found.commands)
                     continue
                 population, outcome = found
                 final = outcome.final

@@ -238,6 +238,17 @@ class TabularSpace(SearchSpace):
     def encode(self, genotype: Genotype) -> str:
         return self.architectures[self.row(genotype)]
 
+    def decode(self, text: str) -> Genotype:
+        """The genotype of a member, of several that are one architecture any. Raises HarnessError for another text."""
+        try:
+            genotype = tuple(self.coding.places([text])[0].tolist())
+            member = self.row(genotype) is not None
+        except (HarnessError, ValueError, LookupError):
+            member = False
+        if not member:
+            raise HarnessError(f"{text!r} is no member of the population of {self.name}")
+        return genotype
+
     @cached_property
     def _counted(self) -> dict[str, np.ndarray]:
         space = self.benchmark.space_of(self.dataset.name)
