@@ -6,6 +6,7 @@ They are frozen dataclasses, whose fields are the settings: proxies, search algo
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +33,8 @@ def settings_of(thing: Any) -> list[dataclasses.Field]:
 def configure(cls: type, settings: Mapping[str, str], kind: str = "proxy") -> Any:
     """The thing with `settings` given as text, converted to the types of its fields.
 
-    Raises UnknownNameError for an unknown setting, HarnessError for a value that is not of the field's type.
+    Raises UnknownNameError for an unknown setting, HarnessError for a value that is not of the field's type or no
+    finite number.
     """
     defaults = {field.name: field.default for field in settings_of(cls)}
     values = {}
@@ -49,6 +51,11 @@ def configure(cls: type, settings: Mapping[str, str], kind: str = "proxy") -> An
                 f"{kind} {cls.name!r}: setting {name}={shown(text)} is no {wanted.__name__}; the default is "
                 f"{defaults[name]!r}"
             ) from error
+        if wanted is float and not math.isfinite(values[name]):
+            raise HarnessError(
+                f"{kind} {cls.name!r}: setting {name}={shown(text)} is no finite number; the default is "
+                f"{defaults[name]!r}"
+            )
     return cls(**values)
 
 

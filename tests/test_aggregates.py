@@ -13,7 +13,7 @@ from harness.engine.store import Row, ScoreKey, ScoreStore
 from harness.errors import HarnessError, UnknownNameError
 from harness.proxies import get_proxy
 from harness.rankings.aggregates import AGGREGATES, OPERATIONS, Combination, find_aggregate, ranks
-from harness.rankings.results import Reader, inputs_of
+from harness.rankings.results import Reader, inputs_of, proxies_of
 
 BENCHMARK = load_benchmark("nasbench201")
 #: Cells that no other network equals, so that each has scores of its own.
@@ -190,6 +190,14 @@ def test_brackets_that_do_not_match_are_refused(spec):
 def test_a_combination_of_fewer_than_two_is_refused(spec):
     with pytest.raises(HarnessError, match="fewer than two"):
         find_aggregate(spec)
+
+
+@pytest.mark.parametrize(
+    "spec", ["rank_sum(snip,,synflow,)", "sum(a, b, )", "vote(, a, b)", "sum(snip, product(flops,, synflow))"]
+)
+def test_a_comma_beside_which_nothing_stands_is_refused(spec):
+    with pytest.raises(HarnessError, match="has a comma beside which no proxy stands"):
+        proxies_of(spec)
 
 
 # From the store ---------------------------------------------------------------------------------------------

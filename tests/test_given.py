@@ -445,3 +445,22 @@ def test_another_mistake_of_a_network_is_told_as_it_is():
     _, images, labels = given()
     found = harness.score(SilentInTraining(), images, labels, ["meco:resolution=8"])
     assert found.attrs["status"] == {"meco:resolution=8": "error: ValueError"}
+
+
+class SilentModes(Net):
+    """Whose own methods do not return the network, as torch's do."""
+
+    def train(self, mode: bool = True) -> None:
+        super().train(mode)
+
+    def eval(self) -> None:
+        super().eval()
+
+
+def test_a_networks_own_train_and_eval_may_return_nothing():
+    _, images, labels = given()
+    specs = ["snip", "vkdnw", "vkdnw:rows=2", "epads", "t_cet:variant=repo", "trainable_layers"]
+    torch.manual_seed(4)
+    plain, silent = Net(), SilentModes()
+    silent.load_state_dict(plain.state_dict())
+    assert bits(harness.score(silent, images, labels, specs)) == bits(harness.score(plain, images, labels, specs))

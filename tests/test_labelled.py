@@ -132,6 +132,14 @@ def test_libra_does_without_a_proxy_that_has_no_scores():
     assert Libra().choose(scores, accuracies, params=0) == tuple(one + (one > 0) for one in found)
 
 
+@pytest.mark.parametrize("known", [0, 1, 2])
+def test_libra_of_fewer_than_three_proxies_with_scores_ranks_nothing(known):
+    scores = np.full((len(Libra().members), 200), np.nan)
+    scores[:known] = RNG(0).normal(size=(known, 200))
+    assert Libra().choose(scores, np.arange(200.0), params=0) is None
+    assert np.isnan(Libra().rank(scores, Accuracies(np.arange(200.0), 100), RNG(1))).all()
+
+
 # In the store, tables and lists ---------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import harness
 from harness.engine.scorer import score_subject
 from harness.errors import HarnessError
 from harness.probes.base import Unscorable
@@ -878,3 +879,261 @@ def test_a_network_without_attention_has_no_tokens(make_subject, proxy):
     status = Case(make_subject, "chain", "default").result(proxy).status
     expected = "no attention module with linear projections"
     assert status == (expected if proxy == "head_confidence" else "no feed-forward layers on tokens")
+
+
+# Networks that users bring --------------------------------------------------------------------------------
+
+
+LABELS = torch.arange(12) % 5
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def score_of(network, images, spec, **options):
+    """The value, or the status where there is none."""
+    found = harness.score(network, images, LABELS[: len(images)], [spec], **options)
+    (status,) = found.attrs["status"].values()
+    return float(found.iloc[0]) if status == "ok" else status
+
+
+class EightByEight(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4 * 36, 5)
+
+    def forward(self, x):
+        return self.fc(torch.tanh(self.conv(x)).flatten(1))
+
+
+class OnceDifferentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        return 2 * grad * ctx.saved_tensors[0]
+
+
+class Squared(EightByEight):
+    def forward(self, x):
+        return super().forward(OnceDifferentiable.apply(x))
+
+
+class OutOfMemory(EightByEight):
+    def forward(self, x):
+        if torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("out of memory")
+        return super().forward(x)
+
+
+class Blind(EightByEight):
+    """Whose logits do not depend on the image: they do not bend."""
+
+    def forward(self, x):
+        return super().forward(torch.ones_like(x))
+
+
+class SingleValues(EightByEight):
+    """Whose BatchNorm sees one value of a channel in a batch of one image."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(5)
+
+    def forward(self, x):
+        return self.norm(super().forward(x)) if len(x) > 1 or torch.is_grad_enabled() else super().forward(x)
+
+
+def test_dextr_takes_no_other_formula_for_a_network_that_fails(images):
+    network = EightByEight()
+    assert score_of(network, images, "dextr").endswith(": set resolution=8")
+    assert score_of(network, images, "dextr").startswith("the network cannot read images of 64 x 64 (")
+    assert score_of(network, images, "dextr:resolution=8") > 0
+    assert score_of(Squared(), images, "dextr:resolution=8").startswith("torch cannot differentiate the network twice")
+    assert score_of(OutOfMemory(), images, "dextr:resolution=8") == "error: OutOfMemoryError: out of memory"
+
+
+@pytest.mark.parametrize("kind", [Blind, SingleValues])
+def test_dextr_without_curvature_is_of_the_maps_alone(kind, images, monkeypatch):
+    from harness.probes.curvature import Conditioning
+
+    ratios = np.array([0.25, 0.5])
+    monkeypatch.setattr(Conditioning, "run", lambda *_: {"condition_ratios": ratios})
+    assert score_of(kind(), images, "dextr:resolution=8") == pytest.approx(math.log1p(ratios.sum()))
+
+
+class TokensOf(nn.Module):
+    """Linear layers on 16 tokens, that are in the first dimension or in the second, in groups of `windows`."""
+
+    def __init__(self, first: bool, windows: int = 1):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            self.one, self.two, self.fc = nn.Linear(12, 6), nn.Linear(6, 6), nn.Linear(6, 5)
+        self.first, self.windows = first, windows
+
+    def forward(self, x):
+        x = F.pixel_unshuffle(x, 2).flatten(2).transpose(1, 2)
+        x = x.transpose(0, 1) if self.first else x.reshape(len(x) * self.windows, -1, 12)
+        x = self.two(torch.tanh(self.one(x)))
+        x = x.transpose(0, 1) if self.first else x.reshape(len(x) // self.windows, -1, 6)
+        return self.fc(x.mean(dim=1))
+
+
+def test_dextr_reads_all_tokens_of_an_image_wherever_they_are(images):
+    expected = score_of(TokensOf(first=False), images, "dextr:dtype=float64")
+    for other in (TokensOf(first=True), TokensOf(first=False, windows=4)):
+        assert score_of(other, images, "dextr:dtype=float64") == pytest.approx(expected, rel=1e-9)
+
+
+class Table(nn.Module):
+    """A table that no image has a part in, as that of relative positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.rand(4, 4, 3))
+
+    def forward(self):
+        return 2 * self.table
+
+
+class WithTable(EightByEight):
+    def __init__(self):
+        super().__init__()
+        self.module = Table()
+
+    def forward(self, x):
+        return super().forward(x) + self.module().sum()
+
+
+def test_dextr_reads_the_first_entry_of_a_table(images, monkeypatch):
+    """As in a space's network, where positions have such tables."""
+    from harness.probes import curvature
+
+    read = []
+    matrix = curvature._matrix
+    monkeypatch.setattr(curvature, "_matrix", lambda *args: read.append(matrix(*args)) or read[-1])
+    network = WithTable()
+    score_of(network, images, "dextr:resolution=8")
+    assert any(torch.equal(one, 2 * network.module.table[0]) for one in read)
+
+
+class WithoutStatistics(nn.Module):
+    """`meeting`: each image has the mean of all added, so that passes read one image at a time."""
+
+    def __init__(self, meeting=False):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6, track_running_stats=False)
+        self.fc, self.meeting = nn.Linear(6, 5), meeting
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.conv(x)))
+        x = x + x.mean(dim=0, keepdim=True) if self.meeting else x
+        return self.fc(x.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("spec", ["t_cet:variant=repo", "epads", "vkdnw", "vkdnw:rows=2"])
+@pytest.mark.parametrize("meeting", [False, True])
+def test_eval_mode_of_a_batchnorm_without_statistics(spec, meeting, images):
+    found = score_of(WithoutStatistics(meeting), images, spec)
+    assert found == "BatchNorm without running statistics has no eval mode"
+
+
+class CalledTwice(nn.Module):
+    def __init__(self, norm=lambda layer: layer):
+        super().__init__()
+        self.first, self.conv = nn.Conv2d(3, 6, 3), norm(nn.Conv2d(6, 6, 3, padding=1))
+        self.norm, self.fc = nn.BatchNorm2d(6), nn.Linear(6, 5)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.conv(self.first(x))))
+        return self.fc(F.relu(self.norm(self.conv(x))).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("spec", ["apd:init=kaiming_fan_in", "eznas_a", "meco:modules=all"])
+def test_a_parametrised_convolution_that_is_called_twice_is_one_layer(spec, images):
+    expected = score_of(CalledTwice(), images, spec)
+    found = score_of(CalledTwice(nn.utils.parametrizations.weight_norm), images, spec)
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+class Bank(nn.Module):
+    """Weights of two convolutions that are one Parameter's halves, or both the first half by way of a product."""
+
+    def __init__(self, halves: bool):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            self.weight, self.fc = nn.Parameter(torch.randn(2, 3, 3, 3, 3)), nn.Linear(3, 5)
+        self.norm, self.halves = nn.BatchNorm2d(3), halves
+
+    def forward(self, x):
+        for place in range(2):
+            weight = self.weight[place] if self.halves else 1 * self.weight[0]
+            x = F.relu(self.norm(F.conv2d(x, weight, padding=1)))
+        return self.fc(x.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize(("halves", "convolutions"), [(True, 2), (False, 1)])
+def test_apd_counts_different_weights_of_one_parameter(halves, convolutions, images, monkeypatch):
+    from harness.proxies.features import Apd
+
+    monkeypatch.setattr(Apd, "score", lambda self, seen: seen["filter_norms"].shape[1])
+    assert score_of(Bank(halves), images, "apd") == convolutions
+
+
+class Stages(nn.Module):
+    """A block that is computed `times` times."""
+
+    def __init__(self, times: int):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU())
+        self.block = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU())
+        self.times, self.fc = times, nn.Linear(6, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for _ in range(self.times):
+            x = self.block(x)
+        return self.fc(x.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("spec", ["wrcor", "az_expressivity", "croze"])
+def test_a_stage_that_is_computed_more_than_once(spec, images):
+    assert isinstance(score_of(Stages(1), images, spec, stages=["stem", "block"]), float)
+    found = score_of(Stages(3), images, spec, stages=["stem", "block"])
+    assert found == "a stage is not computed, or more than once"
+    assert isinstance(score_of(Stages(3), images, "rcor", stages=["stem", "block"]), float)
+
+
+@pytest.mark.parametrize("energy", ["1.5", "1", "0", "-0.5", "1.0"])
+def test_w_pca_of_no_share_of_the_variance_is_refused(energy):
+    with pytest.raises(HarnessError, match="must lie between 0 and 1"):
+        get_proxy(f"w_pca:energy={energy}")
+    with pytest.raises(HarnessError, match="must lie between 0 and 1"):
+        type(get_proxy("w_pca"))(energy=float("nan"))
+
+
+@pytest.mark.parametrize("spec", ["w_pca:energy=nan", "croze:epsilon=inf", "epads:sigma=-inf", "zico_bc:beta=1e999"])
+def test_a_setting_that_is_no_finite_number_is_refused(spec):
+    with pytest.raises(HarnessError, match="is no finite number; the default is"):
+        get_proxy(spec)
+
+
+class Frozen(CalledTwice):
+    def __init__(self):
+        super().__init__()
+        self.conv.requires_grad_(False)
+
+
+def test_what_counts_of_a_network_with_a_frozen_layer(images):
+    specs = ["params", "params:count=all", "trainable_layers"]
+    free, frozen = (harness.score(network, images, LABELS, specs) for network in (CalledTwice(), Frozen()))
+    assert (free - frozen).to_dict() == {"params": 330, "params:count=all": 330, "trainable_layers": 0}
+    assert score_of(Frozen(), images, "vkdnw") == pytest.approx(score_of(CalledTwice(), images, "vkdnw"))

@@ -153,7 +153,8 @@ def classes_of(own: nn.Module, original: nn.Module, images: torch.Tensor) -> int
     state = State(own.modules())
     try:
         with torch.no_grad(), watch:
-            logits = own.eval()(image.clone())  # it may write into its input
+            own.eval()  # a method of the network's own need not return it
+            logits = own(image.clone())  # it may write into its input
     except Exception as error:
         raise HarnessError(
             f"the network cannot read inputs of {tuple(images.shape[1:])} ({cause(error)}): give images of the shape "

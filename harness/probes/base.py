@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from harness.probes.layout import Layout
-    from harness.probes.operations import Layer
+    from harness.probes.operations import Layer, Operation
     from harness.spaces.base import Space
 
 
@@ -359,6 +359,56 @@ def by_image(values: torch.Tensor) -> torch.Tensor:
     if values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last):
         values = values.permute(0, 2, 3, 1)
     return values.flatten(1)
+
+
+class Start:
+    """Where forwards that are compared begin alike, so that they differ in nothing but what the pass changes.
+
+    Held are the states of the generators that a network may draw from (dropout, stochastic depth), and what
+    parametrisations write as they are read: spectral_norm takes a step at each forward, to other weights.
+    """
+
+    def __init__(self, network: nn.Module, device: torch.device):
+        from torch.nn.utils.parametrize import ParametrizationList
+
+        from harness.probes.modules import modules_of
+
+        lists = [module for _, module in modules_of(network) if isinstance(module, ParametrizationList)]
+        self._device, self._generators = device, _generators(device)
+        self._state = State(module for one in lists for module in one.modules())
+
+    def again(self) -> None:
+        """Bring it back, before each of the forwards."""
+        import random
+
+        import numpy as np
+        import torch
+
+        on_host, on_device, drawn, python = self._generators
+        torch.set_rng_state(on_host)
+        if on_device is not None:
+            torch.cuda.set_rng_state(on_device, self._device)
+        np.random.set_state(drawn)
+        random.setstate(python)
+        self._state.restore()
+
+
+def _generators(device: torch.device) -> tuple:
+    """The states of the global generators: torch's, that of the device, numpy's and Python's."""
+    import random
+
+    import numpy as np
+    import torch
+
+    on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return torch.get_rng_state(), on_device, np.random.get_state(legacy=False), random.getstate()
+
+
+def refuse_batch_statistics(operation: Operation) -> Any:
+    """The result of a normalisation, in eval mode. Raises Unscorable for one of the batch, which lets images meet."""
+    if operation.name == "batch_norm" and operation.get("training") and not operation.fixed:
+        raise Unscorable(NO_EVAL_MODE)
+    return operation.run()
 
 
 class OncePerTensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from harness.probes.base import IMAGES, Probe, Subject, finite_logits, read_back
+from harness.probes.base import IMAGES, Probe, Subject, finite_logits, read_back, refuse_batch_statistics
 from harness.probes.gradient import Seen
 
 
@@ -18,6 +18,8 @@ class EvalCodes(Probe):
     - `eval_kernels` (L', B, B): number of equal bits of the codes [layer output > 0] of two images, for the layers
       that were called; the codes of several calls are joined
     - `eval_places` (L,): which of those kernels belongs to the layer; -1 if none
+
+    Raises Unscorable for a BatchNorm without running statistics.
     """
 
     init: str = "kaiming_fan_in"
@@ -29,11 +31,14 @@ class EvalCodes(Probe):
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch
 
+        from harness.probes.operations import NORMALISATION, Watch
+
         subject.initialise(self.init, dtype=self.dtype)
-        network = subject.network.eval()
+        network = subject.network
+        network.eval()
         images, _ = subject.images(self.batch_size, self.dtype)
         seen = Seen(subject, frozenset({"layer_kernels"}), len(images))
-        with torch.no_grad(), seen.watch:
+        with torch.no_grad(), Watch(network, {NORMALISATION: refuse_batch_statistics}), seen.watch:
             finite_logits(network, images)
         found = read_back(seen.kernels())
         return {"eval_kernels": found["layer_kernels"], "eval_places": found["layer_places"]}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.probes.base import Probe, Subject, Unscorable, outputs, weight_layers
-from harness.probes.initialise import fill
+from harness.probes.base import Probe, Start, Subject, Unscorable, outputs, weight_layers
+from harness.probes.initialise import fill, kinds
 from harness.probes.rows import refuse_weights
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ class ConstantWeights(Probe):
 
     What the last layer reads where the weights of all layers and normalisations are `first`, then `second`, and all
     biases 0. Always float32: which values underflow is part of the definition. `flat`: in place of the mini-batch's,
-    images of one grey each, from 0 up in steps of 1 / batch size.
+    images of one grey each, from 0 up in steps of 1 / batch size. Both forwards begin alike (`Start`).
     """
 
     batch_size: int = 256
@@ -34,6 +34,7 @@ class ConstantWeights(Probe):
         if subject.keep_weights:
             raise Unscorable("all weights are set to one number: leave out keep_weights")
         found = []
+        start = Start(subject.network, subject.device)
         for value in (self.first, self.second):
             subject.initialise("kaiming_fan_in")
             _fill(subject.network, value)
@@ -41,6 +42,7 @@ class ConstantWeights(Probe):
             if self.flat:
                 greys = torch.arange(len(images), device=images.device) / len(images)
                 images = torch.empty_like(images).copy_(greys.view(-1, *[1] * (images.ndim - 1)).expand_as(images))
+            start.again()  # the weights alone differ
             with torch.no_grad():
                 found.append(_read_last(subject.network, images).flatten().double().cpu().numpy())
         return {"constant_features": np.stack(found)}
@@ -49,9 +51,8 @@ class ConstantWeights(Probe):
 def _fill(network: Any, value: float) -> None:
     """Raises Unscorable for a layer whose weights cannot be set."""
     import torch
-    from torch import nn
 
-    norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+    _, normalisations = kinds()
     with torch.no_grad():
         for layer in weight_layers(network).values():
             if layer.parametrised:
@@ -59,7 +60,7 @@ def _fill(network: Any, value: float) -> None:
             layer.weight.fill_(value)
             fill(layer.name, layer.module, "bias" if layer.attribute == "weight" else "in_proj_bias", 0.0)
         for name, module in network.named_modules():
-            if isinstance(module, norms):
+            if isinstance(module, normalisations):
                 fill(name, module, "weight", value)
                 fill(name, module, "bias", 0.0)
 

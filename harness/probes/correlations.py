@@ -74,7 +74,6 @@ class ReluCorrelations:
 
     Args:
         layout: where the `count` images are.
-        stages: modules, in order, whose ends are counted.
         collecting: whether gradients that arrive are those of the pass.
     """
 
@@ -84,11 +83,11 @@ class ReluCorrelations:
         self._inputs: list[torch.Tensor] = []
         self._gradients: dict[int, torch.Tensor] = {}
         self._stages: list[int] = []
-        self.finished = 0
+        self._finished: list[Any] = []
 
     def finish(self, module: Any, args: Any, output: Any) -> None:
         """A forward hook of the stages."""
-        self.finished += 1
+        self._finished.append(module)
 
     def read(self, operation: Operation) -> None:
         """What a ReLU reads, before it is computed."""
@@ -99,7 +98,7 @@ class ReluCorrelations:
             self._inputs.append(self._correlation(operation.input))
         else:
             self._inputs.append(row_correlation(place.split(operation.input.detach(), self._count)))
-        self._stages.append(self.finished)
+        self._stages.append(len(self._finished))
 
     def follow(self, operation: Operation, result: torch.Tensor) -> None:
         """The gradient that will come back through the ReLU whose result this is, the last that was read.
@@ -127,10 +126,11 @@ class ReluCorrelations:
         result.grad_fn.register_hook(collect)
 
     def stages(self) -> Any:
-        """(R,) how many stages had ended before each ReLU."""
+        """(R,) how many stages had ended before each ReLU; -1 of all where one of them has ended more than once."""
         import numpy as np
 
-        return np.array(self._stages)
+        once = len(set(map(id, self._finished))) == len(self._finished)
+        return np.array(self._stages) if once else np.full(len(self._stages), -1)
 
     def inputs(self) -> Any:
         """(R, B, B). Raises Unscorable where the network computes no ReLU."""

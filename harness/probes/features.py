@@ -172,7 +172,7 @@ class ChannelCorrelation(Probe):
         network = subject.network
         found: list[torch.Tensor] = []
         channels = Channels()
-        counted: set[int] = set()  # outputs of modules, in `modules=all`
+        counted: dict[int, Any] = {}  # outputs of modules, in `modules=all`: held, so that none takes another's id
         single: list = []
         draws = subject.generator("channels")
 
@@ -199,15 +199,16 @@ class ChannelCorrelation(Probe):
             return result
 
         def leave(module, args, output):
-            if isinstance(output, torch.Tensor) and output.ndim == 4:
-                counted.add(id(output))
+            if isinstance(output, torch.Tensor) and output.ndim == 4 and not watch.is_fixed(output):
+                counted[id(output)] = output
                 found.extend(least(output[0]))
 
         size = (1, subject.shape[0], self.resolution, self.resolution)
         image = torch.randn(size, generator=subject.generator("image")).to(subject.device, getattr(torch, self.dtype))
         modules = list(network.modules()) if self.modules == "all" else []
         handlers = dict.fromkeys((CONVOLUTION, LINEAR, NORMALISATION, ACTIVATION), operate)
-        with torch.no_grad(), hooked([(module, leave) for module in modules]), Watch(network, handlers):
+        watch = Watch(network, handlers)
+        with torch.no_grad(), hooked([(module, leave) for module in modules]), watch:
             reading(network, image, subject.shape)
         # An operation that is no module's output is one of the network's own, and counts like a module of its kind.
         found += [value for result, values in single if id(result) not in counted for value in values]

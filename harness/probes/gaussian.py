@@ -10,6 +10,7 @@ from harness.probes.base import (
     IMAGES,
     OncePerTensor,
     Probe,
+    Start,
     Subject,
     Unscorable,
     by_image,
@@ -31,9 +32,9 @@ class PerturbationPass(Probe):
 
     Observables: `feature_distance`, the mean over images of the summed absolute difference of the last feature
     maps; `log_norm_scale`, the sum over BatchNorms of ln sqrt(mean running variance) after both forwards. The last
-    feature map is what the final pooling or the classifier reads. Random draws of the network, as dropout's, are the
-    same in both forwards. Running statistics are fresh, or those that `warm` forwards of one batch of Gaussian images
-    left, with weights that are kaiming normal.
+    feature map is what the final pooling or the classifier reads. Both forwards begin alike (`Start`): dropout drops
+    the same. Running statistics are fresh, or those that `warm` forwards of one batch of Gaussian images left, with
+    weights that are kaiming normal.
     """
 
     batch_size: int = 64
@@ -53,10 +54,10 @@ class PerturbationPass(Probe):
         generator = subject.generator("perturbation")
         size = (self.batch_size, *subject.shape)
         images, noise = (torch.randn(size, generator=generator).to(subject.device) for _ in range(2))
-        state = _draws(subject)
+        start = Start(network, subject.device)
         maps = []
         for batch in (images, images + self.gamma * noise):
-            _draw_again(subject, state)  # dropout is to drop the same: the images alone differ
+            start.again()  # the images alone differ
             maps.append(features.of(_like(subject, batch.to(getattr(torch, self.dtype)))))
         if maps[0].shape != maps[1].shape:
             raise Unscorable("the shape of the last feature map depends on the images")
@@ -164,22 +165,6 @@ def _batch_norms(network: Any) -> list:
     return [m for m in network.modules() if isinstance(m, nn.BatchNorm2d) and m.running_var is not None]
 
 
-def _draws(subject: Subject) -> tuple:
-    """The state of the global generators, from which dropout draws."""
-    import torch
-
-    on_device = torch.cuda.get_rng_state(subject.device) if subject.device.type == "cuda" else None
-    return torch.get_rng_state(), on_device
-
-
-def _draw_again(subject: Subject, state: tuple) -> None:
-    import torch
-
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], subject.device)
-
-
 def _like(subject: Subject, images: Any) -> Any:
     """Images in the memory layout of the mini-batches of a space: a layout changes the rounding.
 
@@ -223,14 +208,13 @@ class UnitPatterns(Probe):
         network = subject.network
         images, _ = subject.images(self.batch_size, self.dtype)
         met = torch.zeros(2 ** len(images), dtype=torch.bool, device=subject.device)
-        layout: Any = None
+        count = len(images)
+        layout, once, counts, finite = None, None, [], []
 
         def mark(values):
             active = (by_image(values) > 0).float()
             place = 2.0 ** torch.arange(len(active), device=active.device)
             met[(place @ active).long()] = True  # sums of powers of two below 2^24 are exact
-
-        once = OncePerTensor(mark)
 
         met_relus, counted = 0, None  # None: all
 
@@ -247,20 +231,20 @@ class UnitPatterns(Probe):
                     mark(place.split(operation.input, count))
             return operation.run()
 
-        counts, finite = [], []
-        for repeat in range(self.repeats):
+        def forward(repeat):
+            nonlocal layout, once, met_relus
             subject.initialise("gaussian", repeat, self.dtype)
+            layout = subject.layout()
             met.zero_()
-            layout, count = subject.layout(), len(images)
-            if self.depth < 1 and counted is None:
-                with torch.no_grad(), Watch(network, {ACTIVATION: rectify}):
-                    finite.append(torch.isfinite(outputs(network, images.clone())).all())
-                counted = math.ceil(self.depth * met_relus)
-                subject.initialise("gaussian", repeat, self.dtype)
-                met.zero_()
-            met_relus = 0
+            met_relus, once = 0, OncePerTensor(mark)  # what an earlier forward has marked is gone
             with torch.no_grad(), Watch(network, {ACTIVATION: rectify}):
-                finite.append(torch.isfinite(outputs(network, images)).all())
+                finite.append(torch.isfinite(outputs(network, images.clone())).all())  # it may write into its input
+
+        for repeat in range(self.repeats):
+            if self.depth < 1 and counted is None:
+                forward(repeat)
+                counted = math.ceil(self.depth * met_relus)
+            forward(repeat)
             counts.append(met.sum())
         check_finite(finite)
         found = to_host(counts)

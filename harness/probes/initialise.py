@@ -115,7 +115,7 @@ def initialise(network: nn.Module, scheme: str, generator: torch.Generator) -> N
     if scheme not in SCHEMES:
         raise UnknownNameError("initialisation", scheme, SCHEMES)
     drawn: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # by the tensor that they are for
-    layers, normalisations = _kinds()
+    layers, normalisations = kinds()
     with torch.no_grad():
         for name, module in modules_of(network):
             if isinstance(module, nn.MultiheadAttention):
@@ -130,7 +130,7 @@ def initialise(network: nn.Module, scheme: str, generator: torch.Generator) -> N
         _bring(list(drawn.values()))
 
 
-def _kinds() -> tuple[tuple[type, ...], tuple[type, ...]]:
+def kinds() -> tuple[tuple[type, ...], tuple[type, ...]]:
     """The layers that are drawn, and the normalisations that become the identity map."""
     from torch import nn
 
@@ -140,7 +140,7 @@ def _kinds() -> tuple[tuple[type, ...], tuple[type, ...]]:
 
 def others(network: nn.Module) -> list[nn.Module]:
     """The modules with parameters or buffers of their own that no scheme sets: class tokens, position embeddings."""
-    layers, normalisations = _kinds()
+    layers, normalisations = kinds()
     found = [module for _, module in modules_of(network) if not isinstance(module, (*layers, *normalisations))]
     return [module for module in found if module._parameters or module._buffers]
 

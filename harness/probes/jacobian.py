@@ -14,10 +14,12 @@ from harness.probes.base import (
     CLASSES,
     NO_EVAL_MODE,
     Probe,
+    Start,
     Subject,
     Unscorable,
     finite_logits,
     read_back,
+    refuse_batch_statistics,
     several,
     to_host,
 )
@@ -44,6 +46,8 @@ def spread(size: int, count: int) -> list[int]:
 @dataclass(frozen=True)
 class WeightJacobian(Probe):
     """d logits / d theta per image, theta `weights` elements of each of the first parameter tensors (`spread`).
+
+    Those that are frozen count like the others.
 
     Eval mode: at initialisation BatchNorm is then the identity map up to its epsilon. Observables:
     `jacobian_of(tensors)` (B, K, p) float64, p the elements of so many tensors or of all that there are, each from one
@@ -83,7 +87,8 @@ def recordings(subject: Subject, probe: WeightJacobian, tensors: int) -> Iterato
     Raises Unscorable where the network has no parameter.
     """
     subject.initialise(probe.init, dtype=probe.dtype)
-    network = subject.network.eval()
+    network = subject.network
+    network.eval()
     images, _ = subject.images(probe.batch_size, probe.dtype)
     first = list(network.named_parameters())[:tensors]
     chosen = {name: spread(parameter.numel(), probe.weights) for name, parameter in first}
@@ -159,7 +164,8 @@ class Recording:
             self._head = self._last and _linear_head(self._last, self.logits, self._watch.uses, self._places)
             self._last = None
         else:
-            self.logits = torch.cat([finite_logits(network, image[None].clone()) for image in images])
+            with Watch(network, {NORMALISATION: refuse_batch_statistics}):
+                self.logits = torch.cat([finite_logits(network, image[None].clone()) for image in images])
         several(self.logits)
         # A parameter that is read by another way too has no closed form.
         uses = self._watch.uses if layout.apart else {}
@@ -277,12 +283,17 @@ class Recording:
 
     def _fill(self, rows: Any, names: list[str], cotangents: Any) -> None:
         """In `rows` (B, r, p) the columns of parameters that have no closed form; of the Jacobian itself without
-        cotangents."""
+        cotangents.
+
+        What its forwards draw, in a network that draws in eval mode, is the same however often it is called.
+        """
         if names:
+            start = Start(self._network, self._images.device)
             places = {name: list(self._columns[name].values()) for name in names}
             found = _generic_jacobian(self._network, places, self._images).double()
             columns = [column for name in names for column in self._columns[name]]
             rows[:, :, columns] = found if cotangents is None else cotangents @ found
+            start.again()
 
     def _back(self, output: Any, cotangents: Any) -> Any:
         """`cotangents` (r, B, m) times the Jacobian of `output` (B, m) by weights with a closed form: (B, r, p)."""
@@ -470,6 +481,6 @@ def _by_vmap(network: Any, places: dict[str, list[int]], images: Any) -> Any:
         for (name, at), part in zip(places.items(), parts, strict=True):
             flat = held[name].flatten()
             changed[name] = flat.scatter(0, torch.tensor(at, device=flat.device), part).view_as(held[name])
-        return functional_call(network, changed, (image[None],))[0]
+        return functional_call(network, changed, (image[None].clone(),))[0]  # it may write into its input
 
     return vmap(jacrev(logits), in_dims=(None, 0))(start, images)

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.probes.base import (
-    NO_EVAL_MODE,
     ONE_IMAGE,
     OncePerTensor,
     Probe,
+    Start,
     Subject,
     Unscorable,
     by_image,
     check_finite,
     finite_logits,
     outputs,
+    refuse_batch_statistics,
 )
 from harness.probes.correlations import agreement
 from harness.probes.rows import refuse_weights
@@ -47,7 +48,8 @@ class NoisyCodes(Probe):
         from harness.probes.operations import ACTIVATION, NORMALISATION, RELUS, Watch
 
         subject.initialise(self.init, dtype=self.dtype)
-        network = subject.network.eval()
+        network = subject.network
+        network.eval()
         images, _ = subject.images(self.batch_size, self.dtype)
         layout, count = subject.layout(), len(images)
         if count < 2:
@@ -73,12 +75,8 @@ class NoisyCodes(Probe):
                     kept.append(value)
             return operation.run()
 
-        def normalise(operation: Operation) -> Any:
-            if operation.name == "batch_norm" and operation.get("training") and not operation.fixed:
-                raise Unscorable(NO_EVAL_MODE)
-            return operation.run()
-
-        with torch.no_grad(), Watch(network, {ACTIVATION: rectify, NORMALISATION: normalise}):
+        handlers = {ACTIVATION: rectify, NORMALISATION: refuse_batch_statistics}
+        with torch.no_grad(), Watch(network, handlers):
             finite_logits(network, torch.cat([images, images + self.sigma * noise]))
         if not codes:
             raise Unscorable("the network computes no ReLU")
@@ -95,7 +93,7 @@ class NoisyCodes(Probe):
 
 @dataclass(frozen=True)
 class FeatureDistances(Probe):
-    """Forwards of a few images, each alone, BatchNorm on the statistics of that one image.
+    """Forwards of a few images, each alone, BatchNorm on the statistics of that one image. All begin alike (`Start`).
 
     Observables (B, B) float64, squared distances of the images' features, each of which is brought to [0, 1] by its
     least and greatest value over the images, one that is the same for all adding nothing: `relu_distances`, of the
@@ -114,8 +112,10 @@ class FeatureDistances(Probe):
         rows: list[list[torch.Tensor]] = []
         heads: list[torch.Tensor] = []
         finite: list[torch.Tensor] = []
+        start = Start(subject.network, subject.device)
         with torch.no_grad():
             for image in images:
+                start.again()  # the images alone differ
                 relus, head, logits = _features(subject.network, image[None].clone())
                 rows.append(relus)
                 heads.append(head)

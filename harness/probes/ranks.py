@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,7 +12,7 @@ from harness.probes.rows import Rows, refuse_weights
 if TYPE_CHECKING:
     import torch
 
-    from harness.probes.operations import Operation
+    from harness.probes.operations import Layer, Operation
 
 
 def effective_rank(matrix: torch.Tensor) -> torch.Tensor:
@@ -168,7 +169,8 @@ class StableRanks(Probe):
         from harness.probes.operations import CONVOLUTION, NORMALISATION, Watch
 
         ranks: list[torch.Tensor] = []
-        norms: dict[int, torch.Tensor] = {}
+        norms: list[torch.Tensor] = []
+        applied: dict[str | None, list[torch.Tensor]] = {}
 
         def normalised(operation: Operation) -> Any:
             result = operation.run()
@@ -177,8 +179,11 @@ class StableRanks(Probe):
             return result
 
         def convolution(operation: Operation) -> Any:
-            filters = operation.weight.detach().flatten(1).double()
-            norms[id(operation.weight)] = filters.abs().sum(dim=1).mean() / filters.norm(dim=1).mean()
+            held = applied.setdefault(operation.owner, [])
+            if not _is_among(operation, held, watch.layers):
+                held.append(operation.weight)
+                filters = operation.weight.detach().flatten(1).double()
+                norms.append(filters.abs().sum(dim=1).mean() / filters.norm(dim=1).mean())
             return operation.run()
 
         found: dict[str, list] = {"stable_ranks": [], "filter_norms": []}
@@ -187,16 +192,34 @@ class StableRanks(Probe):
             subject.initialise(self.init, repeat, self.dtype)
             ranks.clear()
             norms.clear()
+            applied.clear()
             images, _ = subject.images(self.batch_size, self.dtype)
             handlers = {NORMALISATION: normalised, CONVOLUTION: convolution}
-            with torch.no_grad(), Watch(subject.network, handlers):
+            watch = Watch(subject.network, handlers)
+            with torch.no_grad(), watch:
                 finite.append(torch.isfinite(outputs(subject.network, images)).all())
             if not ranks or not norms:
                 raise Unscorable(f"the network has no {'convolution' if ranks else 'BatchNorm'}")
             found["stable_ranks"].append(together(ranks))
-            found["filter_norms"].append(together(list(norms.values())))
+            found["filter_norms"].append(together(norms))
         check_finite(finite)
         return read_back({name: torch.stack(rows) for name, rows in found.items() if name in wanted})
+
+
+def _is_among(operation: Operation, applied: list[torch.Tensor], layers: Mapping[str, Layer]) -> bool:
+    """Whether a convolution applies weights that are among those applied before, of the same layer or parameter.
+
+    A parametrised layer makes them anew for each call, and so does a product with a mask; parts of one parameter are
+    different weights.
+    """
+    import torch
+
+    weight, layer = operation.weight, layers.get(operation.owner or "")
+    if any(weight is other for other in applied) or (applied and layer is not None and layer.parametrised):
+        return True
+    return operation.owner is not None and any(
+        weight.shape == other.shape and torch.equal(weight, other) for other in applied
+    )
 
 
 def stable_rank(matrix: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.probes.base import (
     Probe,
+    Start,
     Subject,
     Unscorable,
     check_finite,
@@ -19,6 +20,7 @@ from harness.probes.base import (
     weight_layers,
 )
 from harness.probes.positive import _make_positive, _without_normalisation
+from harness.probes.rows import refuse_weights
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +37,7 @@ class Consistency(Probe):
     """|weights|, no normalisation, float64; observable `consistency` (L,) over the layers that a gradient reaches.
 
     A copy has each layer's weights w moved by 2 |w| along the gradient of the cross-entropy, and reads the images moved
-    by `epsilon` against the sign of its gradient there, cut to [0, 1]. A layer has
+    by `epsilon` against the sign of its gradient there, cut to [0, 1]. All forwards begin alike (`Start`). A layer has
     sum(1 + cos(w', w)) * sum|cos(g', g)| * sum(1 + cos(f', f)), g the gradients of the cross-entropy, f the output of
     the stage that owns the layer, or what the layer itself reads behind all stages; cosines are along the first
     dimension. `variant=repo` is what the authors' code computes on NAS-Bench-201: f is of the stem, of either reduction
@@ -62,7 +64,8 @@ class Consistency(Probe):
             raise Unscorable("a parametrised layer's weights cannot be moved")
         weights = {name: layer.weight for name, layer in layers.items() if layer.weight.requires_grad}
         images, labels = subject.images(self.batch_size, "float64")
-        clean = _Pass(subject, images, repo)
+        start = Start(subject.network, subject.device)
+        clean = _Pass(subject, start, images, repo)
         first = _gradients(loss(clean.logits, labels), weights)
         before = {name: weight.detach().clone() for name, weight in weights.items()}
         with torch.no_grad():
@@ -70,12 +73,12 @@ class Consistency(Probe):
                 if first[name] is not None:
                     weight += 2 * weight.norm() / (first[name].norm() + 1e-30) * first[name]
         probe = images.clone().requires_grad_(True)
-        attacked = _Pass(subject, probe, repo)
+        attacked = _Pass(subject, start, probe, repo)
         value = loss(attacked.logits, labels)
         attack = _gradients(value, {**weights, "": probe} if repo else {"": probe}) if value.requires_grad else {}
         slope = attack.pop("", None)
         moved = images if slope is None else images - self.epsilon * slope.sign()
-        worse = _Pass(subject, moved.clamp(0, 1), repo)
+        worse = _Pass(subject, start, moved.clamp(0, 1), repo)
         second = _gradients(loss(worse.logits, labels), weights)
         for name, earlier in attack.items():
             if earlier is not None and second[name] is not None:
@@ -117,7 +120,7 @@ def _cosines(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 class _Pass:
     """One forward: logits, outputs of the stages, what layers behind them read, and the stages of the layers."""
 
-    def __init__(self, subject: Subject, images: torch.Tensor, repo: bool):
+    def __init__(self, subject: Subject, start: Start, images: torch.Tensor, repo: bool):
         import torch
 
         from harness.probes.operations import LAYERS, PRODUCT
@@ -126,8 +129,9 @@ class _Pass:
         self._stages: list[torch.Tensor] = []
         self._read: dict[str, torch.Tensor] = {}
         self._last, self._repo = len(subject.stages), repo
-        handlers = {**dict.fromkeys(LAYERS, self._layer), PRODUCT: self._product}
+        handlers = {**dict.fromkeys(LAYERS, self._layer), PRODUCT: refuse_weights}
         stages = [(stage, self._finish) for stage in subject.stages]
+        start.again()
         with _without_normalisation(subject.network, handlers, spared=self._is_spared), hooked(stages):
             self.logits = several(outputs(subject.network, images.clone()))
         self.finite = torch.isfinite(self.logits).all()
@@ -155,8 +159,3 @@ class _Pass:
             if len(self._stages) == self._last:
                 self._read[operation.owner] = operation.input.detach().clone()
         return operation.run()
-
-    def _product(self, operation: Operation) -> Any:
-        from harness.probes.rows import refuse_weights
-
-        return refuse_weights(operation)

@@ -22,7 +22,9 @@ class Topology(EncodingProbe):
 
     Benchmarks answer from the encodings of all architectures at once; for any other network they are counted
     here (`Space.topology`). `flops` are multiply-accumulates of convolutions and linear layers for one image. `params`
-    are the trainable parameters that a gradient can reach from the logits, `all_params` those of the whole network.
+    are the trainable parameters that a gradient can reach from the logits, `all_params` those of the whole network,
+    `parameter_tensors` the tensors that hold these. Of a network with frozen ones only the others count there;
+    `trainable_layers` are all convolutions and linear layers, those with frozen weights too.
     """
 
     def read(self, space: Space, architectures: Sequence[str], num_classes: int, resolution: int) -> dict[str, Any]:
@@ -34,7 +36,7 @@ class Topology(EncodingProbe):
 
         from harness.probes.operations import ACTIVATION, LAYERS, NORMALISATION, POOLING, PRODUCT, Watch, Weights
 
-        subject.initialise("kaiming_fan_in")  # whatever pass came before: all parameters trainable, float32
+        subject.initialise("kaiming_fan_in")  # whatever pass came before: float32, and frozen what was given so
         network = subject.network
         weights = Weights(network, weight_layers(network))
         macs = elementwise = 0

@@ -60,7 +60,8 @@ class UnitSigns(Probe):
         units = [unit for unit in seen.units if unit.is_square(of_weights)]
         if not units:
             raise Unscorable("no unit of ReLU, convolution and BatchNorm has square matrices")
-        targets = [unit.weight for unit in units] if of_weights else [images]
+        groups = [seen.applied(unit) for unit in units]
+        targets = [weight for group in groups for weight in group] if of_weights else [images]
         targets = list({id(target): target for target in targets}.values())
         try:
             found = gradients(seen.last.sum(), targets)
@@ -68,7 +69,8 @@ class UnitSigns(Probe):
             found = [None] * len(targets)
         if of_weights:
             by_id = {id(target): grad for target, grad in zip(targets, found, strict=True)}
-            values = [by_id[id(unit.weight)] for unit in units]
+            parts = [[by_id[id(weight)] for weight in group if by_id[id(weight)] is not None] for group in groups]
+            values = [sum(part[1:], part[0]) if part else None for part in parts]
         else:
             values = [seen.arrived.get(unit.relu) for unit in units]
         return {"unit_norms": to_host([torch.zeros(()) if v is None else sign_norm(v) for v in values])}
@@ -93,11 +95,21 @@ class _Units:
     """
 
     def __init__(self, network: Any):
-        from harness.probes.operations import ACTIVATION, CONVOLUTION, LAYERS, NORMALISATION, PRODUCT, Watch
+        from harness.probes.operations import (
+            ACTIVATION,
+            CONVOLUTION,
+            LAYERS,
+            NORMALISATION,
+            PRODUCT,
+            Watch,
+            Weights,
+            known_layers,
+        )
 
         self.units: list[_Unit] = []
         self.arrived: dict[int, torch.Tensor] = {}
         self.last: Any = None
+        self._weights = Weights(network, known_layers(network))
         # By their ids, outputs with their versions: what the network has written into since is none any more.
         self._relus: dict[int, tuple[torch.Tensor, int, int]] = {}
         self._count = 0
@@ -126,7 +138,13 @@ class _Units:
             self._convolved[id(result)] = result, result._version, unit
         return result
 
+    def applied(self, unit: _Unit) -> list[torch.Tensor]:
+        """The weights of a unit's convolution in all its calls: one tensor, but of one that is parametrised."""
+        groups = self._weights.tensors().values()
+        return next((group for group in groups if any(weight is unit.weight for weight in group)), [unit.weight])
+
     def _layer(self, operation: Operation) -> Any:
+        self._weights.see(operation)
         if not operation.fixed:
             self.last = operation.input
         return operation.run()

@@ -76,6 +76,8 @@ class WRCor(_Correlations):
 
     def weights(self, seen: Mapping[str, Any]) -> np.ndarray:
         stages = seen["relu_stages"]
+        if (stages < 0).any():
+            raise Unscorable("a stage is not computed, or more than once")
         if not stages.any():
             raise Unscorable("the network names no stages")
         return np.where(stages > 0, 2.0 ** (stages - 1), 0.0)

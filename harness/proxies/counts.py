@@ -26,7 +26,7 @@ class _Count(Proxy):
 
 @dataclass(frozen=True)
 class Params(_Count):
-    """Number of trainable parameters that a gradient can reach.
+    """Number of trainable parameters that a gradient can reach: those that are frozen count nothing.
 
     `count=all` adds those of operations that no later one reads, as NASLib's counter does: the two differ on the micro
     cells of TransNAS-Bench-101.
@@ -69,7 +69,7 @@ class Flops(_Count):
 
 @dataclass(frozen=True)
 class TrainableLayers(_Count):
-    """Number of convolutions and linear layers (VKDNW's aleph).
+    """Number of convolutions and linear layers (VKDNW's aleph), those whose weights are frozen too.
 
     The authors' code counts named parameter tensors instead, an increasing function of this count on
     NAS-Bench-201 (`21 + 45 c` against `8 + 15 c` for c convolutions in the cell), so the ranks are equal.

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from harness.errors import HarnessError
 from harness.probes.attention import AttentionLayers
 from harness.probes.base import Probe, Unscorable
 from harness.probes.tokens import FeedForward, HeadOutputs
@@ -32,6 +33,12 @@ class WPca(Proxy):
     batch_size: int = 16
     energy: float = 0.99
     dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Raises HarnessError for a share of the variance that no number of components holds, or all do."""
+        super().__post_init__()
+        if not 0 < self.energy < 1:
+            raise HarnessError(f"proxy {self.name!r}: energy={self.energy!r} must lie between 0 and 1")
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
         probe = FeedForward(self.init, self.batch_size, self.energy, dtype=self.dtype)

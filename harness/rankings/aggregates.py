@@ -196,7 +196,7 @@ def _members(text: str, spec: str) -> tuple[str, ...]:
             parts[-1] += character
     if depth != 0:
         raise HarnessError(f"the brackets of {spec!r} do not match: write OPERATION(a, OPERATION(b, c))")
-    return tuple(part.strip() for part in parts if part.strip())
+    return tuple(part.strip() for part in parts)
 
 
 def find_aggregate(spec: str) -> Aggregate | None:
@@ -204,7 +204,9 @@ def find_aggregate(spec: str) -> Aggregate | None:
     operation, bracket, rest = spec.partition("(")
     if bracket and rest.endswith(")") and operation in OPERATIONS:
         parts = _members(rest[:-1], spec)
-        if len(parts) < 2:
+        if len(list(filter(None, parts))) < 2:
             raise HarnessError(f"{spec!r} combines fewer than two proxies: write {operation}(a, b)")
+        if "" in parts:
+            raise HarnessError(f"{spec!r} has a comma beside which no proxy stands: write {operation}(a, b)")
         return Combination(operation, parts)
     return AGGREGATES[spec]() if spec in AGGREGATES else None

@@ -68,7 +68,7 @@ class Labelled(ABC):
 
     @abstractmethod
     def rank(self, scores: np.ndarray, accuracies: Accuracies, rng: np.random.RandomState) -> np.ndarray:
-        """Higher is better: (n,) from the members' scores (m, n), NaN where one failed."""
+        """Higher is better: (n,) from the members' scores (m, n), NaN where one failed. NaN where there is none."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Libra(Labelled):
     the least information gain beside it (`information_gain`), or is the next best where none is as close; the third is
     the one whose bias, its Pearson correlation with the number of parameters, is nearest to that of the accuracies.
     Chosen among NAS-Bench-Suite-Zero's proxies and L-SWAG, those that have scores, on architectures drawn at random;
-    failed scores rank last.
+    failed scores rank last. Where fewer than three have any, there is no ranking.
     (Casarin et al., L-SWAG, CVPR 2025. The paper's text alone: how many accuracies, how values become classes, and
     how the three are joined were not found in it, and are settled here: 100, Sturges' number of equal shares, ranks.)
     """
@@ -194,13 +194,18 @@ class Libra(Labelled):
     def rank(self, scores: np.ndarray, accuracies: Accuracies, rng: np.random.RandomState) -> np.ndarray:
         drawn = np.sort(rng.permutation(scores.shape[1])[: accuracies.budget])
         chosen = self.choose(scores[:, drawn], accuracies.ask(drawn), self.members.index("params"))
-        return rank_sum(scores[list(chosen)])
+        return np.full(scores.shape[1], np.nan) if chosen is None else rank_sum(scores[list(chosen)])
 
-    def choose(self, scores: np.ndarray, accuracies: np.ndarray, params: int) -> tuple[int, int, int]:
-        """Which rows of scores (m, n) are joined; `params` is that of the number of parameters."""
+    def choose(self, scores: np.ndarray, accuracies: np.ndarray, params: int) -> tuple[int, int, int] | None:
+        """Which rows of scores (m, n) are joined, None where fewer than three hold any.
+
+        `params` is the row of the number of parameters.
+        """
         ranked = np.array([ranks(row) for row in scores])
         rho = np.array([_pearson(row, ranks(accuracies)) for row in ranked])
         known = np.isfinite(scores).any(axis=1)
+        if known.sum() < 3:
+            return None
         first, *others = (row for row in np.argsort(-rho, kind="stable").tolist() if known[row])
         close = [one for one in others if rho[one] > rho[first] - self.WITHIN] or others[:1]
         second = min(close, key=lambda one: information_gain(accuracies, scores[first], scores[one]))
