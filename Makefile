@@ -1,13 +1,19 @@
 # The two commands of a new user: `make reproduce-tables` and `make test`. Both create .venv where it is missing.
 PYTHON ?= python3
 VENV   ?= .venv
-# A CPU build by default. For a GPU: make setup TORCH="torch>=2.6" TORCH_INDEX=
+# A CPU build by default. For a GPU: make setup TORCH="torch>=2.6" TORCH_INDEX= (in a checkout that is set up already
+# too: torch is exchanged then, and the other targets take the one that is there).
 TORCH       ?= torch==2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # Architectures of each partition of the score store that `make verify` computes again.
 CELLS ?= 20
 HARNESS = $(VENV)/bin/harness
-READY   = $(VENV)/.ready
+# Set up with any torch; where one is named, with that one.
+ifeq ($(origin TORCH)/$(origin TORCH_INDEX),file/file)
+READY  := $(VENV)/.ready
+else
+READY  := $(VENV)/.ready-$(shell printf '%s' '$(TORCH) $(TORCH_INDEX)' | cksum | cut -d' ' -f1)
+endif
 # Scores of the checkout, and where the intervals of its plots and page are kept.
 RESULTS = store=results/scores cache=results/.cache
 TORCHVISION ?= torchvision==0.28.*
@@ -24,10 +30,13 @@ setup: $(READY)  ## create .venv and install the package with what its tests nee
 # The CPU index carries torch alone; where it cannot be reached, the configured index serves.
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	@if [ -e $(VENV)/.ready ] && [ $@ != $(VENV)/.ready ] && [ ! -e $@ ]; then \
+	  $(VENV)/bin/pip uninstall -q -y torch; fi  # pip takes a build for another device for the same torch
+	@rm -f $(VENV)/.ready*
 	@if [ -n "$(TORCH_INDEX)" ]; then \
 	  $(VENV)/bin/pip install -q --retries 0 --timeout 10 --no-deps --index-url $(TORCH_INDEX) "$(TORCH)" >/dev/null 2>&1 || true; fi
 	$(VENV)/bin/pip install -q "$(TORCH)" -e ".[dev]"
-	@touch $@
+	@touch $(VENV)/.ready $@
 
 reproduce-tables: $(READY)  ## build every table from the stored scores into results/tables
 	$(HARNESS) report store=results/scores output=results/tables
@@ -47,9 +56,10 @@ setup-all: $(READY)  ## install what the tests skip without: Ray, playwright, to
 	$(VENV)/bin/pip install -q -e ".[ray,browser]" "$(TORCH)" $(TORCHVISION) timm
 
 # A torch of its own beside the one in $(VENV): make test-torch TORCH=torch==2.6.0
+OTHER = .venv-$(subst =,,$(subst >,,$(subst <,,$(TORCH))))
 test-torch:  ## run the tests of probes, proxies, scoring and API on another torch (TORCH=torch==2.6.0)
-	$(MAKE) setup VENV=.venv-$(subst torch==,torch,$(TORCH)) TORCH=$(TORCH)
-	.venv-$(subst torch==,torch,$(TORCH))/bin/python -m pytest $(SPREAD) tests/test_proxies_by_hand.py \
+	$(MAKE) setup VENV=$(OTHER) "TORCH=$(TORCH)"
+	$(OTHER)/bin/python -m pytest $(SPREAD) tests/test_proxies_by_hand.py \
 	  tests/test_proxy_invariants.py tests/test_hessian.py tests/test_scoring.py tests/test_api.py $(PYTEST)
 
 lint: $(READY)  ## check the style
@@ -73,5 +83,5 @@ verify-references: $(READY)  ## compare proxies with scores computed elsewhere (
 queue: $(READY)  ## run the scoring runs of results/QUEUE.md that are missing (MINUTES=60, DATA=images)
 	$(HARNESS) queue queue=results/QUEUE.md store=results/scores $(if $(MINUTES),minutes=$(MINUTES)) $(if $(DATA),data=$(DATA))
 
-clean:  ## remove what setup created
-	rm -rf $(VENV) build dist
+clean:  ## remove what setup and test-torch created
+	rm -rf $(VENV) .venv-torch* build dist

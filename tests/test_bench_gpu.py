@@ -31,11 +31,11 @@ def nvidia_smi(tmp_path, monkeypatch) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: `make bench-gpu` measures it")
 def test_one_line_where_there_is_no_gpu(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["gpu", "--output", str(tmp_path / "gpu.json")])
-    assert gpu.main() == 0
+    assert gpu.main() == 2  # a job that was to measure has not
     out, err = capsys.readouterr()
-    assert out.startswith(f"no GPU: torch {torch.__version__} sees none here; run this where there is one")
-    assert out.count("\n") == 1
-    assert not err
+    assert err.startswith(f"no GPU: torch {torch.__version__} sees none here; run this where there is one")
+    assert err.count("\n") == 1
+    assert not out
     assert not (tmp_path / "gpu.json").exists()
 
 

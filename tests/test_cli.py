@@ -24,6 +24,10 @@ from harness.rankings.aggregates import AGGREGATES
 from harness.rankings.learned import LEARNED
 
 SNIP = "snip:batch_size=4"
+SEARCH_STOPPED = (
+    "what a search has evaluated is saved, the same command goes on from there; a study on benchmarks, which saves "
+    "nothing, starts again"
+)
 SMALL = "dataset=ImageNet16-120"  # images of 16 x 16: the cheapest networks
 
 
@@ -102,6 +106,9 @@ def test_help_of_every_command_has_examples_of_it(capsys, command):
         (["score", "proxies=[flops]"], "finished scores are stored, the same command goes on from there"),
         (["report"], "the stored scores are as they were, the same command starts again"),
         (["verify"], "the stored scores are as they were, the same command starts again"),
+        (["search"], SEARCH_STOPPED),
+        (["queue"], "finished scores are stored, the same command goes on from there"),
+        (["queue", "--plan"], "the stored scores are as they were, the same command starts again"),
     ],
 )
 def test_stopping_says_how_to_go_on(capsys, monkeypatch, command, words):
@@ -111,6 +118,15 @@ def test_stopping_says_how_to_go_on(capsys, monkeypatch, command, words):
     monkeypatch.setattr(cli, "_app", stop)
     assert main(command) == 130
     assert capsys.readouterr().err == f"\nharness: stopped; {words}\n"
+
+
+def test_an_import_that_is_stopped_has_stored_no_scores(capsys, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.benchmarks.importers.import_archive", stop)
+    assert main(["import", "nats_sss", "."]) == 130
+    assert "written in whole or not at all, the same command starts again" in capsys.readouterr().err
 
 
 def test_list_of_proxies(capsys):
@@ -126,17 +142,35 @@ def test_list_of_benchmarks(capsys):
     assert any(line.startswith("nasbench201 ") and "15,625" in line for line in capsys.readouterr().out.splitlines())
 
 
-def test_list_into_a_closed_pipe_is_no_error():
-    code = "import sys; from harness.cli import main; sys.exit(main(['list', 'proxies']))"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONUNBUFFERED": "1"}
+def written_to(stdout: int, command: list[str], unbuffered: str) -> subprocess.CompletedProcess:
+    path = os.pathsep.join(filter(None, sys.path))
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": unbuffered}
+    words = [sys.executable, "-m", "harness.cli", *command]
+    return subprocess.run(words, stdout=stdout, stderr=subprocess.PIPE, env=environment, timeout=600, check=False)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [(["list", "proxies"], 0), (["--help"], 0), (["verify", "-h"], 0), (["doctor", "store=none"], 141)],
+)
+def test_a_closed_pipe_hides_no_verdict(command, code, unbuffered):
+    """Of a list nothing is lost when nobody reads on; a check whose findings went nowhere has not passed."""
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(
-        [sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, env=environment, timeout=600, check=False
-    )
+    done = written_to(writer, command, unbuffered)
     os.close(writer)
     assert done.stderr == b""
-    assert done.returncode == 0
+    assert done.returncode == code
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_under_standard_output_is_told_in_one_line(unbuffered):
+    with open("/dev/full", "wb") as full:
+        done = written_to(full.fileno(), ["list", "proxies"], unbuffered)
+    assert done.stderr == b"harness: standard output cannot be written (No space left on device)\n"
+    assert done.returncode == 2
 
 
 # Mistakes -------------------------------------------------------------------------------------------------
@@ -296,6 +330,14 @@ def test_a_run_tells_how_well_the_proxies_rank(capsys):
     assert score("proxies=[flops]", SMALL, "population=sample(30, seed=1)") == 0
     following = capsys.readouterr().out.splitlines()[-1].removeprefix("next: harness ")
     assert main(shlex.split(following)) == 0
+    # Of another seed, with images of one's own, beside no other scores.
+    np.savez("images.npz", images=np.zeros((8, 16, 16, 3), np.uint8), labels=np.arange(8))
+    settings = ["proxies=[snip:batch_size=4]", SMALL, "population=sample(3, seed=1)", "seed=3", "stores=[scores]"]
+    assert score(*settings, "inputs=ImageNet16-120", "inputs.path=images.npz") == 0
+    following = capsys.readouterr().out.splitlines()[-1].removeprefix("next: harness ")
+    for word in ("seed=3", "inputs=ImageNet16-120", "inputs.path=images.npz", "store=scores", "'stores=[scores]'"):
+        assert f" {word}" in following
+    assert main([*shlex.split(following), "against=[snip:batch_size=4]"]) == 0
     assert score("proxies=[sed]", SMALL, "limit=6", "shard=0/2") == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("tau and rho: when the other shards are stored too")
     assert score("proxies=[trainable_layers]", "benchmark=nasbench201", "limit=1") == 0
@@ -306,6 +348,33 @@ def test_images_without_their_name_are_refused(capsys, tmp_path):
     line = refused(capsys, ["score", "proxies=[snip]", f"inputs.path={tmp_path}", "limit=1", "store=scores"])
     assert f"inputs.path={tmp_path} is of no use with inputs=random" in line
     assert "inputs=cifar10" in line
+
+
+EMPTY = [
+    (["score", "proxies=[flops]", "dataset="], "unknown dataset"),
+    (["search", "proxies=[flops]", "dataset="], "unknown dataset"),
+    (["search", "proxies=[flops]", "target="], "unknown target"),
+    (["search", "benchmark=zennas", "proxies=[params]", "budget=1", "store="], "store= names no folder"),
+    (["search", "study=search_tabular", "output="], "output= names no folder"),
+    (["compare", "flops", "dataset="], "unknown dataset"),
+    (["compare", "flops", "target="], "unknown target"),
+    (["verify", "--proxy", "flops", "--expect", "tau>0", "dataset="], "unknown dataset"),
+    (["verify", "--proxy", "flops", "--expect", "tau>0", "population="], "unknown population"),
+    (["verify", "--proxy", "snip", "--expect", "tau>0", "inputs.path="], "inputs.path"),
+    (["verify", "tables", "tables="], "tables= names no folder"),
+    (["verify", "correlations", "baseline="], "baseline= names no folder or file"),
+    (["verify", "baseline", "baseline="], "baseline= names no folder or file"),
+    (["verify", "references", "path="], "path= names no folder or file"),
+    (["verify", "references", "population=", "path=x"], "x"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), EMPTY, ids=[" ".join(command) for command, _ in EMPTY])
+def test_an_empty_setting_is_not_the_default(arguments, words, tmp_path, capsys):
+    """As from a variable that the shell does not have."""
+    ScoreStore("scores").append(ScoreKey("nasbench201", "cifar10", "none", "flops", 0), [Row(0, 1.0, 0.0, "ok", 1)])
+    stored = [] if arguments[0] == "search" else ["store=scores"]
+    assert words in refused(capsys, [*arguments, *stored])
 
 
 def test_an_empty_store_setting_is_refused(capsys):

@@ -107,6 +107,14 @@ def test_old_versions_errors_and_unfinished_files_are_notes(store):
     assert notes[2].startswith("1 unfinished files, such as ")
 
 
+def test_of_rows_of_two_versions_the_older_alone_are_left_out(store):
+    """They share their indices, and neither stands for the other."""
+    add(FLOPS, *(Row(i, 2.0, 0.0, "ok", 3) for i in range(4)))(store)
+    notes = [detail for verdict, detail in of_store(store) if verdict == "note"]
+    assert [note.partition(": ")[2] for note in notes] == ["4 scores are of version 3 and left out, the code has 1"]
+    assert of_store(store)[0][1].startswith("10 scores in 1 partitions, 2 parts")
+
+
 def test_older_parts_are_noted_and_sealed(store):
     part = next(store.rglob("part-*"))
     old = part.rename(part.with_name("part-0-0123456789ab.parquet"))

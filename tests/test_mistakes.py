@@ -14,6 +14,9 @@ from torch import nn
 
 import harness
 from harness.cli import main
+from harness.cli.launch import runs_of
+from harness.cli.quote import quoted
+from harness.config import compose_config
 from harness.engine.store import ScoreKey, ScoreStore
 from harness.errors import HarnessError, UnknownNameError, cause, shown
 
@@ -68,16 +71,46 @@ def test_a_sweep_that_means_nothing_gets_one_line(setting, tmp_path, capsys):
     assert line.startswith("harness: ")
 
 
-@pytest.mark.parametrize("name", ["störe", "a=b", "a b (1)", "~/x", "a'b", "ä ö/x", "100%", "a,b c"])
+PLAIN = ["1.10", "2025_12_01", "1e3", "true"]
+
+
+@pytest.mark.parametrize("name", ["störe", "a=b", "a b (1)", "~/x", "a'b", "ä ö/x", "100%", "a,b c", *PLAIN])
 def test_a_store_is_what_the_shell_user_means(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     folder = tmp_path / "home" / "x" if name == "~/x" else tmp_path / name
-    given = name if name == "~/x" else str(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    given = name if name in ("~/x", *PLAIN) else str(tmp_path / name)
     assert main(["score", "benchmark=macro", "proxies=[flops]", "limit=2", f"store={given}"]) == ("'" in name) * 2
     if "'" not in name:
         assert ScoreStore(folder).read(FLOPS)["index"].tolist() == [0, 1]
     else:
         assert "quote values" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "typed", "read"),
+    [
+        ("report", "output=1.10", "1.10"),
+        ("report", "output=null", None),
+        ("report", "stores=[1.10, 1_0,${store}]", ["1.10", "1_0", "u"]),
+        ("report_plots", "tables=007", "007"),
+        ("search", "scores=2025_12_01", "2025_12_01"),
+        ("score", "inputs.path=1e3", "1e3"),
+        ("score", "store=a\\", "a\\"),
+        ("queue", "tables=[overview,leaderboard]", ["overview", "leaderboard"]),
+    ],
+)
+def test_a_path_is_read_as_it_is_typed(command, typed, read):
+    given = [quoted(text) for text in ("store=u", typed)]
+    config = compose_config(command, given[1:] if typed.startswith("store=") else given)
+    for name in typed.partition("=")[0].split("."):
+        config = config[name]
+    assert config == read
+
+
+def test_the_paths_of_a_sweep_are_read_as_they_are_typed():
+    runs = runs_of([quoted("store=1.10,2_0"), "proxies=[flops]"])
+    assert [run.job.store for run in runs] == ["1.10", "2_0"]
 
 
 def test_a_store_that_cannot_be_written_is_told_before_scoring(tmp_path, monkeypatch, capsys):

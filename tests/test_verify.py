@@ -126,7 +126,7 @@ def test_an_index_of_no_architecture_is_a_finding(store, capsys, index):
 
 
 def test_a_synflow_without_absolute_weights_is_caught(synflow, monkeypatch, capsys):
-    mutate(monkeypatch, positive, "_make_positive", "parameter.abs_()", "parameter")
+    mutate(monkeypatch, positive, "_make_positive", ".abs_()", ".detach()")
     assert main(["verify", "scores", *synflow]) == 1
     out = capsys.readouterr().out
     assert "FAILS  synflow on nasbench201/cifar10" in out
@@ -271,9 +271,63 @@ def test_lost_scores_fail(written, store):
 def test_a_missing_baseline_fails_and_a_damaged_one_is_named(store, tmp_path):
     settings = [f"store={store}", f"baseline={tmp_path / 'none.json'}"]
     assert "write it with `harness verify baseline baseline=" in failing(guard("correlations", *settings))[0].detail
-    (tmp_path / "none.json").write_text("[]")
-    with pytest.raises(HarnessError, match="cannot be read"):
-        guard("correlations", *settings)
+    for text in ("[]", "", '{"correlations": []}', '{"correlations": [{}], "accuracies": {}}'):
+        (tmp_path / "none.json").write_text(text)
+        (finding,) = guard("correlations", *settings)
+        assert finding.verdict == "FAILS"
+        assert "cannot be read" in finding.detail
+        assert "cannot be read" in failing(guard("accuracies", *settings))[0].detail
+
+
+def test_a_damaged_baseline_is_written_anew_as_its_message_says(written, capsys):
+    path = Path(written[1].partition("=")[2])
+    whole = path.read_text()
+    path.write_text(whole[:100])
+    capsys.readouterr()
+    assert main(["verify", "baseline", *written]) == 0
+    out, err = capsys.readouterr()
+    assert err == f"harness: {path} cannot be read and counts as none: all is new\n"
+    assert "1 new, 0 gone, 0 moved" in out
+    assert path.read_text() == whole
+
+
+@pytest.fixture
+def damaged(written, store) -> Path:
+    """A small store with a baseline, a sound and a damaged partition."""
+    ScoreStore(store).append(key("params"), [Row(i, float(i), 0.0, "ok", 1) for i in range(40)])
+    assert main(["verify", "baseline", *written]) == 0
+    part = next((store / key().folder).glob("part-*"))
+    part.write_bytes(part.read_bytes()[:-9])
+    return part
+
+
+def test_a_damaged_part_is_a_finding_on_the_correlations(written, damaged):
+    (first, *others) = guard("correlations", *written)
+    assert (first.subject, first.verdict) == (str(key()), "FAILS")
+    assert f"{damaged.name} is damaged" in first.detail
+    assert [(finding.subject, finding.verdict) for finding in others] == [
+        ("correlations on nasbench201/ImageNet16-120", "ok")
+    ]
+
+
+def test_a_damaged_part_ends_no_guard(written, damaged, tmp_path, monkeypatch, capsys):
+    """What comes after it is checked, and the file for continuous integration is written."""
+    (tmp_path / "tables").mkdir()
+    monkeypatch.setitem(GUARD, "accuracies", lambda config: iter([Finding("accuracies", "ok", "seen")]))
+    settings = [f"tables={tmp_path / 'tables'}", "table=vkdnw_table1", "table.datasets=[ImageNet16-120]"]
+    rows = "table.rows=[{proxy: flops}]"
+    found = tmp_path / "found.xml"
+    command = ["verify", "--junit", str(found), *written, *settings, rows, "workers=1", "cells=1", "device=cpu"]
+    assert main([*command, f"stores=[{written[0].partition('=')[2]}]"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("FAILS") and f"{damaged.name} is damaged" in line for line in lines) == 3
+    assert any("params on nasbench201/ImageNet16-120" in line and "computed again" in line for line in lines)
+    assert int(ElementTree.parse(found).getroot().get("failures")) >= 3
+
+
+def test_damaged_accuracies_are_a_finding_on_the_correlations(swapped, capsys):
+    findings = guard("correlations", "proxies=[flops]", COMMITTED, f"baseline={BASELINE}")
+    assert any("is damaged: its sha256 is" in finding.detail for finding in failing(findings))
 
 
 def test_a_baseline_says_what_is_new_and_what_moved(written, store, capsys):
@@ -302,6 +356,26 @@ def test_images_that_are_not_at_hand_are_said_to_be(tmp_path):
     named = ("cifar10", "cifar100", "ImageNet16-120")
     assert noted == {f"images not at hand: set inputs={name} inputs.path=DATA" for name in named}
     assert not failing(findings)
+
+
+def test_other_images_than_those_of_the_scores_are_named_and_not_computed(tmp_path, monkeypatch):
+    archives = []
+    for number in range(2):
+        archives.append(tmp_path / f"{number}.npz")
+        pictures = np.random.RandomState(number).randint(256, size=(8, 16, 16, 3), dtype=np.uint8)
+        np.savez(archives[-1], images=pictures, labels=np.arange(8))
+    root = tmp_path / "scores"
+    given = ["inputs=ImageNet16-120", f"inputs.path={archives[0]}", f"store={root}", "workers=1", "device=cpu"]
+    assert main(["score", "dataset=ImageNet16-120", "proxies=[snip:batch_size=4]", "limit=1", *given]) == 0
+    (same,) = guard("scores", *given, f"stores=[{root}]")
+    assert same.verdict == "ok"
+    given[1] = f"inputs.path={archives[1]}"
+    monkeypatch.setattr(recomputation, "score_networks", None)
+    (other,) = guard("scores", *given, f"stores=[{root}]")
+    assert other.verdict == "note"
+    (one,) = ScoreStore(root).keys()
+    assert f"these scores are of {ScoreStore(root).images(one)}" in other.detail
+    assert "the images at hand are " in other.detail
 
 
 @pytest.fixture
@@ -459,6 +533,14 @@ def test_leftovers_of_a_table_fail_and_text_by_hand_does_not(tables, tmp_path, m
     ]
 
 
+def test_the_command_for_a_table_that_is_not_there_can_be_run(tables, tmp_path):
+    _, settings = tables
+    (tmp_path / "none").mkdir()
+    settings = [text for text in settings if not text.startswith("tables=")]
+    details = {finding.detail for finding in guard("tables", *settings, f"tables={tmp_path / 'none'}")}
+    assert details == {f"is not there: run `harness report output={tmp_path / 'none'}` and commit it"}
+
+
 def test_no_folder_of_tables_is_a_mistake(tmp_path):
     with pytest.raises(HarnessError, match="there is no folder"):
         guard("tables", f"tables={tmp_path / 'none'}")
@@ -608,7 +690,7 @@ def test_an_expectation_holds_a_proxy_against_others(mine, tmp_path, capsys):
     """`mine` counts layers; `params` and `flops` are counted beside it, on the same architectures."""
     claims = ["tau<tau(params)", "tau-tau(flops)>=0", "(tau-tau(flops)).low>-1", "tau.high>=tau.low", "rho>rho(flops)"]
     expected = [claim for text in claims for claim in ("--expect", text)]
-    settings = ["population=sample(60, seed=0)", "resamples=100", f"stores=[{tmp_path / 'none'}]"]
+    settings = ["population=sample(60, seed=0)", "resamples=100", f"store={tmp_path / 'none'}", "stores=[${store}]"]
     assert main(["verify", "--proxy", mine, *expected, "--json", "--junit", "found.xml", *settings]) == 1
     out = json.loads(capsys.readouterr().out)
     protocol, *checks = out["findings"]
@@ -629,6 +711,49 @@ def test_an_expectation_holds_a_proxy_against_others(mine, tmp_path, capsys):
     assert "name a file in a folder that is there" in capsys.readouterr().err
 
 
+# Scores computed elsewhere ---------------------------------------------------------------------------------------
+
+CELLS = load_benchmark("nasbench201").architectures[:3]
+REFERENCES = {
+    "no column of a known proxy": {"arch_str": CELLS, "flop": [1.0, 2.0, 3.0]},
+    "its column params is of": {"arch_str": CELLS, "params": ["1", "2", "x"]},
+    "more than once": {"arch_str": [CELLS[0], CELLS[0], CELLS[1]], "params": [1.0, 2.0, 3.0]},
+    "something else than text": {"arch_str": [1, 2, 3], "params": [1.0, 2.0, 3.0]},
+    "hold none of the": {"arch_str": ["a", "b", "c"], "params": [1.0, 2.0, 3.0]},
+    "'arch_str'": {"params": [1.0]},
+}
+
+
+@pytest.mark.parametrize("words", REFERENCES)
+def test_reference_scores_with_which_nothing_can_be_compared_are_refused(words, store, tmp_path, capsys):
+    path = tmp_path / "reference.parquet"
+    pd.DataFrame(REFERENCES[words]).to_parquet(path)
+    capsys.readouterr()
+    assert main(["verify", "references", f"path={path}", f"store={store}", "population=all"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert words in line
+
+
+def test_reference_scores_are_compared_with_ours(tmp_path, capsys):
+    benchmark = load_benchmark("nasbench201")
+    params = benchmark.space.topology(benchmark.architectures[:20], 10, 32)["params"]
+    ScoreStore(tmp_path / "scores").append(
+        ScoreKey("nasbench201", "cifar10", "none", "params", 0),
+        [Row(i, float(v), 0.0, "ok", available()["params"].version) for i, v in enumerate(params)],
+    )
+    path = tmp_path / "reference.parquet"
+    frame = pd.DataFrame({"arch_str": benchmark.architectures[:20], "params": (params // 100).astype(int)})
+    frame.to_parquet(path)
+    command = ["verify", "references", f"path={path}", f"store={tmp_path / 'scores'}", "population=all"]
+    assert main(command) == 0
+    assert "| params | params | 20 | 1.0000 | 0.999 | ok |" in capsys.readouterr().out
+    frame.assign(params=-frame["params"]).to_parquet(path)
+    assert main(command) == 1
+    assert "DIFFERS" in capsys.readouterr().out
+
+
 # The whole ------------------------------------------------------------------------------------------------------
 
 
@@ -647,4 +772,6 @@ def test_the_guard_is_what_the_workflows_run():
     local = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     hosted = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
     assert "make verify" in local
+    assert "make lint" in local
+    assert local.count("trap ") == 1  # a second one would take the place of the first
     assert any(step.get("run") == ".ci/run" for job in hosted["jobs"].values() for step in job["steps"])

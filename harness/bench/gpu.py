@@ -99,9 +99,10 @@ def main() -> int:
 
     if not torch.cuda.is_available():
         print(
-            f"no GPU: torch {torch.__version__} sees none here; run this where there is one, with a CUDA build of torch"
+            f"no GPU: torch {torch.__version__} sees none here; run this where there is one, with a CUDA build of torch",
+            file=sys.stderr,
         )
-        return 0
+        return 2
     gpu = f"GPU-{torch.cuda.get_device_properties(0).uuid}"  # CUDA_VISIBLE_DEVICES numbers anew
     figures: dict[str, Any] = {
         "protocol": f"NAS-Bench-201, {options.cells} random cells (seed {options.seed}), batch 64",

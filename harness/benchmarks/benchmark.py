@@ -255,7 +255,7 @@ class Benchmark:
                 f"{self.name} comes without accuracies on {dataset}: bring them with `harness import {self.name} PATH` "
                 "from the official archive"
             )
-        name = name or self.card["default_target"]
+        name = self.card["default_target"] if name is None else name
         if name not in targets:
             raise UnknownNameError(f"target of {self.name}/{dataset}", name, targets)
         return targets[name]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import codecs
-import io
 import os
 import re
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -19,7 +16,8 @@ import click
 from harness import __version__
 from harness.cli import completion
 from harness.cli.names import Described, Names, Settings, items, lists
-from harness.errors import HarnessError, HarnessWarning, UnknownNameError
+from harness.cli.streams import mute, speak_plainly
+from harness.errors import HarnessError, UnknownNameError
 
 USAGE = """\
 Training-free NAS proxies on NAS benchmarks, beside what the papers printed.
@@ -44,11 +42,19 @@ Settings are key=value (Hydra): `harness COMMAND --help` lists them, with exampl
 harness score -m "proxies=[vkdnw]" seed=0,1,2, or shards=8 hydra/launcher=submitit_slurm for a cluster.
 """
 
-#: How Python prints a warning.
-_FORMAT = warnings.formatwarning
+#: What a command says of its work when it is stopped; `_AGAIN` where it is not named.
+_STOPPED = {
+    **dict.fromkeys(("score", "compare", "queue"), "finished scores are stored, the same command goes on from there"),
+    "search": "what a search has evaluated is saved, the same command goes on from there; a study on benchmarks, "
+    "which saves nothing, starts again",
+    "import": "a benchmark is written in whole or not at all, the same command starts again",
+}
+_AGAIN = "the stored scores are as they were, the same command starts again"
 
-#: Commands that compute no score: there is nothing to go on from when they are stopped.
-_READING = {"report", "verify", "list", "describe", "doctor", "completion"}
+#: Commands of which nothing is lost when nobody reads on: `harness list proxies | head` has done what it was to do.
+_TEXTS = {"list", "describe", "completion", "help"}
+#: What a shell reports of a program that a closed pipe ended.
+_CLOSED_PIPE = 128 + signal.SIGPIPE
 
 #: Hydra's own flags, for which the run is handed to Hydra as a whole.
 _HYDRA_FLAGS = {"-m", "--multirun", "--cfg", "-c", "--info", "-i", "--resolve", "--experimental-rerun"}
@@ -154,11 +160,32 @@ def cli() -> None:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    _speak_plainly()
+    speak_plainly()
     main_thread = threading.current_thread() is threading.main_thread()
     if main_thread:
         # Schedulers end a job by SIGTERM: finished scores are written then, as after Ctrl-C.
         before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        code = _answered(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where what goes wrong can still be told
+        return code
+    except BrokenPipeError:
+        mute()
+        text = not arguments or arguments[0] in _TEXTS or bool({"-h", "--help", "--version"} & set(arguments))
+        return 0 if text else _CLOSED_PIPE
+    except OSError as error:
+        if error.filename is not None or not mute():
+            raise
+        print(f"harness: standard output cannot be written ({error.strerror or error})", file=sys.stderr)
+        return 2
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _answered(arguments: list[str]) -> int:
+    """The exit code of a command; what ends it before its end is told in one line."""
     try:
         return _dispatch(arguments)
     except (HarnessError, click.UsageError) as error:
@@ -166,34 +193,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"harness: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        after = (
-            "the stored scores are as they were, the same command starts again"
-            if arguments[0] in _READING
-            else "finished scores are stored, the same command goes on from there"
-        )
+        after = _STOPPED.get(next(iter(arguments), ""), _AGAIN)
+        if arguments[:1] == ["queue"] and "--plan" in arguments:
+            after = _AGAIN
         print(f"\nharness: stopped; {after}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `harness list proxies | head`
-        sys.stderr.close()
-        return 0
-    finally:
-        if main_thread:
-            signal.signal(signal.SIGTERM, before)
-
-
-def _speak_plainly() -> None:
-    """Let no locale keep a line from being printed, and no warning of ours take more than one."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            ascii_alone = codecs.lookup(stream.encoding).name == "ascii"
-            stream.reconfigure(encoding="utf-8" if ascii_alone else stream.encoding, errors="backslashreplace")
-    warnings.formatwarning = _warning
-
-
-def _warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> str:
-    return (
-        f"harness: {message}\n" if issubclass(category, HarnessWarning) else _FORMAT(message, category, *place, **more)
-    )
 
 
 def _stop(*_: object) -> None:

@@ -130,7 +130,7 @@ def _benchmarks() -> Iterator[Finding]:
 
 def _images(inputs: Any) -> Finding:
     subject = f"images of {inputs.name}"
-    if not inputs.path:
+    if inputs.path is None:
         return Finding(subject, "note", "not looked for: set inputs.path=DATA; proxies that read images need them")
     try:
         datasets = [load_benchmark(name).datasets.get(inputs.name) for name in list_benchmarks()]

@@ -14,7 +14,7 @@ from harness.proxies import available, get_proxy, spec_of
 def job_of(config: Any) -> Job:
     """The engine's job for a configuration of `harness score`. Raises UnknownNameError: no such benchmark or proxy."""
     benchmark = load_benchmark(config.benchmark)
-    dataset = config.dataset or next(iter(benchmark.datasets))
+    dataset = next(iter(benchmark.datasets)) if config.dataset is None else config.dataset
     return Job(
         benchmark=config.benchmark,
         dataset=dataset,

@@ -16,7 +16,7 @@ from harness.cli.tracker import find_tracker
 from harness.engine.scorer import Job
 from harness.engine.scoring import run
 from harness.errors import HarnessError
-from harness.paths import user_scores
+from harness.paths import REFERENCE, user_scores
 from harness.proxies import spec_of
 
 if TYPE_CHECKING:
@@ -114,9 +114,15 @@ def _next(job: Job) -> str:
     whole = len(load_benchmark(job.benchmark).population(job.population))
     if job.limit is not None and job.limit < whole:
         return f"the same without limit={job.limit} scores all {whole:,} architectures of population {job.population}"
-    names = " ".join(map(spec_of, job.resolved))
-    store = "" if Path(job.store) == user_scores() else " " + shlex.quote(f"store={job.store}")
+    names = " ".join(shlex.quote(spec_of(proxy)) for proxy in job.resolved)
+    own = [f"seed={job.seed}"] if job.seed else []
+    if job.inputs != "random":
+        own += [f"inputs={job.inputs}", f"inputs.path={job.inputs_path}"]
+    if Path(job.store) != user_scores():
+        own.append(f"store={job.store}")
+    if tuple(job.stores or ()) not in ((), (job.store, REFERENCE)):
+        own.append(f"stores=[{','.join(job.stores)}]")
     return (
         f'harness compare {names} benchmark={job.benchmark} dataset={job.dataset} "population={job.population}" '
-        f"score=false{store}"
+        f"score=false{''.join(f' {shlex.quote(text)}' for text in own)}"
     )

@@ -13,13 +13,14 @@ def quoted(argument: str) -> str:
     key, equals, value = argument.partition("=")
     if "'" in value or '"' in value:
         return argument
-    if (key == "population" and "(" in value) or (key in ("benchmark", "algorithm") and "=" in value):
+    name, listed = key.lstrip("+"), value[:1] == "[" and value[-1:] == "]"
+    if (name == "population" and "(" in value) or (name in ("benchmark", "algorithm") and "=" in value):
         return f"{key}='{value}'"
-    if key in PATHS:
-        return key + equals + _quoted_path(value)
-    if key == "stores" and value[:1] == "[" and value[-1:] == "]":
-        return f"stores=[{','.join(map(_quoted_path, value[1:-1].split(',')))}]"
-    if key in ("proxies", "against", "highlight"):
+    if listed and name in ("stores", "tables"):  # tables: a folder, or for a queue a list of names
+        return f"{key}=[{','.join(_quoted_path(path.strip()) for path in value[1:-1].split(','))}]"
+    if equals and name in PATHS:
+        return f"{key}={_quoted_path(value)}"
+    if name in ("proxies", "against", "highlight"):
         return key + equals + _quoted_names(value)
     return argument
 
@@ -34,6 +35,13 @@ def _quoted_names(value: str) -> str:
 
 
 def _quoted_path(path: str) -> str:
-    """A path as the grammar reads it; several (of a sweep), an interpolation or a plain one as they are."""
-    plain = re.fullmatch(r"[A-Za-z0-9_/.+%*@?|:,-]*", path) or "${" in path
-    return path if plain else f"'{path}'"
+    """A path as the grammar reads it: in quotes, without which `1.10` would be a number and become `1.1`.
+
+    `null`, nothing and an interpolation stay as they are; the paths of a sweep are quoted one by one. A comma is a
+    sweep's where the paths hold nothing that needed quotes in any case.
+    """
+    if not path or path.lower() == "null" or "${" in path:
+        return path
+    if "," in path and re.fullmatch(r"[A-Za-z0-9_/.+%*@?|:,-]*", path):
+        return ",".join(map(_quoted_path, path.split(",")))
+    return "'" + re.sub(r"\\+$", r"\g<0>\g<0>", path) + "'"  # a backslash before the quote would take it away

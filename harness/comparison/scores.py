@@ -153,7 +153,7 @@ class Place:
 def place(benchmark: str, dataset: str | None, store: ScoreStore, seed: int = 0, target: str | None = None) -> Place:
     """A benchmark's dataset, by default its first. Raises HarnessError where it has no accuracies."""
     loaded = load_benchmark(benchmark)
-    name = dataset or next(iter(loaded.datasets))
+    name = next(iter(loaded.datasets)) if dataset is None else dataset
     return Place(Measurements(store).block(benchmark, loaded.dataset(name).name, target), store, seed)
 
 

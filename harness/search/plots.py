@@ -12,6 +12,7 @@ import pandas as pd
 from harness.charts import definitions
 from harness.charts.vega import compiled, filled, save
 from harness.errors import HarnessError, cause
+from harness.paths import typed_path
 
 #: Pixels across a plot.
 WIDTH = 760
@@ -70,7 +71,7 @@ def plot_population(history: pd.DataFrame, proxies: list[str], path: Path) -> Pa
 
 def plot_study(config: Any) -> list[Path]:
     """The plots of a study whose table was written: trajectories, or fronts and populations of its stored runs."""
-    output, study = Path(config.output), config.study
+    output, study = typed_path(config.output, "output"), config.study
     trajectory = output / f"{study.name}_trajectory.csv"
     if trajectory.is_file():
         with open(trajectory, newline="", encoding="utf-8") as file:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.engine.store import hive_folder
 from harness.errors import HarnessError
+from harness.paths import typed_path
 
 if TYPE_CHECKING:
     from harness.search.objective import Objective
@@ -74,5 +75,5 @@ def finished(folder: Path, objective: Objective) -> dict[str, Any] | None:
 
 
 def folder_of(root: str | Path, key: SearchKey) -> Path:
-    """Where a run is stored."""
-    return Path(root) / hive_folder(key)
+    """Where a run is stored. Raises HarnessError: `root` is no path."""
+    return typed_path(root, "store") / hive_folder(key)

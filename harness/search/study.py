@@ -8,13 +8,13 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from harness.engine.store import open_store, write_text
 from harness.errors import HarnessError
+from harness.paths import typed_path
 from harness.search.objective import MissingScores, NetworkScores
 from harness.search.outcome import Interval, Outcome, TabularSearches
 from harness.search.run import complete, open_run
@@ -79,7 +79,7 @@ def build_study(config: Any) -> int:
     study = config.study
     if not study.cases or not study.rows:
         raise HarnessError(f"study {study.name!r} has no cases or no rows: see conf/study/")
-    output = Path(config.output)
+    output = typed_path(config.output, "output")
     open_cases = [case for case in study.cases if case.benchmark.partition(":")[0] in available()]
     if open_cases and len(open_cases) < len(study.cases):
         raise HarnessError(f"study {study.name!r} mixes benchmarks and open spaces: make two studies")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,9 +19,9 @@ import numpy as np
 
 from harness.benchmarks.benchmark import Benchmark, embedded_benchmark, list_benchmarks, load_benchmark
 from harness.correlation import check_resamples, correlate
-from harness.engine.store import ScoreKey, ScoreStore, open_store, write_text
+from harness.engine.store import ScoreKey, ScoreStore, check_range, open_store, write_text
 from harness.errors import HarnessError, UnknownNameError
-from harness.paths import REFERENCE, data_dir
+from harness.paths import REFERENCE, data_dir, typed_path
 from harness.progress import progress_bar
 from harness.proxies import get_proxy
 from harness.rankings.aggregates import AGGREGATES
@@ -103,7 +104,11 @@ def guarded_benchmarks() -> list[Benchmark]:
 
 
 def correlations(
-    store: ScoreStore, populations: Iterable[str], resamples: int = 0, proxies: Iterable[str] = ()
+    store: ScoreStore,
+    populations: Iterable[str],
+    resamples: int = 0,
+    proxies: Iterable[str] = (),
+    damaged: dict[tuple, HarnessError] | None = None,
 ) -> Iterator[Entry]:
     """The correlations of every partition and of every aggregate that the store holds in whole.
 
@@ -114,6 +119,7 @@ def correlations(
     Args:
         resamples: of the bootstrap, fewer on large populations; 0 for values alone.
         proxies: only these; all when empty.
+        damaged: takes the reason why a partition cannot be read, by the fields of its key; None: it is raised.
     """
     keys = chosen_keys(store, list(proxies))
     asked = [(key.space, key.dataset, key.inputs, key.proxy, key.seed) for key in keys]
@@ -122,55 +128,69 @@ def correlations(
         asked += [(space, dataset, PAPER_INPUTS, name, seed) for space, dataset, seed in sets for name in AGGREGATES]
     members: dict[tuple[str, str], np.ndarray | None] = {}
     with progress_bar(len(asked), "partitions") as progress:
-        for space, dataset, inputs, spec, seed in asked:
+        for place in asked:
             progress.update()
             try:
-                benchmark = load_benchmark(space)
-                if not benchmark.has_accuracies or not benchmark.targets(dataset):
-                    continue
-                accuracies = benchmark.accuracies(dataset).to_numpy(dtype=np.float64)
-                target = benchmark.target(dataset)
-                version = 0 if spec in AGGREGATES else get_proxy(spec).version
+                yield from list(_correlations(store, ScoreKey(*place), populations, resamples, members))
             except UnknownNameError:
                 continue
-            reader = Reader(store, benchmark)  # a new one each time: its columns are as long as the benchmark
-            covered = {}
-            for name in populations:
-                if (space, name) not in members:
-                    members[space, name] = _members(benchmark, name)
-                indices = members[space, name]
-                if indices is not None:
-                    scores = reader.scores(spec, dataset, indices, inputs, seed)
-                    if not scores.missing:
-                        covered[name] = indices, scores.values
-            if not covered and spec not in AGGREGATES:
-                held = store.read(ScoreKey(space, dataset, inputs, spec, seed), version)
-                held = held.loc[~held["status"].str.startswith("error"), "index"].to_numpy()
-                stored = np.isin(benchmark.representatives, held)
-                stored[held] = True
-                indices = np.flatnonzero(stored)
-                covered[STORED] = indices, reader.scores(spec, dataset, indices, inputs, seed).values
-            for name, (indices, values) in covered.items():
-                trained = np.isfinite(accuracies[indices])
-                indices, values = indices[trained], values[trained]
-                if len(indices) < 2:
-                    continue
-                metrics = [name for name in METRICS if target.admits(name)]
-                found = correlate(values, accuracies[indices], metrics, resamples_for(len(indices), resamples))
-                figures = {m: (found[m].value, found[m].low, found[m].high) for m in metrics}
-                yield Entry(
-                    space,
-                    dataset,
-                    inputs,
-                    spec,
-                    seed,
-                    name,
-                    version,
-                    len(indices),
-                    digest(indices),
-                    digest(np.where(np.isfinite(values), values, np.nan)),
-                    figures,
-                )
+            except HarnessError as error:
+                if damaged is None:
+                    raise
+                damaged[place] = error
+
+
+def _correlations(
+    store: ScoreStore,
+    key: ScoreKey,
+    populations: Iterable[str],
+    resamples: int,
+    members: dict[tuple[str, str], np.ndarray | None],
+) -> Iterator[Entry]:
+    """Those of one partition, or of the aggregate that stands for a proxy in `key`; `members` is filled.
+
+    Raises HarnessError: the partition or the benchmark is damaged; UnknownNameError: the code has no such name.
+    """
+    benchmark = load_benchmark(key.space)
+    if not benchmark.has_accuracies or not benchmark.targets(key.dataset):
+        return
+    accuracies = benchmark.accuracies(key.dataset).to_numpy(dtype=np.float64)
+    target = benchmark.target(key.dataset)
+    version = 0 if key.proxy in AGGREGATES else get_proxy(key.proxy).version
+    reader = Reader(store, benchmark)  # a new one each time: its columns are as long as the benchmark
+    covered = {}
+    for name in populations:
+        if (key.space, name) not in members:
+            members[key.space, name] = _members(benchmark, name)
+        indices = members[key.space, name]
+        if indices is not None:
+            scores = reader.scores(key.proxy, key.dataset, indices, key.inputs, key.seed)
+            if not scores.missing:
+                covered[name] = indices, scores.values
+    if not covered and key.proxy not in AGGREGATES:
+        held = store.read(key, version)
+        held = held.loc[~held["status"].str.startswith("error"), "index"].to_numpy()
+        check_range(held, len(benchmark), store.place(key))
+        stored = np.isin(benchmark.representatives, held)
+        stored[held] = True
+        indices = np.flatnonzero(stored)
+        covered[STORED] = indices, reader.scores(key.proxy, key.dataset, indices, key.inputs, key.seed).values
+    for name, (indices, values) in covered.items():
+        trained = np.isfinite(accuracies[indices])
+        indices, values = indices[trained], values[trained]
+        if len(indices) < 2:
+            continue
+        metrics = [name for name in METRICS if target.admits(name)]
+        found = correlate(values, accuracies[indices], metrics, resamples_for(len(indices), resamples))
+        yield Entry(
+            **asdict(key),
+            population=name,
+            version=version,
+            n=len(indices),
+            members=digest(indices),
+            scores=digest(np.where(np.isfinite(values), values, np.nan)),
+            figures={m: (found[m].value, found[m].low, found[m].high) for m in metrics},
+        )
 
 
 def _members(benchmark: Benchmark, name: str) -> np.ndarray | None:
@@ -195,6 +215,10 @@ def read_baseline(path: str | Path) -> dict[str, Any] | None:
             Entry(**{**entry, "figures": {m: tuple(map(_value, f)) for m, f in entry["figures"].items()}})
             for entry in content["correlations"]
         ]
+        if not all(isinstance(digests, dict) for digests in dict(content["accuracies"]).values()):
+            raise TypeError("accuracies without digests")
+        if any(len(figure) != 3 for entry in entries for figure in entry.figures.values()):
+            raise ValueError("a figure is no value with the ends of its interval")
         return {**content, "correlations": {entry.identity: entry for entry in entries}}
     except FileNotFoundError:
         return None
@@ -209,7 +233,7 @@ def guarded_by(config: Any) -> tuple[Path, ScoreStore]:
     """The baseline of `harness verify` and the scores that it is about: those of the package where none is named."""
     if config.baseline is None:
         return data_dir("results") / "baseline.json", open_store(config.store, [REFERENCE])
-    return Path(config.baseline), open_store(config.store, config.stores)
+    return typed_path(config.baseline, "baseline"), open_store(config.store, config.stores)
 
 
 def write_baseline(config: Any) -> int:
@@ -217,7 +241,12 @@ def write_baseline(config: Any) -> int:
     check_resamples(config.resamples)
     if config.baseline is None:
         raise HarnessError("name the file that is written: harness verify baseline baseline=FILE")
-    before = read_baseline(config.baseline)
+    path = typed_path(config.baseline, "baseline")
+    try:
+        before = read_baseline(path)
+    except HarnessError:  # what is written now takes its place
+        print(f"harness: {path} cannot be read and counts as none: all is new", file=sys.stderr)
+        before = None
     entries = list(correlations(open_store(config.store, config.stores), config.populations, config.resamples))
     content = {
         "protocol": f"value, 95% interval of up to {config.resamples} resamples; default accuracies of the benchmark",
@@ -226,7 +255,6 @@ def write_baseline(config: Any) -> int:
     # An entry a line: a change of one is one line of a diff.
     lines = [json.dumps(_plain(entry)) for entry in sorted(entries, key=lambda entry: entry.identity)]
     text = json.dumps(content, indent=2)[:-2] + ',\n  "correlations": [\n    ' + ",\n    ".join(lines) + "\n  ]\n}\n"
-    path = Path(config.baseline)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
@@ -265,7 +293,11 @@ def check_correlations(config: Any) -> Iterator[Finding]:
     baseline does not have yet is a note.
     """
     path, store = guarded_by(config)
-    baseline = read_baseline(path)
+    try:
+        baseline = read_baseline(path)
+    except HarnessError as error:
+        yield Finding(str(path), "FAILS", str(error))
+        return
     if baseline is None:
         yield Finding(str(path), "FAILS", f"is not there: write it with `harness verify baseline baseline={path}`")
         return
@@ -275,8 +307,8 @@ def check_correlations(config: Any) -> Iterator[Finding]:
     names.pop(STORED, None)
     tables: dict[str, dict[str, str]] = {}
     compared: dict[tuple[str, str], list[float]] = {}
-    seen, new = set(), []
-    for entry in correlations(store, names, proxies=config.proxies):
+    seen, new, damaged = set(), [], {}
+    for entry in correlations(store, names, proxies=config.proxies, damaged=damaged):
         seen.add(entry.identity)
         before = old.get(entry.identity)
         if before is None:
@@ -289,9 +321,16 @@ def check_correlations(config: Any) -> Iterator[Finding]:
             same = baseline["accuracies"].get(entry.space) == tables[entry.space]
             yield Finding(str(entry), "FAILS", f"{'; '.join(moves)}; likely cause: {_cause(before, entry, same)}")
         compared.setdefault((entry.space, entry.dataset), []).append(_largest(before, entry))
+    # An aggregate of a damaged partition is another line only where the baseline has it.
+    faults = {str(reason): place for place, reason in reversed(damaged.items())}
+    for reason, place in reversed(faults.items()):
+        yield Finding(str(ScoreKey(*place)), "FAILS", f"its correlations cannot be computed: {reason}")
     for entry in old.values():
-        if entry.identity not in seen and (not labels or entry.proxy in labels):
-            yield Finding(str(entry), "FAILS", "was in the baseline and cannot be computed: scores or proxy are gone")
+        place = entry.identity[:-1]
+        lost = entry.identity not in seen and place not in faults.values()
+        if lost and (not labels or entry.proxy in labels):
+            reason = damaged.get(place, "scores or proxy are gone")
+            yield Finding(str(entry), "FAILS", f"was in the baseline and cannot be computed: {reason}")
     for (space, dataset), moves in compared.items():
         within = sum(move <= LARGEST_MOVE for move in moves)
         detail = f"{within} of {len(moves)} within {LARGEST_MOVE} of the baseline, largest move {max(moves):.4f}"

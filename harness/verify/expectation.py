@@ -22,6 +22,7 @@ from harness.comparison.scores import Contestant, Place, Scoring, contestant, pl
 from harness.correlation import Estimate, Sample, check_resamples, estimate, metric, sample_many
 from harness.engine.store import ScoreStore, open_store
 from harness.errors import HarnessError
+from harness.paths import typed_path
 from harness.proxies.base import Proxy
 from harness.rankings.results import PAPER_INPUTS
 from harness.verify.findings import Finding
@@ -174,14 +175,15 @@ def check_expectations(proxy: Proxy, expectations: Sequence[Expectation], config
     check_resamples(config.resamples)
     own = contestant(proxy)
     others = {term.other: contestant(term.other) for one in expectations for term in one.terms if term.other}
-    population = config.population or POPULATION
-    how = Scoring(config.inputs.name if config.inputs.path else None, config.inputs.path, config.workers, config.device)
+    population = POPULATION if config.population is None else config.population
+    inputs = None if config.inputs.path is None else config.inputs.name
+    how = Scoring(inputs, config.inputs.path, config.workers, config.device)
     with TemporaryDirectory() as folder:
         alone = place(config.benchmark, config.dataset, ScoreStore(folder), config.seed)
         indices = alone.block.population(population)  # raises, before anything is scored, where there is none
         score_missing(alone, [own], population, how)
         alone = alone.afresh()
-        where = place(config.benchmark, config.dataset, open_store(folder, [folder, *config.stores]), config.seed)
+        where = place(config.benchmark, config.dataset, open_store(folder, [folder, *_there(config)]), config.seed)
         if others:
             score_missing(where, list(others.values()), population, how)
             where = where.afresh()
@@ -197,6 +199,11 @@ def check_expectations(proxy: Proxy, expectations: Sequence[Expectation], config
         yield Finding(proxy.label, "note", text)
     for expectation in expectations:
         yield _held(proxy.label, expectation, samples)
+
+
+def _there(config: Any) -> list[str]:
+    """The folders of scores that are read; the user's own need not be there."""
+    return [one for one in config.stores if one != config.store or typed_path(one, "store").exists()]
 
 
 def _protocol(

@@ -12,7 +12,8 @@ from scipy.stats import spearmanr
 
 from harness.benchmarks.benchmark import load_benchmark
 from harness.engine.store import ScoreStore, open_store
-from harness.errors import HarnessError
+from harness.errors import HarnessError, cause
+from harness.paths import typed_path
 from harness.rankings.results import Reader
 
 #: Names in the reference file -> our proxy, and the least rank correlation that shows the same definition; None
@@ -67,11 +68,10 @@ def compare_references(
         HarnessError: the file is missing, unreadable, or of another form.
     """
     try:
-        table = pd.read_parquet(path)
-        by_cell = table.set_index("arch_str")
+        by_cell = _checked(pd.read_parquet(path, partitioning=None))
     except (OSError, KeyError, ValueError) as error:
         raise HarnessError(
-            f"reference scores {path} cannot be read ({str(error).splitlines()[0]}): give a Parquet with `arch_str` "
+            f"reference scores {path} cannot be read ({cause(error)}): give a Parquet with `arch_str` "
             "and one column per proxy, as in `harness verify references path=FILE`"
         ) from error
     benchmark = load_benchmark("nasbench201")
@@ -80,6 +80,11 @@ def compare_references(
     cells = [benchmark.architectures[i] for i in indices]
     known = [cell in by_cell.index for cell in cells]
     indices = indices[np.array(known)]
+    if not len(indices):
+        raise HarnessError(
+            f"reference scores {path} hold none of the {len(cells):,} cells of population {population}: `arch_str` has "
+            f"them as in {cells[0]}"
+        )
     rows = by_cell.loc[[cell for cell, there in zip(cells, known, strict=True) if there]]
     found = []
     for name, (spec, least) in REFERENCES.items():
@@ -96,12 +101,32 @@ def compare_references(
     return found
 
 
+def _checked(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of known proxies by cell. Raises ValueError or KeyError where nothing can be compared with them."""
+    cells = table["arch_str"]
+    if not cells.map(lambda cell: isinstance(cell, str)).all():
+        raise ValueError("`arch_str` holds something else than text")
+    if cells.duplicated().any():
+        raise ValueError(f"`arch_str` holds {cells[cells.duplicated()].iloc[0]} more than once")
+    known = [name for name in REFERENCES if name in table]
+    if not known:
+        raise ValueError(f"it has no column of a known proxy: {', '.join(REFERENCES)}")
+    for name in known:
+        column = table[name]
+        if not isinstance(column, pd.Series):
+            raise ValueError(f"its column {name} is there more than once")
+        if not pd.api.types.is_numeric_dtype(column):
+            raise ValueError(f"its column {name} is of {column.dtype}, no numbers")
+    return table.set_index("arch_str")[known].astype(np.float64)
+
+
 def verify_references(config: object) -> int:
     """Print the agreement with the reference file; exit code 1 where a definition differs or scores lack."""
-    if not config.path:
+    if config.path is None:
         raise HarnessError("which file? harness verify references path=FILE.parquet (NAS-Bench-Suite-Zero's scores)")
-    population, inputs = config.population or POPULATION, config.inputs.name
-    results = compare_references(config.path, open_store(config.store, config.stores), population, inputs)
+    population, inputs = POPULATION if config.population is None else config.population, config.inputs.name
+    path = typed_path(config.path, "path")
+    results = compare_references(path, open_store(config.store, config.stores), population, inputs)
     print("| reference | ours | n | Spearman rho | at least | |\n|---|---|--:|--:|--:|---|")
     for result in results:
         rho = "not computed" if result.rho is None else f"{result.rho:.4f}"

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from harness.benchmarks.benchmark import load_benchmark
+from harness.engine.inputs import inputs_for
 from harness.engine.scorer import Job
 from harness.engine.store import Row, ScoreKey, ScoreStore, check_range, open_store
 from harness.engine.workers import score_networks
@@ -51,22 +53,23 @@ def check_scores(config: Any) -> Iterator[Finding]:
     A score agrees when it is equal to the last bit, or deviates by no more than the proxy's `tolerance`, or by no
     more than ten times that without passing another stored score (another processor or device rounds otherwise).
     With `config.exact`, nothing but a sum taken in another order (`LAST_DIGITS`) is tolerated. What could not be
-    computed must again not be, for the same reason.
+    computed must again not be, for the same reason. Scores of other images than those at hand are only named.
     """
     if config.cells < 1:
         raise HarnessError(f"cells={config.cells} checks nothing: give at least 1")
     store = open_store(config.store, config.stores)
     keys = chosen_keys(store, list(config.proxies))
+    at_hand = cache(lambda dataset, name: inputs_for(dataset, name, config.inputs.path).digest)
     groups: dict[Job, list[_Partition]] = defaultdict(list)
     for key in keys:
         subject = str(key)
-        if key.inputs not in ("none", "random") and not (config.inputs.path and config.inputs.name == key.inputs):
+        if key.inputs not in ("none", "random") and (config.inputs.path is None or config.inputs.name != key.inputs):
             yield Finding(subject, "note", f"images not at hand: set inputs={key.inputs} inputs.path=DATA")
             continue
         try:
             benchmark, proxy = load_benchmark(key.space), get_proxy(key.proxy)
-            benchmark.dataset(key.dataset)
-            stored = store.read(key, proxy.version)
+            dataset = benchmark.dataset(key.dataset)
+            stored, held = store.read(key, proxy.version), store.images(key)
             check_range(stored["index"].to_numpy(), len(benchmark), store.place(key))
         except HarnessError as error:
             yield Finding(subject, "FAILS", str(error))
@@ -76,6 +79,10 @@ def check_scores(config: Any) -> Iterator[Finding]:
             yield Finding(subject, "FAILS", f"no score of version {proxy.version}, which the code has: score it again")
             continue
         images = key.inputs not in ("none", "random")
+        if images and held not in (None, at_hand(dataset, key.inputs)):
+            other = f"the images at hand are {at_hand(dataset, key.inputs)}, these scores are of {held}"
+            yield Finding(subject, "note", f"not computed again: {other}: point inputs.path at the same images")
+            continue
         counted = is_counted(proxy)
         job = Job(
             key.space,

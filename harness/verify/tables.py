@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.config import choices, compose_config
 from harness.errors import HarnessError
-from harness.paths import REFERENCE, data_dir
+from harness.paths import REFERENCE, data_dir, typed_path
 from harness.tables.build import build_tables
 from harness.verify.findings import Finding
 
@@ -28,21 +28,25 @@ def check_tables(config: Any) -> Iterator[Finding]:
     """
     committed, stores = data_dir("results") / "tables", [REFERENCE]
     if config.tables is not None:
-        committed, stores = Path(config.tables), list(config.stores)
+        committed, stores = typed_path(config.tables, "tables"), list(config.stores)
     if not committed.is_dir():
         raise HarnessError(f"there is no folder {committed}: set tables=DIR to a folder that `harness report` wrote")
     with TemporaryDirectory() as folder:
         report = compose_config("report", [])
         report.table, report.store, report.stores, report.output = config.table, config.store, stores, folder
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            build_tables(report)
+        try:
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                build_tables(report)
+        except HarnessError as error:  # such as a damaged part
+            yield Finding(f"tables in {committed}", "FAILS", f"cannot be built: {error}")
+            return
         rebuilt = {str(path.relative_to(folder)): path.read_bytes() for path in _files(Path(folder))}
     studies = choices("study")
     stored = {str(path.relative_to(committed)): path.read_bytes() for path in _files(committed)}
     for name in sorted({*rebuilt, *stored}):
         subject = f"table {committed / name}"
         if name not in stored:
-            yield Finding(subject, "FAILS", "is not there: run `harness report output={committed}` and commit it")
+            yield Finding(subject, "FAILS", f"is not there: run `harness report output={committed}` and commit it")
         elif name in rebuilt:
             difference = _difference(stored[name], rebuilt[name])
             if difference:
