@@ -14,6 +14,7 @@ from harness.probes.attention import AttentionLayers
 from harness.probes.tokens import FeedForward
 from harness.probes.tokens import least_eigenvalue as least_of_rows
 from harness.proxies import get_proxy
+from harness.seeds import stable_seed
 from tests.by_hand import Case, by_hand, near
 
 WIDTH, HEADS = 4, 2
@@ -395,3 +396,181 @@ def test_observables_do_not_depend_on_what_is_asked_for(make_subject):
     case = Case(make_subject, "transformer", "default", size=1)
     alone, several = (AttentionLayers().run(case.make(), frozenset(names)) for names in (["mixed_entropies"], []))
     assert all(np.array_equal(alone[name], several[name]) for name in several)
+
+
+# What the layers of attention are is told by what is computed ---------------------------------------------
+
+
+class Ordered(nn.Module):
+    """Queries, keys and values in as many layers as `made` has, with the last layer declared first or last."""
+
+    def __init__(self, made: tuple[str, ...], first: bool):
+        super().__init__()
+        self.made = made
+        if first:
+            self.out = nn.Linear(WIDTH, WIDTH)
+        for parts in made:
+            self.add_module(parts, nn.Linear(WIDTH, len(parts) * WIDTH))
+        if not first:
+            self.out = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        made = {}
+        for parts in self.made:
+            made |= dict(zip(parts, self._modules[parts](x).chunk(len(parts), dim=-1), strict=True))
+        q, k, v = (made[part].unflatten(-1, (2, -1)).transpose(1, 2) for part in "qkv")
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class OrderedAttention(Ordered):
+    pass
+
+
+class Inner(Ordered):
+    """Without the last layer, which the module around it has."""
+
+    def __init__(self, made, first):
+        super().__init__(made, first)
+        self.out = nn.Identity()
+
+
+class InnerAttention(Inner):
+    pass
+
+
+class OuterAttention(nn.Module):
+    def __init__(self, made, first):
+        super().__init__()
+        self.inner, self.out = InnerAttention(made, first), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        return self.out(self.inner(x))
+
+
+class AttentionBlock(nn.Module):
+    """A block whose name holds the word, with the layers behind the attention."""
+
+    def __init__(self, made, first):
+        super().__init__()
+        self.attention = OrderedAttention(made, first)
+        self.up, self.down = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(2 * WIDTH, WIDTH)
+
+    def forward(self, x):
+        return x + self.down(F.gelu(self.up(self.attention(x))))
+
+
+class TorchAttention(nn.Module):
+    def __init__(self, made, first):
+        super().__init__()
+        self.inner = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.inner(x, x, x, need_weights=False)[0]
+
+
+class Ends(nn.Module):
+    """One attention between an embedding and a classifier, which is declared first or last."""
+
+    def __init__(self, attention: nn.Module, first: bool = False):
+        super().__init__()
+        if first:
+            self.head = nn.Linear(WIDTH, 5)
+        self.embed, self.attention = nn.Conv2d(3, WIDTH, 2, 2), attention
+        self.mix = nn.Linear(WIDTH, WIDTH)
+        if not first:
+            self.head = nn.Linear(WIDTH, 5)
+
+    def forward(self, x):
+        x = self.mix(self.attention(self.embed(x).flatten(2).transpose(1, 2)))
+        return self.head(x.mean(dim=1))
+
+
+def alike(network: nn.Module) -> nn.Module:
+    """The same numbers in the layers of the same use, whatever they are called and wherever they are."""
+    names = {"in_proj_": "qkv.", "out_proj": "out", "inner.": "", "attention.attention": "attention"}
+    for name, parameter in network.named_parameters():
+        for old, new in names.items():
+            name = name.replace(old, new)
+        *prefix, layer, kind = name.split(".")
+        parts = layer if set(layer) <= set("qkv") else ""
+        drawn = [
+            torch.randn(
+                len(parameter) // max(len(parts), 1),
+                *parameter.shape[1:],
+                generator=torch.Generator().manual_seed(stable_seed(*prefix, part or layer, kind)),
+            )
+            for part in parts or [""]
+        ]
+        with torch.no_grad():
+            parameter.copy_(torch.cat(drawn) / 2)
+    return network
+
+
+WRITTEN = [("q", "k", "v"), ("qkv",), ("q", "kv"), ("qk", "v"), ("kv", "q")]
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["last", "first"])
+@pytest.mark.parametrize("kind", [OrderedAttention, OuterAttention, TorchAttention])
+@pytest.mark.parametrize("made", WRITTEN, ids="-".join)
+def test_the_parts_of_attention_are_counted_however_they_are_made(made, kind, first):
+    plain, other = (
+        scores(alike(Ends(one)), ["head_confidence"])["head_confidence"]
+        for one in (OrderedAttention(("q", "k", "v"), False), kind(made, first))
+    )
+    assert other == pytest.approx(plain, rel=1e-6)
+
+
+def test_a_block_that_is_called_attention_counts_by_the_attention_in_it():
+    def found(kind):
+        network = alike(Ends(kind(("q", "kv"), False)))
+        return scores(network, ["head_confidence"])["head_confidence"]
+
+    assert found(AttentionBlock) == pytest.approx(found(OrderedAttention), rel=1e-6)
+
+
+def test_parts_of_attention_that_cannot_be_counted_are_a_status():
+    class Odd(OrderedAttention):
+        def __init__(self):
+            super().__init__(("qkv",), False)
+            self.qkv = nn.Linear(WIDTH, 3 + 3 + WIDTH)
+
+        def forward(self, x):
+            q, k, v = self.qkv(x).split([3, 3, WIDTH], dim=-1)
+            return self.out((q @ k.mT).softmax(dim=-1) @ v)
+
+    Odd.__name__ = "OddAttention"
+    status = scores(Ends(Odd()), ["head_confidence"]).attrs["status"]["head_confidence"]
+    assert status == "how many of queries, keys and values each layer of attention makes cannot be told"
+
+
+@pytest.mark.parametrize("spec", ["dss", "dss:variant=repo", "dss:variant=supernet", "auto_prox_a"])
+def test_the_last_layers_are_those_that_are_computed_last(spec):
+    found = {
+        (inner, head): float(scores(alike(Ends(OrderedAttention(("qkv",), inner), head)), [spec]).iloc[0])
+        for inner in (False, True)
+        for head in (False, True)
+    }
+    assert len(found) == 4
+    assert list(found.values()) == pytest.approx([found[False, False]] * 4, rel=1e-9)
+
+
+def test_where_a_convolution_classifies_no_linear_layer_is_left_out():
+    class Convolved(Ends):
+        def forward(self, x):
+            x = self.mix(self.attention(self.embed(x).flatten(2).transpose(1, 2))).mean(dim=1)
+            return F.conv2d(x[:, :, None, None], self.head.weight[:, :, None, None], self.head.bias).flatten(1)
+
+    class Conv(Ends):
+        def __init__(self):
+            super().__init__(OrderedAttention(("qkv",), False))
+            self.head = nn.Conv2d(WIDTH, 5, 1)
+
+        def forward(self, x):
+            x = self.mix(self.attention(self.embed(x).flatten(2).transpose(1, 2))).mean(dim=1)
+            return self.head(x[:, :, None, None]).flatten(1)
+
+    one = scores(alike(Conv()), ["dss", "dss:variant=repo"])
+    assert one["dss"] == one["dss:variant=repo"]
+    plain = scores(alike(Ends(OrderedAttention(("qkv",), False))), ["dss"])["dss"]
+    assert one["dss"] == pytest.approx(plain, rel=1e-9)
+    assert scores(alike(Convolved(OrderedAttention(("qkv",), False))), ["dss"])["dss"] == pytest.approx(plain, rel=1e-9)

@@ -92,3 +92,37 @@ def test_one_value_a_channel_is_refused_as_by_torch():
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     with twice_differentiable(network), pytest.raises(ValueError, match="more than 1 value per channel"):
         network(torch.zeros(1, 3, 1, 1))
+
+
+class Computed(nn.Module):
+    """A convolution's bias and a BatchNorm's parameters that layers compute: their gradients come by these."""
+
+    def __init__(self, where):
+        super().__init__()
+        self.where = where
+        self.conv, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6, affine=False)
+        self.hyper, self.end = nn.Linear(4, 6), nn.Linear(6, 5)
+        self.context = nn.Parameter(torch.randn(4))
+
+    def forward(self, x):
+        made = self.hyper(self.context)
+        x = F.conv2d(x, self.conv.weight, made if self.where == "bias" else self.conv.bias, padding=1)
+        affine = {"weight": (1 + made, None), "shift": (torch.ones_like(made), made), "shift alone": (None, made)}
+        weight, bias = affine.get(self.where, (None, None))
+        return self.end(F.silu(F.batch_norm(x, None, None, weight, bias, training=True) + x).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("where", ["bias", "weight", "shift"])
+def test_parameters_that_layers_compute(where, batch):
+    torch.manual_seed(2)
+    agree(Computed(where).double(), *batch)
+
+
+def test_a_shift_that_a_layer_computes_without_a_scale(batch):
+    """torch's own second derivative fails there."""
+    torch.manual_seed(2)
+    network = Computed("shift").double()
+    theirs = products(network, *batch, ours=False)
+    network.where = "shift alone"
+    for mine, other in zip(products(network, *batch, ours=True), theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-12)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from collections import deque
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,8 +16,12 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.checkpoint import checkpoint
 
 import harness
+from harness.probes import persample
 from harness.probes.gradient import GradientPass
+from harness.probes.initialise import initialise
+from harness.probes.layout import find_layout
 from harness.probes.modules import attention_modules
+from harness.probes.state import State
 from harness.proxies import available, get_proxy
 from tests.any_network.table import SMALL, near
 
@@ -528,3 +535,370 @@ def test_weights_in_half_precision(images):
             return super().forward(x.to(next(self.parameters()).dtype)).float()
 
     assert not differing(scores(Half().bfloat16(), images), scores(Net(), images))
+
+
+# Weights that are computed --------------------------------------------------------------------------------
+
+#: Proxies that read what a layer applies, by passes of every kind, and none that reads parameters as such.
+OF_WEIGHTS = (
+    *("snip", "grad_norm", "grasp", "synflow", "logsynflow", "zico", "zico_bc", "gradsign", "ntk_trace", "l2_norm"),
+    *("trainable_layers", "entropic_score", "fisher", "t_cet:codes=relu", "ssnr", "naswot", "near"),
+)
+
+
+class Hooked(Net):
+    """A layer whose weights a hook of torch computes, or a parametrisation in its place."""
+
+    def __init__(self, hook):
+        super().__init__()
+        hook(self.c2)
+
+
+def _pruned(layer):
+    prune.random_unstructured(layer, "weight", 0.5)
+    prune.l1_unstructured(layer, "weight", 0.2)
+
+
+def test_a_pruned_layer_is_the_layer_with_its_mask(images):
+    network, twin = Hooked(_pruned), Net()
+    with torch.no_grad():
+        twin.c2.weight.copy_(network.c2.weight)
+    assert not network.c2.weight.all()
+    found = scores(network, images, OF_WEIGHTS, keep_weights=True)
+    assert differing(found, scores(twin, images, OF_WEIGHTS, keep_weights=True)) == {}
+    assert _numbers(found.values())
+
+
+def test_the_hook_of_weight_norm_is_as_its_parametrisation(images):
+    ways = (nn.utils.weight_norm, parametrizations.weight_norm)
+    one, other = (scores(Hooked(way), images, OF_WEIGHTS, keep_weights=True) for way in ways)
+    assert differing(one, other) == {}
+    assert _numbers(one.values())
+
+
+def test_the_hook_of_a_spectral_norm_is_the_layer_that_it_makes(images):
+    """By passes of one forward: at each of them it takes a step, to other weights."""
+    torch.manual_seed(6)  # its vectors
+    network, twin = Hooked(nn.utils.spectral_norm), Net()
+    own = copy.deepcopy(network).double().train()
+    own(images.double())
+    with torch.no_grad():
+        twin.double().c2.weight.copy_(own.c2.weight)
+    specs = [spec for spec in OF_WEIGHTS if spec not in ("zico", "zico_bc", "gradsign", "ntk_trace", "near")]
+    one, other = (scores(of, images.double(), specs, keep_weights=True) for of in (network.double(), twin))
+    assert differing(one, other) == {}
+    assert _numbers(one.values())
+
+
+class LeftOver(Hooked):
+    """The layer is not called, so that its hook makes nothing."""
+
+    def second(self, x):
+        return F.relu(self.n2(F.conv2d(x, self.c2.weight, self.c2.bias, padding=1)))
+
+
+def test_weights_that_no_hook_has_made_are_refused(images):
+    found = scores(LeftOver(_pruned), images, ["snip", "synflow"], keep_weights=True)
+    reason = "conv2d reads weights of layer c2 that an earlier forward made"
+    assert all(value.startswith(reason) for value in found.values())
+
+
+class Normed(nn.Module):
+    """A token of parameters that a spectral norm computes: its absolute value is not that of its parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(4, 3, generator=torch.Generator().manual_seed(1)))
+        nn.utils.spectral_norm(self, "token")
+        self.net = Net()
+
+    def forward(self, x):
+        return self.net(x + self.token.sum())
+
+
+def test_what_a_hook_computes_and_does_not_become_absolute(images):
+    torch.manual_seed(6)
+    found = scores(Normed(), images, ["synflow", "snip"], keep_weights=True)
+    assert found["synflow"] == "the parametrised token of the network cannot be made absolute"
+    assert not isinstance(found["snip"], str)
+
+
+class Product(Net):
+    """A square parametrised layer between the features and the classifier."""
+
+    def __init__(self, way):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(8)
+            self.square = parametrizations.weight_norm(nn.Linear(6, 6, bias=False))
+        self.way = way
+
+    def head(self, x):
+        return self.fc(F.relu(self.way(x.mean(dim=(2, 3)), self.square.weight)))
+
+
+WAYS = {
+    "matmul": lambda x, w: x @ w.T,
+    "mm": lambda x, w: torch.mm(x, w.t()),
+    "addmm": lambda x, w: torch.addmm(torch.zeros_like(x), x, w.t()),
+    "aten": lambda x, w: torch.ops.aten.mm.default(x, w.t()),
+}
+OF_GRADIENTS = ("snip", "grad_norm", "grasp", "zico", "gradsign", "ssnr")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_product_with_parametrised_weights_is_their_layer(way, images):
+    specs = (*OF_GRADIENTS, "synflow", "logsynflow", "entropic_score", "fisher")
+    one, other = (scores(Product(way), images, specs, keep_weights=True) for way in (WAYS[way], F.linear))
+    assert differing(one, other) == {}
+    assert _numbers(one.values())
+
+
+def test_a_product_of_another_form_has_the_gradients_of_the_weights(images):
+    def einsum(x, w):
+        return torch.einsum("bi,oi->bo", x, w)
+
+    one, other = (scores(Product(way), images, OF_GRADIENTS, keep_weights=True) for way in (einsum, F.linear))
+    assert differing(one, other) == {}
+
+
+def test_parametrised_weights_and_their_transpose_have_no_sum(images):
+    def tied(x, w):
+        return F.linear(F.linear(x, w), w.T)
+
+    found = scores(Product(tied), images, ["snip", "synflow"], keep_weights=True)
+    reason = "parametrised layer square is applied in two ways, one of them transposed or a part"
+    assert set(found.values()) == {reason}
+
+
+def test_a_frozen_layer_has_no_flow_whether_it_is_parametrised(images):
+    networks = [Net(), Hooked(parametrizations.weight_norm)]
+    for network in networks:
+        network.c2.requires_grad_(False)
+    one, other = (scores(network, images, ["synflow", "snip"], keep_weights=True) for network in networks)
+    assert differing(one, other) == {}
+
+
+class Merged(Net):
+    """Two kernels in one convolution, as RepVGG deploys them."""
+
+    def __init__(self):
+        super().__init__()
+        self.also = nn.Conv2d(6, 6, 3, padding=1)
+
+    def second(self, x):
+        return F.relu(self.n2(F.conv2d(x, self.c2.weight + self.also.weight, padding=1)))
+
+
+def test_the_output_of_merged_kernels_is_no_layers(images):
+    found = scores(Merged(), images, ["zico_bc", "t_cet", "t_cet:codes=relu", "zico"])
+    assert {spec for spec, value in found.items() if value == "the weights of a convolution belong to no layer"} == {
+        *("zico_bc", "t_cet", "t_cet:codes=relu")
+    }
+    assert not isinstance(found["zico"], str)
+
+
+# Parameters and buffers that are no features --------------------------------------------------------------
+
+
+class Fusion(Net):
+    """Branches are weighted by a ReLU of parameters, as in BiFPN; the twin takes their maximum with 0."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.w = function, nn.Parameter(torch.tensor([0.7, -0.3]))
+
+    def forward(self, x):
+        x, w = self.first(x), self.function(self.w)
+        return self.head(self.third(w[0] * x + w[1] * self.second(x)))
+
+
+def test_an_activation_of_parameters_is_no_feature(images):
+    specs = [spec for spec in PLAIN if "flops" not in spec]
+    specs += ["rcor", "acor", "gcor", "intrain", "t_cet", "layerwise_naswot", "lswag", "zico_bc"]
+    one, other = (scores(Fusion(f), images, specs) for f in (F.relu, lambda w: w.clamp(min=0)))
+    assert differing(one, other) == {}
+    assert find_layout(Fusion(F.relu), (3, 8, 8), torch.device("cpu"), torch.Generator().manual_seed(3)).first
+
+
+class Constant(Net):
+    """A convolution with a kernel that is not trained: the twin's is positive."""
+
+    def __init__(self, positive=False, persistent=True):
+        super().__init__()
+        kernel = torch.randn(6, 6, 3, 3, generator=torch.Generator().manual_seed(7))
+        self.register_buffer("kernel", kernel.abs() if positive else kernel, persistent=persistent)
+
+    def second(self, x):
+        return F.relu(self.n2(F.conv2d(x, self.kernel, padding=1)))
+
+
+def test_buffers_are_made_absolute_as_parameters_are(images):
+    specs = ("synflow", "logsynflow", "entropic_score")
+    signed, positive = (scores(Constant(which), images, specs) for which in (False, True))
+    assert differing(signed, positive) == {}
+    beside = scores(Constant(), images, ("snip", *specs, "naswot"))  # the buffer has its signs again
+    assert {spec: beside[spec] for spec in ("snip", "naswot")} == scores(Constant(), images, ("snip", "naswot"))
+    assert scores(Constant(persistent=False), images, specs)["synflow"] != signed["synflow"]
+
+
+# Biases of single images ----------------------------------------------------------------------------------
+
+
+class Keys(nn.Module):
+    """Attention to keys and values of another width: its biases are one Parameter, its weights are three."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            self.embed, self.other, self.head = nn.Linear(12, 8), nn.Linear(12, 6), nn.Linear(8, 5)
+            self.attention = nn.MultiheadAttention(8, 2, kdim=6, vdim=6, batch_first=True)
+            nn.init.normal_(self.attention.in_proj_bias)
+
+    def forward(self, x):
+        tokens = F.unfold(x, 2, stride=2).transpose(1, 2)
+        keys = self.other(tokens)
+        return self.head(self.attention(self.embed(tokens), keys, keys, need_weights=False)[0].mean(dim=1))
+
+
+class Deep(Net):
+    """Two linear layers before the classifier, whose biases no BatchNorm takes away."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(9)
+            self.one, self.two = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def head(self, x):
+        return super().head(F.relu(self.two(F.relu(self.one(x.mean(dim=(2, 3))))))[:, :, None, None])
+
+
+class SharedBias(Deep):
+    def __init__(self):
+        super().__init__()
+        self.two.bias = self.one.bias
+
+
+class AddedBias(Deep):
+    def head(self, x):
+        x = F.relu(F.linear(x.mean(dim=(2, 3)), self.one.weight) + self.one.bias)
+        return Net.head(self, F.relu(self.two(x))[:, :, None, None])
+
+
+class DoubledBias(Deep):
+    def __init__(self):
+        super().__init__()
+        for layer in (self.one, self.two):
+            parametrize.register_parametrization(layer, "bias", Doubled())
+
+
+@pytest.mark.parametrize("kind", [Deep, Keys, SharedBias, AddedBias, DoubledBias])
+@pytest.mark.parametrize("keep", [True, False])
+def test_biases_in_closed_form_are_those_of_one_image_at_a_time(kind, keep, images, monkeypatch):
+    found = scores(kind(), images, ["ntk_trace"], keep_weights=keep)
+    monkeypatch.setattr(persample, "_at_once", lambda *args, **kwargs: ({}, None))
+    one_by_one = scores(kind(), images, ["ntk_trace"], keep_weights=keep)
+    assert differing(found, one_by_one) == {}
+    assert _numbers(found.values())
+
+
+# State outside of buffers ---------------------------------------------------------------------------------
+
+
+class Stateful(Net):
+    """Keeps a running mean, a step, generators and a list as attributes, and begins by what it reads first."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean, self.steps, self.begun, self.modes = torch.zeros(6), 0, False, []
+        self.generator, self.rng, self.shift = torch.Generator().manual_seed(1), np.random.default_rng(2), torch.ones(1)
+        self.past = {"means": deque(maxlen=3)}
+
+    def train(self, mode=True):
+        self.mode = mode
+        return super().train(mode)
+
+    def first(self, x):
+        assert self.mode == self.training
+        if not self.begun:
+            self.begun, self.scale = True, float(x.abs().mean())
+        x = super().first(x)
+        self.steps += 1
+        self.shift.mul_(1.1)
+        self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(dim=(0, 2, 3)).float()
+        self.past["means"].append(float(x.detach().mean()))
+        drawn = float(torch.rand(1, generator=self.generator)) + self.rng.random()
+        return x * self.scale * self.steps + drawn + sum(self.past["means"]) + self.mean[:, None, None] * self.shift
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_what_a_network_keeps_in_attributes_is_brought_back_between_passes(keep, images):
+    network = Stateful()
+    specs = ["snip", "zen", "synflow", "grasp", "jacov"]
+    together = scores(network, images, specs, keep_weights=keep)
+    for spec in specs:
+        assert scores(network, images, [spec], keep_weights=keep)[spec] == together[spec]
+    assert _numbers(together.values())
+    assert (network.steps, network.begun, len(network.past["means"])) == (0, False, 0)
+
+
+def test_attributes_are_restored_where_they_are():
+    module = nn.Module()
+    module.one, module.held = torch.zeros(2), [torch.ones(2), 3, {"a": 1}]
+    module.same, module.array = module.one, np.zeros(2)
+    module.weight = nn.Parameter(torch.zeros(2))
+    module.alias = [module.weight]
+    state, one = State([module]), module.one
+    module.one.add_(1)
+    module.held[0].add_(1)
+    module.held[2]["a"], module.new = 5, 1
+    module.array += 1
+    module.held.append(4)
+    module.weight.data.add_(1)
+    state.restore()
+    assert module.one is one is module.same
+    assert (module.one.tolist(), module.held[0].tolist(), module.held[1:]) == ([0, 0], [1, 1], [3, {"a": 1}])
+    assert (module.array.tolist(), module.weight.tolist()) == ([0, 0], [0, 0])
+    assert module.alias[0] is module.weight
+    assert not hasattr(module, "new")
+
+
+# One type alone -------------------------------------------------------------------------------------------
+
+
+class Single(Net):
+    """Computes in float32 whatever it is given."""
+
+    def forward(self, x):
+        return super().forward(x.float())
+
+
+def test_a_network_of_one_type(images):
+    specs = [f"{name}:dtype=float32:batch_size=6" for name in ("naswot", "fisher", "near", "snip")]
+    one, other = (harness.score(network, images, LABELS, specs) for network in (Single(), Net()))
+    assert dict(one) == dict(other)
+    status = harness.score(Single(), images, LABELS, ["synflow", "entropic_score"]).attrs["status"]
+    assert all(
+        text.startswith("the network cannot compute in float64, as this pass does (") for text in status.values()
+    )
+
+
+# Single cases ---------------------------------------------------------------------------------------------
+
+
+def test_projections_that_share_a_parameter_keep_the_first_draw():
+    def first(shared):
+        layers = nn.ModuleList(nn.MultiheadAttention(8, 2) for _ in range(2))
+        if shared:
+            layers[1].in_proj_weight = layers[0].in_proj_weight
+        initialise(layers, "xavier", torch.Generator().manual_seed(3))
+        return layers[0].in_proj_weight
+
+    assert torch.equal(first(True), first(False))
+
+
+def test_layers_that_a_share_of_the_depth_leaves_out(images):
+    found = scores(Net(), images, ["lswag:first=0.4:last=0.45"])
+    assert set(found.values()) == {"of 4 layers none lies between first=0.4 and last=0.45"}

@@ -167,6 +167,9 @@ class GradientPass(Probe):
         return variations(batches, wanted)
 
 
+#: What follows the name of a layer in that of its biases.
+BIAS = " bias"
+
 #: Observables that need the gradient of the loss, and those of them that need a trainable weight.
 OF_THE_WEIGHTS = frozenset(
     {
@@ -220,13 +223,13 @@ def layer_gradients(
     images: torch.Tensor,
     labels: torch.Tensor,
     objective: Callable | None = None,
-    also: Mapping[str, torch.Tensor] = MappingProxyType({}),
+    biases: Mapping[str, torch.Tensor] = MappingProxyType({}),
 ) -> dict[str, torch.Tensor]:
     """By layer the gradient of its weights, 0 where none arrives, of the mean `loss` of a mini-batch.
 
     Args:
         objective: of logits and labels, what is differentiated instead.
-        also: other parameters by name, whose gradients follow.
+        biases: of layers by their names, whose gradients follow, by these and `BIAS`.
     """
     import torch
 
@@ -235,7 +238,7 @@ def layer_gradients(
     seen = Seen(subject, frozenset(), len(images))
     with seen.watch:
         logits = outputs(subject.network, images)
-    groups = seen.weights.tensors() | {name: [tensor] for name, tensor in also.items()}
+    groups = seen.weights.tensors() | {name + BIAS: seen.biases_of(name, held) for name, held in biases.items()}
     weights = Grouped(groups)
     value = loss(logits, labels) if objective is None else objective(logits, labels)
     grads = weights.sums(gradients(value, weights.tensors))
@@ -268,6 +271,7 @@ class Seen:
         self._written: dict[int, tuple[torch.Tensor, int, int]] = {}  # address of a ReLU's output -> it, version, ReLU
         self._fisher: dict[str, list[torch.Tensor]] = {}
         self._watching = False
+        self._biases: dict[str, dict[int, torch.Tensor]] = {}  # layer -> those that are no parameters, as applied
         self.weights = Weights(subject.network, self._layers)
         # A gradient has to come by each layer's output, whoever else asks for gradients.
         self.needs_images = "gradient_correlations" in wanted or (
@@ -293,6 +297,8 @@ class Seen:
     def _activation(self, operation: Operation) -> Any:
         from harness.probes.operations import RELUS
 
+        if operation.fixed:  # of parameters, which are no features
+            return operation.run()
         if "activation_kernels" in self._wanted:
             self._activation_kernels.append(self._agreement(operation.input, operation.index))
         if operation.name not in RELUS:
@@ -339,12 +345,15 @@ class Seen:
 
     def _layer(self, operation: Operation) -> Any:
         self.weights.see(operation)
-        if "relu_places" in self._wanted and operation.owner is not None:
+        if operation.owner is None and not operation.fixed:
+            self._refuse_merged(operation)
+        elif "relu_places" in self._wanted and not operation.fixed:
             self._read(operation.owner, operation.input)
+        bias = operation.get("bias")
+        if bias is not None and not bias.is_leaf and operation.owner is not None:
+            self._biases.setdefault(operation.owner, {})[id(bias)] = bias
         result = operation.run()
-        if "layer_kernels" in self._wanted:
-            if operation.owner is None:
-                raise Unscorable(f"the weights of a {operation.kind} belong to no layer")
+        if "layer_kernels" in self._wanted and not operation.fixed:
             kernel = self._agreement(result, operation.index)
             held = self._layer_kernels.get(operation.owner)
             self._layer_kernels[operation.owner] = kernel if held is None else held + kernel
@@ -357,6 +366,12 @@ class Seen:
         if self._rows is not None:
             self._rows.note(operation, result)
         return result
+
+    def _refuse_merged(self, operation: Operation) -> None:
+        """Raises Unscorable where a layer's output counts and is that of several layers, whose kernels are summed."""
+        merged = len(self.watch.owners(operation.weight)) > 1
+        if "layer_kernels" in self._wanted or (merged and self._wanted & {"map_sizes", "relu_places"}):
+            raise Unscorable(f"the weights of a {operation.kind} belong to no layer")
 
     def _read(self, layer: str, values: torch.Tensor) -> None:
         """Note the ReLU whose output, the whole of it and as it was, a layer reads."""
@@ -394,6 +409,16 @@ class Seen:
         names = dict.fromkeys((*self._layers, *self._fisher))
         calls = [self._fisher.get(name) for name in names]
         return [sum(found[1:], found[0]) if found else torch.zeros(()) for found in calls]
+
+    def biases_of(self, layer: str, held: torch.Tensor) -> list[torch.Tensor]:
+        """The parameter that holds a layer's biases, or what was computed in its place and applied.
+
+        Raises Unscorable where that was applied in parts, as attention has the biases of its projections in one.
+        """
+        found = [held] if held.is_leaf else list(self._biases.get(layer, {id(held): held}).values())
+        if any(bias.shape != held.shape for bias in found):
+            raise Unscorable(f"the parametrised biases of layer {layer} are applied in parts")
+        return found
 
     def kernels(self) -> dict[str, Any]:
         """What the forward alone has shown of ReLUs and layers, where it was asked for, still on its device.

@@ -30,7 +30,8 @@ def twice_differentiable(network: Any) -> Watch:
 
     torch composes that of BatchNorm of some twenty kernels and that of a convolution of transposed copies: together
     over half of the time of a Hessian-gradient product. Only gradients of maps and of weights of convolutions can be
-    differentiated again, those of biases and of BatchNorm's parameters cannot. Running statistics stay as they are.
+    differentiated again, those of biases and of BatchNorm's parameters cannot: where these are computed, from weights
+    whose gradients come by them, torch's own derivatives stay. Running statistics stay as they are.
     """
     from harness.probes.operations import CONVOLUTION, NORMALISATION, Watch
 
@@ -41,7 +42,7 @@ def _convolution(operation: Operation) -> Any:
     from harness.probes.operations import geometry
 
     x, weight = operation.input, operation.weight
-    if x.ndim != 4 or weight.ndim != 4:
+    if x.ndim != 4 or weight.ndim != 4 or _is_computed(operation.get("bias")):
         return operation.run()
     stride, sides, dilation, groups = geometry(operation)
     if any(first != last for first, last in sides):
@@ -51,15 +52,24 @@ def _convolution(operation: Operation) -> Any:
 
 
 def _normalisation(operation: Operation) -> Any:
+    import torch.nn.functional as F
+
     x = operation.input
     if operation.name != "batch_norm" or operation.fixed or not operation.get("training"):
         return operation.run()
     if x.ndim != 4 or x.numel() <= x.shape[1]:
         return operation.run()
-    weight, bias = operation.get("weight"), operation.get("bias")
+    weight, bias, eps = operation.get("weight"), operation.get("bias"), operation.get("eps", 1e-5)
+    computed = _is_computed(weight) or _is_computed(bias)
     weight = x.new_ones(x.shape[1]) if weight is None else weight
     bias = x.new_zeros(x.shape[1]) if bias is None else bias
-    return _normalisation_function().apply(x, weight, bias, operation.get("eps", 1e-5))
+    if computed:  # torch's second derivative fails where there is a bias without a weight
+        return F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
+    return _normalisation_function().apply(x, weight, bias, eps)
+
+
+def _is_computed(parameter: Any) -> bool:
+    return parameter is not None and parameter.grad_fn is not None
 
 
 @cache

@@ -222,12 +222,12 @@ def _draw_layer(name: str, module: nn.Module, scheme: str, generator: torch.Gene
 
 
 def _draw_projections(name: str, module: nn.Module, scheme: str, generator: torch.Generator, drawn: Drawn) -> None:
-    """The input projections of torch's attention, as the linear layers that they are."""
+    """The input projections of torch's attention, as the linear layers that they are, shared Parameters once."""
     from torch import nn
 
     for attribute in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
         weight = getattr(module, attribute)
-        if weight is None:
+        if weight is None or id(weight) in drawn:  # shared with an earlier one
             continue
         own = _of_layer(f"{name}.{attribute}", scheme, generator)
         value = _draw(weight.shape, scheme, own, 3 if attribute == "in_proj_weight" else 1)

@@ -18,8 +18,8 @@ from harness.probes.state import State
 if TYPE_CHECKING:
     from torch import nn
 
-#: How far two computations of the same number may lie apart in float64, relative to the largest of its tensor.
-CLOSE = 1e-7
+#: How far two computations of the same number may lie apart, relative to the largest of its tensor.
+CLOSE = {torch.float64: 1e-7, torch.float32: 1e-4}
 
 
 @dataclass(frozen=True)
@@ -77,53 +77,59 @@ PLAIN = Layout(None, True, True)
 
 
 def find_layout(network: nn.Module, shape: tuple[int, ...], device: Any, generator: torch.Generator) -> Layout:
-    """The layout of the network in its present mode, from three forwards of one or two images in float64."""
+    """The layout of the network in its present mode, from three forwards of one or two images.
+
+    In float64; in float32 where the network cannot compute in that, as one that takes its images to float32.
+    """
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
     pair = torch.randn(2, *shape, generator=generator, dtype=torch.float64).to(device)
-    state = State(network.modules())
-    try:
-        network.double()
-        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            found = []
-            for images in (pair, pair[:1], pair[1:]):
-                state.restore(torch.float64)  # each forward begins where the first does
-                found.append(_values(network, images))
-            both, *alone = found
-    except Exception:
-        both = None
-    finally:
-        network.to(dtype)
-        state.restore(dtype)  # what these forwards have written counts for nothing
-    if both is None:
-        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    state, found = State(network.modules()), None
+    with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        for wanted in CLOSE:
+            try:
+                network.to(wanted)
+                found = []
+                for images in (pair, pair[:1], pair[1:]):
+                    state.restore(wanted)  # each forward begins where the first does
+                    found.append(_values(network, images.to(wanted)))
+                break
+            except Exception:
+                found = None
+            finally:
+                network.to(dtype)
+                state.restore(dtype)  # what these forwards have written counts for nothing
+        if found is None:
             network(pair.to(dtype))  # what fails here fails in any pass
-        state.restore(dtype)
-        return Layout([], False, False)  # it reads no single image, or no float64
+            state.restore(dtype)
+            return Layout([], False, False)  # it reads no single image
+    both, *alone = found
     if not len(both) == len(alone[0]) == len(alone[1]):
         return Layout([], False, False)
-    places = [_place(*values) for values in zip(both, *alone, strict=True)]
-    apart = all(place is not None for place in places) and places[-1] == FIRST
-    single = all(len(values) == 2 for values in both)
-    return Layout(places[:-1], apart and single and all(place == FIRST for place in places), apart)
+    *places, last = (_place(*values) for values in zip(*([value for value, _ in part] for part in found), strict=True))
+    # What is computed from parameters alone is of no image.
+    of_images = [place for place, (_, fixed) in zip(places, both, strict=False) if not fixed]
+    apart = all(place is not None for place in places) and last == FIRST
+    single = all(len(values) == 2 for values, fixed in both if not fixed)
+    return Layout(places, apart and single and all(place == FIRST for place in of_images), apart)
 
 
-def _values(network: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
-    """Inputs of activations, outputs of layers and the logits, in order."""
-    found: list[torch.Tensor] = []
+def _values(network: nn.Module, images: torch.Tensor) -> list[tuple[torch.Tensor, bool]]:
+    """Inputs of activations, outputs of layers and the logits, in order, and whether they are of parameters alone."""
+    found: list[tuple[torch.Tensor, bool]] = []
 
     def before(operation):
-        found.append(operation.input.detach().clone())
+        found.append((operation.input.detach().clone(), operation.fixed))
         return operation.run()
 
     def after(operation):
         result = operation.run()
-        found.append(result.detach().clone())
+        found.append((result.detach().clone(), operation.fixed))
         return result
 
     handlers = {ACTIVATION: before, NORMALISATION: _row_norm, RANDOM: _certain}
     with Watch(network, {**handlers, **dict.fromkeys((CONVOLUTION, TRANSPOSED, LINEAR), after)}):
         logits = network(images.clone())
-    found.append(logits if isinstance(logits, torch.Tensor) else next(v for v in logits if v is not None))
+    found.append((logits if isinstance(logits, torch.Tensor) else next(v for v in logits if v is not None), False))
     return found
 
 
@@ -169,4 +175,5 @@ def _near(a: torch.Tensor, b: torch.Tensor) -> bool:
     same = (a == b) | (a.isnan() & b.isnan())
     apart = (a - b).abs().masked_fill(same, 0.0)
     size = b.abs().nan_to_num(0.0, 0.0, 0.0)
-    return bool(apart.max() <= CLOSE * size.max()) if a.numel() else True
+    close = CLOSE.get(a.dtype, max(CLOSE.values()))
+    return bool(apart.max() <= close * size.max()) if a.numel() else True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,6 +44,24 @@ def _held(network: nn.Module, kind: str) -> list[torch.Tensor]:
     found = {id(one): one for _, module in modules_of(network) for one in getattr(module, kind).values()}
     found.pop(id(None), None)
     return list(found.values())
+
+
+def hooked(module: nn.Module) -> dict[str, Callable]:
+    """By name the tensors of a module that a hook of torch computes (`weight_norm`, `spectral_norm`, `prune`)."""
+    found: dict[str, Callable] = {}
+    for hook in module._forward_pre_hooks.values():
+        name = getattr(hook, "_tensor_name", None) or getattr(hook, "name", None)
+        if isinstance(name, str) and type(hook).__module__.startswith("torch.nn.utils."):
+            found[name] = hook
+    return found
+
+
+def computed(module: nn.Module, attribute: str) -> torch.Tensor:
+    """A tensor of a module: one that a hook computes as it makes it now, and not as an earlier forward left it."""
+    hook = hooked(module).get(attribute)
+    if hook is not None:
+        hook(module, ())
+    return getattr(module, attribute)
 
 
 def attention_modules(network: nn.Module) -> list[tuple[str, nn.Module]]:

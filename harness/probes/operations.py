@@ -31,9 +31,11 @@ from harness.probes.functions import (
     TRANSPOSED,
     Function,
 )
+from harness.probes.layers import Grouped, Layer, Weights, known, known_layers, layers_of
 from harness.probes.modules import buffers_of
 
 __all__ = ["ACTIVATION", "CONVOLUTION", "LAYERS", "LINEAR", "NORMALISATION", "POOLING", "PRODUCT", "RANDOM", "RELUS"]
+__all__ += ["Grouped", "Layer", "Weights", "known_layers", "layers_of"]
 
 _KNOWN: dict[Callable, Function] = {}
 #: Functions whose kind or name depends on their arguments, products aside.
@@ -74,6 +76,16 @@ class Operation:
     @property
     def fixed(self) -> bool:
         return self._watch.is_fixed(self.get("input"))
+
+    @property
+    def applied(self) -> torch.Tensor:
+        """The weights as the call has them: a product has those of `weight` the other way round."""
+        kind, _, args, kwargs = self._call
+        return {**dict(zip(kind.arguments, args, strict=False)), **kwargs}["weight"]
+
+    def owned(self, name: str) -> list[torch.Tensor]:
+        """What it is called with that is computed from the weights of a layer."""
+        return [tensor for tensor in self.tensors if name in self._watch.owners(tensor)]
 
     @property
     def tensors(self) -> list[torch.Tensor]:
@@ -130,140 +142,6 @@ class Kept:
         self.value = value
 
 
-class Layer:
-    """A convolution or linear layer: where its weights are kept.
-
-    `weight` is what the operation applies; that of a parametrised layer is computed anew by each reading.
-    """
-
-    __slots__ = ("attribute", "module", "name")
-
-    def __init__(self, name: str, module: nn.Module, attribute: str):
-        self.name, self.module, self.attribute = name, module, attribute
-
-    @property
-    def weight(self) -> torch.Tensor:
-        return getattr(self.module, self.attribute)
-
-    @property
-    def parametrised(self) -> bool:
-        return nn.utils.parametrize.is_parametrized(self.module, self.attribute)
-
-    @property
-    def sources(self) -> list[torch.Tensor]:
-        """The parameters that hold the weights: one, or those of the parametrisation."""
-        if self.parametrised:
-            return list(self.module.parametrizations[self.attribute].parameters())
-        return [self.weight]
-
-
-_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-
-
-def layers_of(network: nn.Module) -> Iterator[Layer]:
-    """Convolutions and linear layers in module order, the projections of torch's attention among the latter.
-
-    Layers that share one Parameter are one layer, as one that is called several times is.
-    """
-    kinds = (nn.modules.conv._ConvNd, nn.Linear)
-    seen: set[int] = set()
-    for name, module in network.named_modules():
-        if isinstance(module, kinds):
-            found = [Layer(name, module, "weight")]
-        elif isinstance(module, nn.MultiheadAttention):
-            held = [attribute for attribute in _PROJECTIONS if getattr(module, attribute) is not None]
-            found = [Layer(f"{name}.{attribute}" if name else attribute, module, attribute) for attribute in held]
-        else:
-            continue
-        for layer in found:
-            # A list: what is computed anew by each reading has no identity.
-            identities = {id(source) for source in layer.sources}
-            if not identities & seen:
-                yield layer
-            seen |= identities
-
-
-#: Of networks that have been watched: a pass makes a `Watch` for each forward.
-_NETWORKS: weakref.WeakKeyDictionary[nn.Module, tuple] = weakref.WeakKeyDictionary()
-
-
-def _known(network: nn.Module) -> tuple[dict[str, Layer], dict[int, frozenset[str]], list[torch.Tensor]]:
-    """The layers of a network by name, by id of each parameter what it belongs to (a layer, or itself), and those.
-
-    They are held: an id may be used again once its tensor is gone, as a weight that a hook makes anew each time.
-    """
-    if network not in _NETWORKS:
-        layers = {layer.name: layer for layer in layers_of(network)}
-        named = list(network.named_parameters())
-        named += [(name, source) for name, layer in layers.items() for source in layer.sources]
-        owners = {id(tensor): frozenset({name}) for name, tensor in named}
-        _NETWORKS[network] = layers, owners, [tensor for _, tensor in named]
-    return _NETWORKS[network]
-
-
-def known_layers(network: nn.Module) -> dict[str, Layer]:
-    """`layers_of` by name, found once for a network."""
-    return _known(network)[0]
-
-
-class Weights:
-    """The tensors that hold each layer's weights in a forward: a handler of layers and products adds to them.
-
-    Those of a layer are its Parameter; of one that is parametrised what its operations applied; and a Parameter of the
-    network that is applied as a layer's weights without being one's is a layer of its own, after the others.
-    """
-
-    def __init__(self, network: nn.Module, layers: dict[str, Layer]):
-        self._layers = layers
-        self._parametrised = {name for name, layer in layers.items() if layer.parametrised}
-        self._network = network
-        self._used: dict[str, list[torch.Tensor]] = {}
-
-    def see(self, operation: Operation, weight: torch.Tensor | None = None) -> None:
-        """Raises Unscorable where a Parameter is a weight in a way that has no layer's form.
-
-        weight: what is applied in place of the operation's own, if it is.
-        """
-        owner = operation.owner
-        if owner is None or (owner in self._layers and owner not in self._parametrised):
-            return
-        if owner in self._parametrised:
-            used = self._used.setdefault(owner, [])
-            if operation.kind != PRODUCT:
-                applied = operation.weight if weight is None else weight
-                if not any(tensor is applied for tensor in used):
-                    used.append(applied)
-        elif operation.kind == PRODUCT:
-            raise Unscorable(
-                f"parameter {owner} is used by {operation.name}, whose weights are no layer's: use F.linear"
-            )
-        elif owner not in self._used:
-            self._used[owner] = [self._network.get_parameter(owner)]
-
-    def tensors(self) -> dict[str, list[torch.Tensor]]:
-        """By layer, in module order; what no operation has applied is there too."""
-        found = {name: self._used.get(name) or [layer.weight] for name, layer in self._layers.items()}
-        return {**found, **self._used}
-
-
-class Grouped:
-    """Tensors by layer, as `Weights.tensors` gives them: mostly one each."""
-
-    def __init__(self, groups: dict[str, list[torch.Tensor]]):
-        self._sizes = [len(group) for group in groups.values()]
-        self.tensors = [tensor for group in groups.values() for tensor in group]
-        self.firsts = [group[0] for group in groups.values()]
-
-    def sums(self, values: list[torch.Tensor | None]) -> list[torch.Tensor | None]:
-        """Per layer the sum of the values of its tensors, None where there is none."""
-        found, start = [], 0
-        for size in self._sizes:
-            present = [value for value in values[start : start + size] if value is not None]
-            found.append(sum(present[1:], present[0]) if present else None)
-            start += size
-        return found
-
-
 Handler = Callable[[Operation], Any]
 
 
@@ -296,9 +174,9 @@ class Watch(TorchFunctionMode):
         self._count = 0
         self.uses: Counter[int] = Counter()
         self._kept: dict[int, list[weakref.ref]] = {}
-        self.layers, owners, known = _known(network)
+        self.layers, owners, held = known(network)
         buffers = buffers_of(network)
-        self._held: list[torch.Tensor] = [*known, *buffers]
+        self._held: list[torch.Tensor] = [*held, *buffers]
         self._fixed: dict[int, frozenset[str]] = dict.fromkeys(map(id, buffers), frozenset()) | owners
 
     def __enter__(self) -> Watch:
@@ -375,9 +253,13 @@ class Watch(TorchFunctionMode):
                 self._fixed[id(transposed)] = owners
                 self._held.append(transposed)
 
+    def owners(self, tensor: torch.Tensor) -> frozenset[str]:
+        """The layers and parameters that a fixed tensor is computed from."""
+        return self._fixed.get(id(tensor), frozenset())
+
     def owner(self, weight: torch.Tensor) -> str | None:
         """The layer or parameter that a layer's weights are computed from, if it is one."""
-        names = self._fixed.get(id(weight), frozenset())
+        names = self.owners(weight)
         chosen = [name for name in names if name in self.layers] or list(names)
         return chosen[0] if len(chosen) == 1 else None
 

@@ -22,6 +22,8 @@ from harness.probes.base import (
     to_host,
     weight_layers,
 )
+from harness.probes.gradient import BIAS
+from harness.probes.modules import computed
 
 if TYPE_CHECKING:
     from harness.probes.layout import Place
@@ -103,10 +105,6 @@ class SampleKernel(Probe):
             rows = part.flatten(1)
             kernel += rows @ rows.T  # of one layer in the pass's own type, over all layers in float64
         return {"sample_kernel": kernel.cpu().numpy()}
-
-
-#: What follows the name of a layer in that of its biases.
-BIAS = " bias"
 
 
 #: Sum over images of their losses.
@@ -195,6 +193,7 @@ def _at_once(
     calls: dict[str, list] = {name: [] for name in layers}
     applied: Counter[str] = Counter()
     with_bias = _biases(layers) if biases else {}
+    of_biases = _Applied(with_bias)
     images = images.requires_grad_(True)
 
     def keep(name, parts):
@@ -215,13 +214,12 @@ def _at_once(
         if result.requires_grad:
             seen = watch.keep(operation.input.detach())
             result.register_hook(lambda grad: keep(name, form(seen.value, grad)))
-            if name + BIAS in with_bias:
+            if name in with_bias:
+                of_biases.add(name, operation.get("bias"))
                 place = layout.place(operation.index)
                 of_bias = partial(_of_bias, channels=operation.channels, place=place, count=count)
                 result.register_hook(lambda grad: calls.setdefault(name + BIAS, []).append([of_bias(grad)]))
-        elif (
-            name + BIAS in with_bias or operation.input.any()
-        ):  # the images do not reach it, but its weights have a gradient
+        elif name in with_bias or operation.input.any():  # the images do not reach it, but its weights have a gradient
             missing.add(name)
         return result
 
@@ -240,6 +238,7 @@ def _at_once(
         return {}, None
     others = trained - missing  # a weight that is read by another way than by its layer's operation has no closed form
     missing |= {name for name in others if watch.uses[id(layers[name].weight)] > applied[name]}
+    missing |= of_biases.read_otherwise(watch.uses)
     return _joined(calls, missing), missing
 
 
@@ -306,24 +305,48 @@ def _one_by_one(
 
     from harness.probes.gradient import layer_gradients
 
-    also = _biases(weight_layers(subject.network)) if biases else {}
+    held = _biases(weight_layers(subject.network)) if biases else {}
     rows: dict[str, list] = {}
     for image, label in zip(images.detach(), labels, strict=True):
-        for name, grad in layer_gradients(subject, image[None].clone(), label[None], objective, also).items():
+        for name, grad in layer_gradients(subject, image[None].clone(), label[None], objective, held).items():
             rows.setdefault(name, []).append(grad)
     return {name: [torch.stack(grads)] for name, grads in rows.items()}
 
 
 def _biases(layers: dict) -> dict[str, Any]:
-    """The trainable biases of layers whose weights are, too, by their names."""
+    """The trainable biases of layers whose weights are, too, by the layers' names; one that is shared once."""
     found = {}
     for name, layer in layers.items():
         if not all(source.requires_grad for source in layer.sources):
             continue
-        bias = getattr(layer.module, "bias" if layer.attribute == "weight" else "in_proj_bias", None)
+        attribute = "bias" if layer.attribute == "weight" else "in_proj_bias"
+        bias = None if getattr(layer.module, attribute, None) is None else computed(layer.module, attribute)
         if bias is not None and bias.requires_grad and not any(bias is other for other in found.values()):
-            found[name + BIAS] = bias
+            found[name] = bias
     return found
+
+
+class _Applied:
+    """How often the biases of layers were applied by these, and whether they were read in other ways too.
+
+    Args:
+        biases: `_biases`.
+    """
+
+    def __init__(self, biases: dict[str, Any]):
+        self._biases, self._counts, self._others = biases, Counter(), set()
+
+    def add(self, layer: str, bias: Any) -> None:
+        held = self._biases[layer]
+        self._counts[layer] += 1
+        # What is computed anew by each reading is another tensor each time: it is the layer's own by its size.
+        if bias is None or (bias is not held if held.is_leaf else bias.shape != held.shape):
+            self._others.add(layer)
+
+    def read_otherwise(self, uses: Counter) -> set[str]:
+        """The layers whose biases have no closed form: one that several layers share, or apply a part of."""
+        leaves = {name: bias for name, bias in self._biases.items() if bias.is_leaf}
+        return self._others | {name for name, bias in leaves.items() if uses[id(bias)] > self._counts[name]}
 
 
 @cache

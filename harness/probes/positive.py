@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.errors import cause
 from harness.probes.base import (
     IMAGES,
     Probe,
@@ -19,53 +20,84 @@ from harness.probes.base import (
     to_host,
     weight_layers,
 )
-from harness.probes.modules import attention_modules, modules_of, parameters_of
+from harness.probes.modules import attention_modules, computed, hooked, modules_of, parameters_of
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from harness.probes.operations import Handler, Operation
+    from harness.probes.operations import Handler, Layer, Operation
 
 
 def _make_positive(subject: Subject, init: str, repeat: int) -> None:
-    """A fresh initialisation in float64, every parameter replaced by its absolute value.
+    """A fresh initialisation in float64, all numbers of the network's state replaced by their absolute values.
 
-    Without normalisation a value grows by an order of magnitude a layer: float32 overflows. Weights of a parametrised
-    layer are made absolute where they are applied (`_Positive`), not the parameters that they are computed from.
+    Its state is its parameters and, as a state_dict has them, its buffers. Without normalisation a value grows by an
+    order of magnitude a layer: float32 overflows. Weights of a parametrised layer are made absolute where they are
+    applied (`_Positive`), not what they are computed from.
 
     Raises Unscorable where another parametrised tensor does not become its absolute value by that.
     """
     import torch
 
     subject.initialise(init, repeat, "float64")
-    hidden = {
-        id(source)
-        for layer in weight_layers(subject.network).values()
-        if layer.parametrised
-        for source in layer.sources
-    }
+    layers = [layer for layer in weight_layers(subject.network).values() if layer.parametrised]
+    hidden = {id(one) for layer in layers for one in (*layer.sources, *layer.buffers)}
     with torch.no_grad():
         applied = {
-            (name, attribute): (module, getattr(module, attribute).abs())
+            (name, attribute): (module, computed(module, attribute).abs())
             for name, module in modules_of(subject.network)
-            if "parametrizations" in module._modules
-            for attribute, held in module.parametrizations.items()
-            if not any(id(source) in hidden for source in held.parameters())
+            for attribute, sources in _parametrised(module).items()
+            if not any(id(source) in hidden for source in sources)
         }
-        for parameter in parameters_of(subject.network):
-            if id(parameter) not in hidden:
-                parameter.abs_()
+        for tensor in (*parameters_of(subject.network), *_stored_buffers(subject.network)):
+            if id(tensor) not in hidden:
+                tensor.abs_()
         for (name, attribute), (module, absolute) in applied.items():
-            if not torch.equal(getattr(module, attribute), absolute):
+            if not torch.equal(computed(module, attribute), absolute):
                 raise Unscorable(f"the parametrised {attribute} of {name or 'the network'} cannot be made absolute")
+
+
+def _stored_buffers(network: nn.Module) -> list[torch.Tensor]:
+    """The buffers of real numbers that a state_dict holds."""
+    return [
+        buffer
+        for _, module in modules_of(network)
+        for name, buffer in module._buffers.items()
+        if buffer is not None and name not in module._non_persistent_buffers_set and buffer.is_floating_point()
+    ]
+
+
+def _parametrised(module: nn.Module) -> dict[str, list[torch.Tensor]]:
+    """By name the tensors of a module that a parametrisation or a hook of torch computes, with their parameters."""
+    found: dict[str, list[torch.Tensor]] = {}
+    if "parametrizations" in module._modules:
+        found = {attribute: list(held.parameters()) for attribute, held in module.parametrizations.items()}
+    for attribute in hooked(module):
+        names = [name for name in module._parameters if name.startswith(f"{attribute}_")]
+        found[attribute] = [module._parameters[name] for name in names]
+    return found
+
+
+def _in_float64(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """`outputs`. Raises Unscorable for a network that computes in float32 whatever its weights and images are."""
+    try:
+        return outputs(network, images)
+    except RuntimeError as error:
+        if {"float", "double"} <= set(re.findall(r"float|double", str(error).lower())):
+            raise Unscorable(
+                f"the network cannot compute in float64, as this pass does ({cause(error)}): let its forward keep the "
+                "type of its images, and hold constants as buffers"
+            ) from error
+        raise
 
 
 class _Positive:
     """Handlers that make the weights of parametrised layers absolute; `weights` tells what holds each layer's."""
 
     def __init__(self, network: nn.Module):
-        from harness.probes.operations import LAYERS, PRODUCT, Weights
+        from harness.probes.layers import Weights
+        from harness.probes.operations import LAYERS, PRODUCT
 
         self._layers = weight_layers(network)
         self.weights = Weights(network, self._layers)
@@ -77,10 +109,10 @@ class _Positive:
         if layer is None or not layer.parametrised:
             self.weights.see(operation)
             return operation.run()
-        weight = operation.weight
-        _, absolute = self._absolute.setdefault(id(weight), (weight, weight.detach().abs().requires_grad_()))
-        if operation.name == "matmul":
-            raise Unscorable(f"parametrised layer {layer.name} is used by {operation.name}")
+        weight = operation.applied  # as the call has it: it is put in its place
+        if id(weight) not in self._absolute:
+            self._absolute[id(weight)] = weight, weight.detach().abs().requires_grad_(weight.requires_grad)
+        _, absolute = self._absolute[id(weight)]
         self.weights.see(operation, absolute)
         return operation.run_with(weight=absolute)
 
@@ -186,7 +218,7 @@ class LinearisedPass(Probe):
             _make_positive(subject, self.init, repeat)
             positive = _Positive(network)
             with without(network, positive.handlers):
-                total = outputs(network, ones.clone()).sum()
+                total = _in_float64(network, ones.clone()).sum()
             weights = Grouped(positive.weights.tensors())
             grads = weights.sums(gradients(total, weights.tensors))
             values = torch.zeros(3, len(grads), dtype=torch.float64, device=subject.device)
@@ -231,6 +263,8 @@ class PositivePass(Probe):
         collected: list = []
 
         def rectify(operation):
+            if operation.fixed:  # of parameters, which are no features
+                return operation.run()
             output = torch.relu_(operation.input) if operation.writes else torch.relu(operation.input)
             place = layout.place(operation.index)
             measured(images_first(output, channels.of(operation, output), place, self.batch_size).movedim(-1, 1))
@@ -261,7 +295,7 @@ class PositivePass(Probe):
             positive, channels = _Positive(network), Channels()
             handlers = {**positive.handlers, **dict.fromkeys(LAYERS, layer), ACTIVATION: rectify}
             with torch.no_grad(), _without_normalisation(network, handlers, passed=channels.of):
-                finite.append(torch.isfinite(outputs(network, noise.to(subject.device))).all())
+                finite.append(torch.isfinite(_in_float64(network, noise.to(subject.device))).all())
             if not collected:
                 raise Unscorable("the network computes no activation")
             rows.append(torch.stack(collected))
@@ -275,12 +309,12 @@ class AttentionPass(Probe):
 
     Observables, w the absolute weights and g their gradient: `diversity` (A,), per projection of an attention
     module |g|_nuc * |w|_nuc (nuclear norms; a fused projection of queries, keys and values counts as one), and
-    `gradient_sum` (A,), the sum of |g|; `saliency` (M,), per other linear layer but the last the sum of |w * g|, and
-    `sigmoid_gradient` (M,), the mean of the sigmoid of g; `head_saliency` (1,), the saliency of the last, and
-    `head_outputs`, its number of outputs.
+    `gradient_sum` (A,), the sum of |g|; `saliency` (M,), per other linear layer but the classifier the sum of |w * g|,
+    and `sigmoid_gradient` (M,), the mean of the sigmoid of g; `head_saliency` (1,), the saliency of the classifier, and
+    `head_outputs`, its number of outputs. The classifier is the last layer that is computed, if it is a linear one.
 
     `signed`: the weights keep their signs, but parameters of the network itself, as a class token, and of the
-    projections the last of each attention alone is read.
+    projections the one of each attention alone is read that is computed last.
     """
 
     init: str = "xavier"
@@ -299,29 +333,32 @@ class AttentionPass(Probe):
                     parameter.abs_()
         else:
             _make_positive(subject, self.init, 0)
-        inside = {id(part) for _, module in attention_modules(network) for part in module.modules()}
+        inner = [{id(part) for part in module.modules()} for _, module in attention_modules(network)]
+        inside = set().union(*inner)
         layers = list(weight_layers(network).values())
         linear = [layer for layer in layers if isinstance(layer.module, nn.Linear)]
         fused = [layer for layer in layers if isinstance(layer.module, nn.MultiheadAttention)]
         chosen = [layer for layer in linear if id(layer.module) in inside] + fused
-        if self.signed:
-            parts = [{id(part) for part in module.modules()} for _, module in attention_modules(network)]
-            ends = [[layer for layer in linear if id(layer.module) in inner][-1:] for inner in parts]
-            chosen = list({layer.name: layer for found in ends for layer in found}.values())
         if not chosen:
             raise Unscorable("no attention module with linear projections")
         for layer in linear + fused:
             if layer.parametrised:
                 raise Unscorable(f"the weights of the parametrised layer {layer.name} are no parameters")
-        projections = [layer.weight for layer in chosen]
-        others = [layer.weight for layer in linear if id(layer.module) not in inside]
-        heads = 1 if linear and id(linear[-1].module) not in inside else 0
         ones = torch.ones(1, *subject.shape, dtype=torch.float64, device=subject.device)
-        with _without_normalisation(network, {}, "batch_norm"):
-            grads = gradients(outputs(network, ones).sum(), projections + others)
+        order = _Order()
+        with _without_normalisation(network, order.handlers, "batch_norm"):
+            total = _in_float64(network, ones).sum()
+        if self.signed:
+            lasts = [order.last(layer for layer in linear if id(layer.module) in parts) for parts in inner]
+            chosen = list({layer.name: layer for layer in lasts if layer is not None}.values())
+        others = [layer for layer in linear if id(layer.module) not in inside]
+        classifier = [layer for layer in others if layer.name == order.classifier]
+        others = [layer for layer in others if layer not in classifier] + classifier
+        weights = [layer.weight for layer in chosen + others]
+        grads = gradients(total, weights)
         finite = to_host([torch.ones(()) if grad is None else torch.isfinite(grad).all() for grad in grads])
-        read = list(zip(projections + others, grads, finite, strict=True))
-        own, head = len(projections), len(read) - heads
+        read = list(zip(weights, grads, finite, strict=True))
+        own, head = len(chosen), len(read) - len(classifier)
         forms: dict[str, tuple[Callable, list, float]] = {
             "diversity": (_diversity, read[:own] if "diversity" in wanted else [], 0.0),  # takes longer than all else
             "gradient_sum": (lambda weight, grad, known: grad.abs().sum(), read[:own], 0.0),
@@ -336,7 +373,33 @@ class AttentionPass(Probe):
         ]
         ends = np.cumsum([len(rows) for _, rows, _ in forms.values()])[:-1]
         found: dict[str, Any] = dict(zip(forms, np.split(to_host(values), ends), strict=True))
-        return found | {"head_outputs": linear[-1].module.out_features if linear else 0}
+        return found | {"head_outputs": classifier[0].module.out_features if classifier else 0}
+
+
+class _Order:
+    """The order in which a forward computes its layers, by their names; `classifier` is the last of all."""
+
+    def __init__(self) -> None:
+        from harness.probes.operations import LAYERS, PRODUCT
+
+        self._places: dict[str, int] = {}
+        self.classifier: str | None = None
+        self.handlers: dict[str, Handler] = {**dict.fromkeys(LAYERS, self._layer), PRODUCT: self._product}
+
+    def _product(self, operation: Operation) -> Any:
+        return self._layer(operation) if operation.owner else operation.run()
+
+    def _layer(self, operation: Operation) -> Any:
+        if not operation.fixed:
+            self.classifier = operation.owner
+            if operation.owner is not None:
+                self._places.setdefault(operation.owner, len(self._places))
+        return operation.run()
+
+    def last(self, layers: Iterable[Layer]) -> Layer | None:
+        """Of some layers the one that is computed last; of those that are not computed the last."""
+        ordered = sorted(layers, key=lambda layer: self._places.get(layer.name, -1))
+        return ordered[-1] if ordered else None
 
 
 def _diversity(weight: Any, grad: Any, finite: bool) -> Any:

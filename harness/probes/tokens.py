@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -151,7 +151,9 @@ class HeadOutputs(Probe):
     """Forward of a mini-batch; observable `projection_maxima` (P,) over the queries, keys and values of all attention.
 
     Mean over images and channels of the maximum over tokens. The projections are the linear layers of attention modules
-    (any module whose class name holds `Attention`) but the last of each; one that makes all three counts as three.
+    (any module whose class name holds `Attention`) but the one of each that is computed last, which reads what is
+    mixed. One that makes several of the three counts as several: as often as it gives the width of what the last reads.
+    Unscorable where that is no whole number.
     """
 
     init: str = "default"
@@ -161,38 +163,84 @@ class HeadOutputs(Probe):
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch
 
-        from harness.probes.operations import LINEAR, Watch
+        from harness.probes.operations import LINEAR, Watch, known_layers
 
         subject.initialise(self.init, dtype=self.dtype)
         images, _ = subject.images(self.batch_size, self.dtype)
-        parts = _projections(subject.network)
-        if not parts:
+        prefixes = [prefix for prefix, _ in attention_modules(subject.network)]
+        inside = {name for name in known_layers(subject.network) if any(_is_below(name, prefix) for prefix in prefixes)}
+        if len(inside) < 2:  # whatever the network computes
             raise Unscorable("no attention module with linear projections")
-        rows, found = Rows(subject.layout(), len(images)), []
+        rows, calls = Rows(subject.layout(), len(images)), []
 
         def layer(operation: Operation) -> Any:
             result = operation.run()
-            if operation.owner in parts and not operation.fixed and result.ndim > 2:
-                tokens = rows.of(operation, result).flatten(1, -2)
-                split = tokens.chunk(parts[operation.owner], dim=-1)
-                found.extend(part.amax(dim=1).double().mean() for part in split)
+            if operation.owner in inside and not operation.fixed:
+                maxima = _maxima(rows, operation, result)
+                calls.append(_Call(operation.owner, operation.input.shape[-1], result.shape[-1], maxima))
             return result
 
         with torch.no_grad(), Watch(subject.network, {LINEAR: layer}):
             finite_logits(subject.network, images)
+        found = []
+        for call, count in _parts(calls, prefixes):
+            if isinstance(call.maxima, Unscorable):
+                raise call.maxima
+            if call.maxima is not None:
+                found.extend(part.contiguous().double().mean() for part in call.maxima.chunk(count, dim=-1))
         if not found:
             raise Unscorable("no attention module with linear projections")
         return {"projection_maxima": to_host(found)}
 
 
-def _projections(network: Any) -> dict[str, int]:
-    """The layers that make queries, keys and values by name, and how many of the three each makes."""
-    from harness.probes.operations import known_layers
+class _Call(NamedTuple):
+    """A linear layer as it was computed: its name, how many numbers of a token it read and gave, and `_maxima`."""
 
-    layers = known_layers(network)
-    found: dict[str, int] = {}
-    for prefix, _ in attention_modules(network):
-        inside = [name for name in layers if not prefix or name.startswith(f"{prefix}.")]
-        if len(inside) > 1:
-            found.update(dict.fromkeys(inside[:-1], 3 if len(inside) == 2 else 1))
-    return found
+    owner: str
+    read: int
+    given: int
+    maxima: torch.Tensor | Unscorable | None
+
+
+def _maxima(rows: Rows, operation: Operation, result: torch.Tensor) -> torch.Tensor | Unscorable | None:
+    """Maxima (B, D) over tokens; None where an image has none, or why they cannot be told: they may not count."""
+    try:
+        tokens = rows.of(operation, result)
+    except Unscorable as error:
+        return error
+    return tokens.flatten(1, -2).amax(dim=1) if tokens.ndim > 2 else None
+
+
+def _is_below(name: str, prefix: str) -> bool:
+    return not prefix or name.startswith(f"{prefix}.")
+
+
+def _parts(calls: list[_Call], prefixes: list[str]) -> list[tuple[_Call, int]]:
+    """The calls that make queries, keys or values, in order, and how many of the three each makes.
+
+    Of attention modules that hold one another the innermost counts whose layers make all three: one may hold these
+    alone, and the next one the layer that reads what is mixed.
+    """
+    chosen: dict[int, int] = {}
+    settled: list[str] = []
+    for prefix in sorted(prefixes, key=lambda prefix: -len(prefix)):
+        if any(_is_below(other, prefix) for other in settled):
+            continue
+        places = [place for place, call in enumerate(calls) if _is_below(call.owner, prefix)]
+        names = list(dict.fromkeys(calls[place].owner for place in places))
+        if len(names) < 2:
+            continue
+        own = [place for place in places if calls[place].owner != names[-1]]
+        width = next(call.read for call in calls if call.owner == names[-1])
+        times = sum(calls[place].owner == names[-1] for place in places)
+        single = len(own) == 3 * times  # each makes one of the three, whatever its width: keys of fewer heads
+        counts = [1 if single else calls[place].given / width for place in own]
+        whole = sum(counts) == 3 * times
+        if not whole and any(_is_below(prefix, other) for other in prefixes if other != prefix):
+            continue  # the next one may hold the rest
+        if any(count < 1 or count % 1 for count in counts):
+            whose = prefix or "the network"
+            raise Unscorable(f"how many of queries, keys and values each layer of {whose} makes cannot be told")
+        settled.append(prefix)
+        chosen.update({place: int(count) for place, count in zip(own, counts, strict=True)})
+    return [(calls[place], count) for place, count in sorted(chosen.items())]

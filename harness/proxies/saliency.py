@@ -253,7 +253,10 @@ class LSwag(_Gradient):
 
     def score(self, seen: Mapping[str, Any]) -> float:
         sums = seen["inverse_deviation"]
-        sums = sums[round(self.first * len(sums)) : round(self.last * len(sums))]
+        layers = len(sums)
+        sums = sums[round(self.first * layers) : round(self.last * layers)]
+        if not len(sums):
+            raise Unscorable(f"of {layers} layers none lies between first={self.first} and last={self.last}")
         if not sums.any():
             raise Unscorable("no gradient varies over the mini-batches")
         return np.log(sums[sums != 0]).sum() * seen["distinct_patterns"].mean()
