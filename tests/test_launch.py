@@ -145,11 +145,16 @@ def settings(*arguments: str) -> list[str]:
 
 
 def values(store: Path) -> bytes:
-    """Every stored row of the store's files, as bytes of its values; nothing hides behind a reader's choice."""
+    """Every stored row of the store's files, as bytes of its values; nothing hides behind a reader's choice.
+
+    But for the exception of an attempt that was followed by a better one: its row stays, and stands for nothing.
+    """
     parts = sorted(store.glob("**/part-*.parquet"))
     frames = [pq.read_table(part, partitioning=None).to_pandas().assign(proxy=str(part.parent)) for part in parts]
     frame = pd.concat(frames)[["proxy", "index", "score", "status", "version"]]
     frame["proxy"] = frame["proxy"].str.removeprefix(str(store))
+    scored = frame["status"].eq("ok").groupby([frame["proxy"], frame["index"]]).transform("any")
+    frame = frame[~(scored & frame["status"].str.startswith("error"))].copy()
     frame["score"] = [None if pd.isna(x) else float(x).hex() for x in frame["score"]]
     return frame.sort_values(["proxy", "index", "status"]).to_csv(index=False).encode()
 
