@@ -99,7 +99,8 @@ def main() -> int:
 
     if not torch.cuda.is_available():
         print(
-            f"no GPU: torch {torch.__version__} sees none here; run this where there is one, with a CUDA build of torch",
+            f"no GPU: torch {torch.__version__} sees none here; run this where there is one, with a CUDA build of "
+            "torch",
             file=sys.stderr,
         )
         return 2
