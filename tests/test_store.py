@@ -16,7 +16,7 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-from harness.engine import store as store_module
+from harness.engine import part as part_module
 from harness.engine.scorer import Job
 from harness.engine.scoring import run
 from harness.engine.store import SCHEMA, Row, ScoreKey, ScoreStore, is_sealed, open_store, write_whole
@@ -292,7 +292,7 @@ def test_a_part_that_the_system_does_not_give_is_not_called_damaged(store, monke
     def refused(path):
         raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr(store_module, "_content", refused)
+    monkeypatch.setattr(part_module, "content", refused)
     with pytest.raises(HarnessError) as caught:
         store.read(KEY)
     assert f"{path} cannot be read ({os.strerror(number)})" in str(caught.value)
@@ -358,8 +358,8 @@ FORGED = {
 
 @pytest.mark.parametrize("name", FORGED)
 def test_a_forged_part_is_refused(store, name, monkeypatch):
-    monkeypatch.setattr(store_module, "_MOST_ROWS", 20)
-    monkeypatch.setattr(store_module, "_MOST_TEXT", 1000)
+    monkeypatch.setattr(part_module, "MOST_ROWS", 20)
+    monkeypatch.setattr(part_module, "MOST_TEXT", 1000)
     path = store.root / KEY.folder / "part-0-foreign.parquet"
     path.parent.mkdir(parents=True)
     pq.write_table(FORGED[name], path, compression="zstd")
@@ -369,7 +369,7 @@ def test_a_forged_part_is_refused(store, name, monkeypatch):
 
 
 def test_one_long_status_among_many_rows_is_read(store, monkeypatch):
-    monkeypatch.setattr(store_module, "_MOST_TEXT", 1000)
+    monkeypatch.setattr(part_module, "MOST_TEXT", 1000)
     store.append(KEY, [*(ok(index) for index in range(200)), failed(200, "error: " + "x" * 500)])
     assert len(store.read(KEY)) == 201
 
@@ -587,17 +587,17 @@ def test_crash_before_the_old_parts_are_gone_gives_no_duplicates(store, monkeypa
 def test_a_compaction_beside_another_reader_loses_nothing(store, monkeypatch, beside):
     for index in range(3):
         store.append(KEY, [ok(index)])
-    content, calls = store_module._content, 0
+    content, calls = part_module.content, 0
 
     def compacted_meanwhile(path):
         nonlocal calls
         calls += 1
         if calls == 2:  # the other has listed three parts and read one
-            monkeypatch.setattr(store_module, "_content", content)
+            monkeypatch.setattr(part_module, "content", content)
             store.compact(KEY)
         return content(path)
 
-    monkeypatch.setattr(store_module, "_content", compacted_meanwhile)
+    monkeypatch.setattr(part_module, "content", compacted_meanwhile)
     getattr(store, beside)(KEY)
     assert calls == 2
     assert store.read(KEY)["index"].tolist() == [0, 1, 2]

@@ -19,10 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
-import re
-import stat
 import urllib.parse
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -36,40 +33,24 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.errors import HarnessError, cause
-from harness.paths import REFERENCE, reference_scores, typed_path, user_scores
-
-SCHEMA = pa.schema(
-    [
-        ("index", pa.int32()),
-        ("score", pa.float64()),
-        ("seconds", pa.float32()),
-        ("status", pa.string()),
-        ("version", pa.int16()),
-    ]
+from harness.engine.part import (
+    ENCODING,
+    IMAGES,
+    SCHEMA,
+    bare,
+    content,
+    digest_of,
+    is_part,
+    is_sealed,
+    read_part,
+    seal_of,
+    writer_of,
 )
-
-
-#: Indices ascend, mostly by one: their differences take a thousandth of the room.
-ENCODING = {
-    "use_dictionary": [name for name in SCHEMA.names if name != "index"],
-    "column_encoding": {"index": "DELTA_BINARY_PACKED"},
-}
-
-
-#: Rows that a part may have: ten times the largest benchmark. Of a damaged one the number may be anything.
-_MOST_ROWS = 2**24
-#: Bytes that the statuses of a part may have: a status is a line.
-_MOST_TEXT = 2**28
-
-#: How the name of a part ends that bears its digest: the first 128 bits of its SHA-256.
-_SEALED = re.compile(r"-([0-9a-f]{32})\.parquet")
+from harness.errors import HarnessError
+from harness.paths import REFERENCE, reference_scores, typed_path, user_scores
 
 #: The rows of a partition without parts.
 _nothing = cache(lambda: SCHEMA.empty_table().to_pandas())
-
-#: Where a part's metadata keeps the digest of the images that its scores were computed from.
-IMAGES = b"images"
 
 
 def _listed(folder: Path) -> list[str]:
@@ -80,11 +61,6 @@ def _listed(folder: Path) -> list[str]:
         return []
     except OSError as error:  # a name that is too long, a folder of somebody else: what it holds is not nothing
         raise HarnessError(f"{str(folder)[:200]} cannot be read ({error.strerror})") from error
-
-
-def is_part(name: str) -> bool:
-    """Whether a file of this name in a partition is a part."""
-    return name.startswith("part-") and name.endswith(".parquet")
 
 
 def _key_of(folder: Path) -> ScoreKey | None:
@@ -179,7 +155,7 @@ class ScoreStore:
             pq.write_table(table, content, compression="zstd", **ENCODING)
             data = content.getvalue()
             folder.mkdir(parents=True, exist_ok=True)
-            return write_whole(folder / f"part-{writer}-{_seal_of(data)}.parquet", lambda file: file.write(data))
+            return write_whole(folder / f"part-{writer}-{seal_of(data)}.parquet", lambda file: file.write(data))
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -216,7 +192,7 @@ class ScoreStore:
         tables, _ = self._layered(key)
         if not tables:
             return _nothing().copy()
-        frame = pa.concat_tables(map(_bare, tables)).to_pandas()
+        frame = pa.concat_tables(map(bare, tables)).to_pandas()
         if version is not None and (others := (frame["version"] != version).to_numpy()).any():
             frame = frame[~others].reset_index(drop=True)
         return _best(frame, ["index"] if version is not None else ["index", "version"])
@@ -258,9 +234,9 @@ class ScoreStore:
         For scores of which one knows what they were computed from. Raises HarnessError as `check_images` does.
         """
         self.check_images(key, images)
-        parts = {part: table for part, table in _parts_of(self.root / key.folder).items() if _digest(table) is None}
+        parts = {part: table for part, table in _parts_of(self.root / key.folder).items() if digest_of(table) is None}
         for part, table in parts.items():
-            stamped = self._write(key, table, _writer_of(part), images)
+            stamped = self._write(key, table, writer_of(part), images)
             if stamped != part:
                 part.unlink(missing_ok=True)
         return len(parts)
@@ -277,8 +253,8 @@ class ScoreStore:
         if is_sealed(part):
             return False
         try:
-            data = _content(part)
-            part.rename(part.with_name(f"part-{_writer_of(part)}-{_seal_of(data)}.parquet"))
+            data = content(part)
+            part.rename(part.with_name(f"part-{writer_of(part)}-{seal_of(data)}.parquet"))
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -314,13 +290,13 @@ class ScoreStore:
         """
         groups: dict[str | None, dict[Path, pa.Table]] = {}
         for part, table in _parts_of(self.root / key.folder, writer).items():
-            groups.setdefault(_digest(table), {})[part] = table
+            groups.setdefault(digest_of(table), {})[part] = table
         for images, parts in groups.items():
             if len(parts) < 2:
                 for part in parts:
                     self._sealed(part)
                 continue
-            frame = pa.concat_tables(map(_bare, parts.values())).to_pandas()
+            frame = pa.concat_tables(map(bare, parts.values())).to_pandas()
             table = pa.Table.from_pandas(_best(frame, ["index", "version"]), schema=SCHEMA, preserve_index=False)
             merged = self._write(key, table, writer, images)
             for part in parts:
@@ -356,9 +332,9 @@ def _parts_of(folder: Path, writer: str = "*") -> dict[Path, pa.Table]:
     before: list[Path] = []
     while True:
         parts = [folder / name for name in _listed(folder) if is_part(name)]
-        parts = [part for part in parts if writer in ("*", _writer_of(part))]
+        parts = [part for part in parts if writer in ("*", writer_of(part))]
         try:
-            return {part: _read_part(part) for part in parts}
+            return {part: read_part(part) for part in parts}
         except FileNotFoundError as error:
             # One was compacted away since it was listed: its rows are in another by now, unless nothing changed.
             if parts == before:
@@ -367,7 +343,7 @@ def _parts_of(folder: Path, writer: str = "*") -> dict[Path, pa.Table]:
 
 
 def _one_digest(folder: Path, tables: Iterable[pa.Table]) -> str | None:
-    found = sorted({_digest(table) for table in tables} - {None})
+    found = sorted({digest_of(table) for table in tables} - {None})
     if len(found) > 1:
         raise HarnessError(
             f"{folder} mixes scores of the images {' and '.join(found)}: remove the parts of one, or the folder and "
@@ -397,86 +373,6 @@ def check_range(indices: np.ndarray, size: int, what: object) -> None:
             f"{what} holds index {outside[0]} but its benchmark has {size} architectures: these scores belong to "
             "another benchmark, remove them"
         )
-
-
-def _digest(table: pa.Table) -> str | None:
-    found = (table.schema.metadata or {}).get(IMAGES)
-    return None if found is None else found.decode()
-
-
-def _bare(table: pa.Table) -> pa.Table:
-    return table.replace_schema_metadata(None)
-
-
-def is_sealed(part: Path) -> bool:
-    """Whether a part bears the digest of its bytes in its name."""
-    return _SEALED.search(part.name) is not None
-
-
-def _seal_of(data: Any) -> str:
-    return hashlib.sha256(data).hexdigest()[:32]
-
-
-def _writer_of(part: Path) -> str:
-    """Who wrote a part: what its name says between `part-` and the last hyphen, or all where it has no other."""
-    name = part.name.removeprefix("part-").removesuffix(".parquet")
-    return name.rpartition("-")[0] or name
-
-
-def _content(part: Path) -> bytes:
-    with open(part, "rb") as file:
-        return file.read()
-
-
-def _read_part(part: Path) -> pa.Table:
-    """A part with the metadata that it carries."""
-    try:
-        if not stat.S_ISREG(part.stat().st_mode):
-            raise ValueError("it is a folder, a pipe or a device")
-        data = _content(part)
-        sealed = _SEALED.search(part.name)
-        if sealed and sealed[1] != _seal_of(data):
-            raise ValueError("its bytes are not those that were written: their digest is not that of its name")
-        return _parsed(data)
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        if getattr(error, "errno", None):  # the system refused; the file may be whole
-            raise HarnessError(f"{part} cannot be read ({os.strerror(error.errno)})") from error
-        raise HarnessError(
-            f"{part} is damaged ({cause(error)[:200]}): delete that file and run the same "
-            "scoring command again, which computes its rows only"
-        ) from error
-
-
-def _parsed(data: bytes) -> pa.Table:
-    """The table of a part's bytes. Raises ValueError, KeyError or ArrowException where they are none."""
-    file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=["status"])
-    held = file.schema_arrow
-    for name in SCHEMA.names:
-        kind = held.field(name).type
-        number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-        if not (pa.types.is_dictionary(kind) if name == "status" else number):
-            raise ValueError(f"its column {name} is of type {str(kind)[:60]}")
-    if file.metadata.num_rows > _MOST_ROWS:
-        raise ValueError(f"it has {file.metadata.num_rows:,} rows")
-    table = file.read(columns=SCHEMA.names, use_threads=False)
-    if len(table) != file.metadata.num_rows:
-        raise ValueError("it has other rows than it says")
-    texts = 0
-    for chunk in table.column("status").chunks:
-        chunk.dictionary.validate(full=True)  # that it is UTF-8
-        sizes = np.array([len(text or "") for text in chunk.dictionary.to_pylist()], dtype=np.int64)
-        texts += int(sizes[chunk.indices.drop_null().to_numpy()].sum())
-    if texts > _MOST_TEXT:
-        raise ValueError(f"its column status has {texts:,} characters")
-    table = table.select(SCHEMA.names).cast(SCHEMA)
-    missing = [name for name in SCHEMA.names if name != "score" and table.column(name).null_count]
-    if missing:
-        raise ValueError(f"its column {missing[0]} has gaps")
-    metadata = held.metadata or {}
-    metadata.get(IMAGES, b"").decode()
-    return table.replace_schema_metadata({IMAGES: metadata[IMAGES]} if IMAGES in metadata else None)
 
 
 def write_table(table: pa.Table, target: Path, **options: Any) -> Path:

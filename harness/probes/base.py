@@ -365,17 +365,22 @@ class Start:
     """Where forwards that are compared begin alike, so that they differ in nothing but what the pass changes.
 
     Held are the states of the generators that a network may draw from (dropout, stochastic depth), and what
-    parametrisations write as they are read: spectral_norm takes a step at each forward, to other weights.
+    parametrisations write as they are read: spectral_norm takes a step at each forward, to other weights. Parameters
+    are the pass's own to change.
     """
 
     def __init__(self, network: nn.Module, device: torch.device):
         from torch.nn.utils.parametrize import ParametrizationList
+        from torch.nn.utils.spectral_norm import SpectralNorm
 
         from harness.probes.modules import modules_of
 
-        lists = [module for _, module in modules_of(network) if isinstance(module, ParametrizationList)]
+        modules = [module for _, module in modules_of(network)]
+        lists = [module for module in modules if isinstance(module, ParametrizationList)]
+        steps = [module for one in lists for module in one.modules()]
+        steps += [m for m in modules if any(isinstance(hook, SpectralNorm) for hook in m._forward_pre_hooks.values())]
         self._device, self._generators = device, _generators(device)
-        self._state = State(module for one in lists for module in one.modules())
+        self._state = State(steps, parameters=False)
 
     def again(self) -> None:
         """Bring it back, before each of the forwards."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -13,8 +13,17 @@ from harness.errors import Unscorable
 from harness.probes.functions import PRODUCT
 from harness.probes.modules import computed
 
-if TYPE_CHECKING:
-    from harness.probes.operations import Operation
+
+class Applied(Protocol):
+    """What is read here of an operation (`harness.probes.operations.Operation`)."""
+
+    kind: str
+    name: str
+    owner: str | None
+    applied: torch.Tensor
+    tensors: list[torch.Tensor]
+
+    def owned(self, name: str) -> list[torch.Tensor]: ...
 
 
 class Layer:
@@ -130,7 +139,7 @@ class Weights:
         self._network = network
         self._used: dict[str, list[torch.Tensor]] = {}
 
-    def see(self, operation: Operation, weight: torch.Tensor | None = None) -> None:
+    def see(self, operation: Applied, weight: torch.Tensor | None = None) -> None:
         """Raises Unscorable where a Parameter is a weight in a way that has no layer's form.
 
         weight: what is applied in place of the operation's own, if it is.
@@ -154,7 +163,7 @@ class Weights:
         elif owner not in self._used:
             self._used[owner] = [self._network.get_parameter(owner)]
 
-    def _refuse_left_overs(self, operation: Operation) -> None:
+    def _refuse_left_overs(self, operation: Applied) -> None:
         for name, layer in self._parametrised.items():
             if any(layer.is_left_over(tensor) for tensor in operation.tensors):
                 raise Unscorable(

@@ -20,15 +20,15 @@ class State:
     """Copies of all that modules hold: parameters, buffers, those too that a state_dict leaves out, and attributes.
 
     Attributes are tensors, numbers, texts, generators, and lists, dictionaries and the like of these. What a lazy layer
-    has yet to make is no state: it stays as its first forward made it.
+    has yet to make is no state: it stays as its first forward made it. Without `parameters` these are not held.
     """
 
-    def __init__(self, modules: Iterable[nn.Module]):
+    def __init__(self, modules: Iterable[nn.Module], parameters: bool = True):
         modules = list(modules)
         self._places: list[tuple[dict[str, Any], dict[str, torch.Tensor | None]]] = [
             (holder, {name: None if value is None else _copied(value) for name, value in holder.items()})
             for module in modules
-            for holder in (module._parameters, module._buffers)
+            for holder in ([module._parameters] if parameters else []) + [module._buffers]
         ]
         self._attributes = _Attributes(modules)
 

@@ -8,11 +8,10 @@ what happens to be there.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +19,6 @@ import numpy as np
 
 from harness import correlation
 from harness.benchmarks.benchmark import Benchmark, Target, list_benchmarks, load_benchmark
-from harness.config import TableConfig, choices
 from harness.correlation import Estimate, Metric, correlate_many
 from harness.correlation.points import ndcg_at
 from harness.engine.alike import alike
@@ -30,8 +28,9 @@ from harness.proxies import available, get_proxy
 from harness.proxies.base import Proxy
 from harness.rankings.aggregates import AGGREGATES
 from harness.rankings.results import PAPER_INPUTS, Reader, Scores, inapplicable, inputs_of, scoring_commands
-from harness.tables.cells import Place, is_of, is_on, load_table, metric_title, place_of, read_published, target_of
-from harness.tables.measure import resamples_for, split_dataset
+from harness.report.printed import Printed, paper_tables, printed
+from harness.tables.cells import metric_title
+from harness.tables.measure import resamples_for
 
 #: Populations looked at, where a space has them, besides those that the tables of its benchmark name.
 POPULATIONS = ("all", "no_dead_ops", "no_dead_ops.sample(1000, seed=0)", "sample(1000, seed=0)", "sample(300, seed=0)")
@@ -218,53 +217,6 @@ def _known(label: str) -> Proxy | None:
 
 def _table_populations(benchmark: str) -> list[str]:
     return [name for table in paper_tables() if table.benchmark == benchmark for name in table.populations]
-
-
-class Printed(NamedTuple):
-    """A figure that a paper prints for an entry; `absolute`: without its sign."""
-
-    source: str
-    value: float
-    populations: tuple[str, ...]
-    absolute: bool = False
-
-    def delta(self, ours: float) -> float:
-        """Ours, without its sign where the paper leaves it out, minus the paper's."""
-        return (abs(ours) if self.absolute else ours) - self.value
-
-
-@cache
-def paper_tables() -> tuple[TableConfig, ...]:
-    """The papers' tables as configured."""
-    return tuple(load_table(name) for name in choices("table"))
-
-
-@cache
-def printed() -> dict[tuple[str, str, str, str, str], tuple[Printed, ...]]:
-    """Printed figures by (benchmark, dataset, proxy, inputs as a table's row has them, metric), each once.
-
-    Of the benchmark's default target alone, and of the dataset that they are printed for: a table may set a figure
-    beside others too, of which it then says so.
-    """
-    figures = read_published()
-    found: dict[tuple[str, str, str, str, str], dict[Place, Printed]] = {}
-    for table in paper_tables():
-        for row, entry in itertools.product(table.rows, table.datasets):
-            benchmark, dataset = split_dataset(table, entry)
-            if not is_on(row, table, entry) or not _is_default(benchmark, target_of(table, row, entry)):
-                continue
-            for metric in table.metrics:
-                place = place_of(table, row, entry, metric)
-                value = figures.get(place)
-                if value is not None and is_of(place, benchmark, dataset):
-                    populations = tuple(row.populations or table.populations)
-                    one = Printed(f"{place[0]}, {place[1]}", value, populations, table.absolute)
-                    found.setdefault((benchmark, dataset, row.proxy, row.inputs, metric), {}).setdefault(place, one)
-    return {key: tuple(of_places.values()) for key, of_places in found.items()}
-
-
-def _is_default(benchmark: str, target: str | None) -> bool:
-    return target is None or target == load_benchmark(benchmark).card.get("default_target")
 
 
 class Estimates:
