@@ -101,8 +101,9 @@ class Curvature(Probe):
             if not of_single_value(error):
                 raise
             return {"curvature": float("nan")}
-        chosen = torch.randint(len(logits), (self.coordinates,), generator=generator).to(logits.device)
-        drawn, place = chosen.unique(return_inverse=True)
+        chosen = torch.randint(len(logits), (self.coordinates,), generator=generator)
+        # On the host, which would wait for a GPU to tell how many there are.
+        drawn, place = (one.to(logits.device) for one in chosen.unique(return_inverse=True))
         found = [_derivatives(logit, t, subject.plain) for logit in logits[drawn]]
         if None in found:
             return {"curvature": float("nan")}
