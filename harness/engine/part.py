@@ -56,15 +56,18 @@ def is_sealed(part: Path) -> bool:
 
 
 def digest_of(table: pa.Table) -> str | None:
+    """Digest of the images that a part's scores were computed from; None where it says nothing of them."""
     found = (table.schema.metadata or {}).get(IMAGES)
     return None if found is None else found.decode()
 
 
 def bare(table: pa.Table) -> pa.Table:
+    """A part without its metadata, so that it can be joined to others."""
     return table.replace_schema_metadata(None)
 
 
 def seal_of(data: Any) -> str:
+    """What the name of a part with these bytes ends in."""
     return hashlib.sha256(data).hexdigest()[:32]
 
 
@@ -75,6 +78,7 @@ def writer_of(part: Path) -> str:
 
 
 def content(part: Path) -> bytes:
+    """The bytes of a part. Raises OSError."""
     with open(part, "rb") as file:
         return file.read()
 
