@@ -434,6 +434,9 @@ def test_a_network_of_one_input_size_is_told_which_setting_to_give():
     assert re.fullmatch(r"the network cannot read images of 64 x 64 \(.*\): set resolution=8", status["meco"])
     assert re.fullmatch(r"the network cannot read images of 3 x 3 \(.*\): set resolution=8", status["nregions"])
     assert status["snip"] == "ok"
+    for name in ("zen", "synflow"):
+        (other,) = harness.score(Fixed(), images, labels, [f"{name}:resolution=16"]).attrs["status"].values()
+        assert re.fullmatch(r"the network cannot read images of 16 x 16 \(.*\): set resolution=8", other)
     followed = harness.score(Fixed(), images, labels, ["meco:resolution=8", "nregions:resolution=8:samples=20"])
     assert set(followed.attrs["status"].values()) == {"ok"}
     images = torch.randn(6, 3, 8, 6)

@@ -779,6 +779,21 @@ def test_zen_of_a_network_that_others_have_passed(make_subject, name):
     assert all(m.momentum == 0.1 for m in case.subject.network.modules() if isinstance(m, nn.BatchNorm2d))
 
 
+@pytest.mark.parametrize(
+    "spec", ["zen", "zen:warm=3", "synflow", "synflow:normalisation=True", "nregions:network=full"]
+)
+def test_a_resolution_is_that_of_a_dataset_with_such_images(make_subject, spec):
+    def scored(shape: tuple[int, int, int], resolution: int) -> float:
+        proxy = get_proxy(f"{spec}:resolution={resolution}")
+        (result,) = score_subject(make_subject("residual", shape=shape), [proxy]).values()
+        assert result.status == "ok"
+        return result.score
+
+    assert scored((3, 8, 8), 16) == scored((3, 16, 16), 0) == scored((3, 16, 16), 16)
+    if not spec.startswith("nregions"):  # so few regions are met by both
+        assert scored((3, 8, 8), 16) != scored((3, 8, 8), 0)
+
+
 def spectrum_entropy(features: np.ndarray) -> float:
     """Of the shares of the channels' covariance spectrum; the samples are images and positions."""
     covariance = np.cov(np.moveaxis(features, 1, 0).reshape(features.shape[1], -1), bias=True)

@@ -243,6 +243,10 @@ class Benchmark:
                     found[name] = Target(name, name, file, group["kind"], group["unit"], better)
         return found
 
+    def is_default(self, target: str | None) -> bool:
+        """Whether a target of this name is what is ranked where none is named."""
+        return target in (None, self.card.get("default_target"))
+
     def target(self, dataset: str, name: str | None = None) -> Target:
         """What is stored as `name`, by default the card's `default_target`.
 

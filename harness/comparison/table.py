@@ -91,10 +91,10 @@ def next_step(found: Comparison | Matrix, output: str | None = None) -> Next:
 def _asked(found: Comparison | Matrix) -> str:
     """The settings that say what was compared, where they are not the defaults: the next command asks the same."""
     one = found.comparisons[0] if isinstance(found, Matrix) else found
-    target, default = one.place.block.target, one.place.benchmark.card["default_target"]
+    target = one.place.block.target
     return "".join(
         (
-            f" target={target}" if target not in (None, default) else "",
+            "" if one.place.benchmark.is_default(target) else f" target={target}",
             f" metric={one.metric}" if one.metric != "kendall" else "",
             f" seed={one.place.seed}" if one.place.seed else "",
             f' "against=[{",".join(one.against)}]"' if one.against else "",

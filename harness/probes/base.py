@@ -130,6 +130,10 @@ class Subject:
 
         return torch.Generator().manual_seed(stable_seed(self.seed, *purpose))
 
+    def image_shape(self, resolution: int) -> tuple[int, int, int]:
+        """Of one image of this side, 0 being that of the mini-batches."""
+        return (self.shape[0], resolution, resolution) if resolution else self.shape
+
     def images(
         self, size: int, dtype: str = "float32", number: int = 0, of: int = 1
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -338,9 +342,16 @@ def read_back(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def reading(network: nn.Module, images: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
-    """`finite_logits` of images whose side a setting gives: Unscorable where it reads `shape` alone."""
-    try:
+    """`finite_logits` of images whose side a setting gives. Raises Unscorable where the network reads `shape` alone."""
+    with of_side(images, shape):
         return finite_logits(network, images)
+
+
+@contextmanager
+def of_side(images: torch.Tensor, shape: tuple[int, int, int]) -> Iterator[None]:
+    """For forwards of images whose side a setting gives. Raises Unscorable where the network reads `shape` alone."""
+    try:
+        yield
     except Unscorable:
         raise
     except Exception as error:

@@ -15,6 +15,7 @@ from harness.probes.base import (
     Unscorable,
     by_image,
     check_finite,
+    of_side,
     outputs,
     reading,
     to_host,
@@ -34,13 +35,14 @@ class PerturbationPass(Probe):
     maps; `log_norm_scale`, the sum over BatchNorms of ln sqrt(mean running variance) after both forwards. The last
     feature map is what the final pooling or the classifier reads. Both forwards begin alike (`Start`): dropout drops
     the same. Running statistics are fresh, or those that `warm` forwards of one batch of Gaussian images left, with
-    weights that are kaiming normal.
+    weights that are kaiming normal. `resolution` is the images' side, 0 that of the mini-batches.
     """
 
     batch_size: int = 64
     gamma: float = 0.01
     dtype: str = "float32"
     warm: int = 0
+    resolution: int = 0
 
     def run(self, subject: Subject, wanted: frozenset[str]) -> dict[str, Any]:
         import torch
@@ -52,13 +54,14 @@ class PerturbationPass(Probe):
             norm.running_var.copy_(variance)
         features = _LastMaps(network)
         generator = subject.generator("perturbation")
-        size = (self.batch_size, *subject.shape)
+        size = (self.batch_size, *subject.image_shape(self.resolution))
         images, noise = (torch.randn(size, generator=generator).to(subject.device) for _ in range(2))
         start = Start(network, subject.device)
         maps = []
         for batch in (images, images + self.gamma * noise):
             start.again()  # the images alone differ
-            maps.append(features.of(_like(subject, batch.to(getattr(torch, self.dtype)))))
+            with of_side(batch, subject.shape):
+                maps.append(features.of(_like(subject, batch.to(getattr(torch, self.dtype)))))
         if maps[0].shape != maps[1].shape:
             raise Unscorable("the shape of the last feature map depends on the images")
         distance = (maps[0] - maps[1]).abs().sum(dim=(1, 2, 3)).double().mean()
@@ -75,11 +78,12 @@ class PerturbationPass(Probe):
         subject.initialise("kaiming_fan_in", dtype=self.dtype)
         norms = _batch_norms(subject.network)
         momenta = [norm.momentum for norm in norms]
-        images = torch.randn((self.batch_size, *subject.shape), generator=subject.generator("warm"))
+        size = (self.batch_size, *subject.image_shape(self.resolution))
+        images = torch.randn(size, generator=subject.generator("warm"))
         for norm in norms:
             norm.momentum = 1.0
         try:
-            with torch.no_grad():
+            with torch.no_grad(), of_side(images, subject.shape):
                 outputs(subject.network, _like(subject, images.to(subject.device, getattr(torch, self.dtype))))
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
@@ -288,12 +292,11 @@ class LinearRegions(Probe):
             return result
 
         generator = subject.generator("linear regions")
-        sides = (self.resolution, self.resolution) if self.resolution else subject.shape[1:]
         rows = []
         with torch.no_grad():
             for start in range(0, self.samples, self.chunk):
                 count = min(self.chunk, self.samples - start)
-                images = torch.randn((count, subject.shape[0], *sides), generator=generator)
+                images = torch.randn((count, *subject.image_shape(self.resolution)), generator=generator)
                 images = images.to(subject.device, getattr(torch, self.dtype))
                 codes.clear()
                 with Watch(subject.network, {ACTIVATION: rectify}):

@@ -16,6 +16,7 @@ from harness.probes.base import (
     Unscorable,
     check_finite,
     gradients,
+    of_side,
     outputs,
     to_host,
     weight_layers,
@@ -196,12 +197,14 @@ class LinearisedPass(Probe):
 
     Observables, each (repeats, L) over the layers (`GradientPass`), w the absolute weights and g the
     gradient: `synflow` sum of w*g, `synflow_std` population deviation of w*g over the layer, `logsynflow` sum
-    of w*ln(1 + g). With `normalisation` it stays, in train mode: BatchNorm on the statistics of that image.
+    of w*ln(1 + g). With `normalisation` it stays, in train mode: BatchNorm on the statistics of that image, whose side
+    is `resolution`, 0 being that of the mini-batches.
     """
 
     init: str = "kaiming_fan_in"
     repeats: int = 1
     normalisation: bool = False
+    resolution: int = 0
 
     outputs: ClassVar[frozenset[str]] = IMAGES
 
@@ -213,11 +216,12 @@ class LinearisedPass(Probe):
         network = subject.network
         without = Watch if self.normalisation else _without_normalisation
         rows: list[torch.Tensor] = []
-        ones = torch.ones(1, *subject.shape, dtype=torch.float64, device=subject.device)
+        shape = subject.image_shape(self.resolution)
+        ones = torch.ones(1, *shape, dtype=torch.float64, device=subject.device)
         for repeat in range(self.repeats):
             _make_positive(subject, self.init, repeat)
             positive = _Positive(network)
-            with without(network, positive.handlers):
+            with of_side(ones, subject.shape), without(network, positive.handlers):
                 total = _in_float64(network, ones.clone()).sum()
             weights = Grouped(positive.weights.tensors())
             grads = weights.sums(gradients(total, weights.tensors))

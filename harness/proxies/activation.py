@@ -205,6 +205,8 @@ class Zen(Proxy):
     layers that read zeros fall by a tenth each time, and the score with them. VKDNW's code (ondratybl/VKDNW @ 19cad2f,
     `NB201/tss_general_.py`) scores a cell by all proxies on one network, of which 68 come before zen: `warm=68`. Here
     these are 68 of one batch of Gaussian images with one draw of kaiming normal weights.
+
+    `resolution` is the side of the Gaussian images in pixels, 0 that of the dataset's images.
     """
 
     name: ClassVar[str] = "zen"
@@ -213,15 +215,16 @@ class Zen(Proxy):
     reads_head: ClassVar[bool] = False
     inputs: ClassVar[str] = "none"
 
-    choices: ClassVar[Mapping[str, Collection]] = {"warm": at_least(0)}
+    choices: ClassVar[Mapping[str, Collection]] = {"warm": at_least(0), "resolution": at_least(0)}
 
     batch_size: int = 64
     gamma: float = 0.01
     warm: int = 0
+    resolution: int = 0
     dtype: str = "float32"
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
-        probe = PerturbationPass(self.batch_size, self.gamma, self.dtype, self.warm)
+        probe = PerturbationPass(self.batch_size, self.gamma, self.dtype, self.warm, self.resolution)
         return {probe: ("feature_distance", "log_norm_scale")}
 
     def score(self, seen: Mapping[str, Any]) -> float:

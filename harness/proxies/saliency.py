@@ -310,7 +310,7 @@ class Synflow(Proxy):
 
     `normalisation=True` leaves BatchNorm on, on the statistics of that one image, as ZiCo's authors do, in whose code
     for other proxies the setting that turns it off is not passed on (SLDGroup/survey-zero-shot-nas @ b666902,
-    `measures/synflow.py`).
+    `measures/synflow.py`). `resolution` is the image's side in pixels, 0 that of the dataset's images.
     """
 
     name: ClassVar[str] = "synflow"
@@ -321,9 +321,12 @@ class Synflow(Proxy):
     init: str = "kaiming_fan_in"
     repeats: int = 1
     normalisation: bool = False
+    resolution: int = 0
+
+    choices: ClassVar[Mapping[str, Collection]] = {"resolution": at_least(0)}
 
     def needs(self) -> Mapping[Probe, tuple[str, ...]]:
-        return {LinearisedPass(self.init, self.repeats, self.normalisation): ("synflow",)}
+        return {LinearisedPass(self.init, self.repeats, self.normalisation, self.resolution): ("synflow",)}
 
     def score(self, seen: Mapping[str, Any]) -> float:
         return seen["synflow"].sum(axis=1).mean()

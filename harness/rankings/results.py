@@ -258,9 +258,10 @@ class Reader:
     def _remembered(self, what: tuple, made_of: tuple, compute: Callable[[], np.ndarray]) -> np.ndarray:
         """`remembered` in the store, under the name of a ranking, a dataset, a population, a seed and a target."""
         spec, dataset, population, seed, target = what
-        default = target in (None, self.benchmark.card["default_target"])
         parts = [self.benchmark.name, dataset, spec, str(len(population)), f"seed{seed}"]
-        name = Path(LEARNED_FOLDER, f"{'-'.join(parts if default else [*parts, quote(target, safe='')])}.parquet")
+        if target is not None and not self.benchmark.is_default(target):
+            parts.append(quote(target, safe=""))
+        name = Path(LEARNED_FOLDER, f"{'-'.join(parts)}.parquet")
         layers = [layer / name for layer in self.store.layers]
         return remembered(self.store.root / name, made_of, compute, layers)
 

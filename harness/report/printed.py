@@ -43,7 +43,8 @@ def printed() -> dict[tuple[str, str, str, str, str], tuple[Printed, ...]]:
     for table in paper_tables():
         for row, entry in itertools.product(table.rows, table.datasets):
             benchmark, dataset = split_dataset(table, entry)
-            if not is_on(row, table, entry) or not _is_default(benchmark, target_of(table, row, entry)):
+            target = target_of(table, row, entry)
+            if not is_on(row, table, entry) or not load_benchmark(benchmark).is_default(target):
                 continue
             for metric in table.metrics:
                 place = place_of(table, row, entry, metric)
@@ -53,7 +54,3 @@ def printed() -> dict[tuple[str, str, str, str, str], tuple[Printed, ...]]:
                     one = Printed(f"{place[0]}, {place[1]}", value, populations, table.absolute)
                     found.setdefault((benchmark, dataset, row.proxy, row.inputs, metric), {}).setdefault(place, one)
     return {key: tuple(of_places.values()) for key, of_places in found.items()}
-
-
-def _is_default(benchmark: str, target: str | None) -> bool:
-    return target is None or target == load_benchmark(benchmark).card.get("default_target")
