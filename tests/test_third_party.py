@@ -309,7 +309,7 @@ def test_one_that_declares_too_little(here, tmp_path):
 def test_one_whose_version_cannot_be_stored(here, tmp_path, version):
     module = MODULE.replace("version: ClassVar[int] = 3", f"version: ClassVar[int] = {version}", 1)
     site = install(tmp_path / "packages", {"mine": "otherpackage:LogitSpread"}, module=module)
-    assert f"declares version {version}: write a number of 0 to 32767" in left_out(here(site, "list", "proxies"))
+    assert f"declares version {version}: write a number of 0 to 999" in left_out(here(site, "list", "proxies"))
 
 
 def test_two_packages_with_the_same_name(tmp_path):

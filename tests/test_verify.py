@@ -218,7 +218,7 @@ def test_the_committed_baseline_covers_whole_populations_and_aggregates():
 CHANGES = {
     "scores changed": lambda rows: rows.assign(score=-rows["score"]),
     "population changed (n ": lambda rows: rows[:20],
-    "proxy version changed (1 to 2)": lambda rows: rows.assign(score=-rows["score"], version=2),
+    "version changed (1 to 2)": lambda rows: rows.assign(score=-rows["score"], version=2),
 }
 
 

@@ -206,8 +206,9 @@ def _partition(key: ScoreKey, frame: pd.DataFrame) -> Iterator[tuple[str, str]]:
     benchmark.dataset(key.dataset)
     if proxy.label != key.proxy:
         yield "FAILS", f"{key}: the proxy is now called {proxy.label}, its scores are not found under the old name"
-    for version, count in frame["version"][frame["version"] != proxy.version].value_counts().sort_index().items():
-        yield "note", f"{key}: {count:,} scores are of version {version} and left out, the code has {proxy.version}"
+    current = proxy.version_on(benchmark.space)
+    for version, count in frame["version"][frame["version"] != current].value_counts().sort_index().items():
+        yield "note", f"{key}: {count:,} scores are of version {version} and left out, the code has {current}"
     outside = int(((frame["index"] < 0) | (frame["index"] >= len(benchmark))).sum())
     if outside:
         yield "FAILS", f"{key}: {outside:,} indices are none of the {len(benchmark):,} architectures: remove the folder"

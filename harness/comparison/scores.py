@@ -137,7 +137,9 @@ class Place:
     def errors(self, missing: Iterable[Contestant], population: str, inputs: str | None = None) -> str:
         """The most frequent exception among the rows of contestants that have no score."""
         several = list(missing)
-        versions = {proxy.label: proxy.version for one in several for proxy in proxies_of(one.spec)}
+        versions = {
+            proxy.label: proxy.version_on(self.benchmark.space) for one in several for proxy in proxies_of(one.spec)
+        }
         keys = [key for one in several for key in self.read(one, population, inputs)[1].missing]
         rows = [self.store.read(key, versions[key.proxy]) for key in keys]
         said = [status for frame in rows for status in frame["status"] if status.startswith("error")]

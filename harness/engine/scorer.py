@@ -270,7 +270,7 @@ class Scorer:
             for group, encoder in (([p for p in left if p not in apart], False), (apart, True)):
                 if group:
                     found |= score_subject(self.subject(index, encoder=encoder), group, read)
-        return [(p.label, Row(index, *found[p.label], p.version)) for p in proxies]
+        return [(p.label, Row(index, *found[p.label], p.version_on(self.benchmark.space))) for p in proxies]
 
 
 def resolve_device(name: str) -> torch.device:

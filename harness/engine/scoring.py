@@ -105,13 +105,14 @@ def plan(job: Job, read: Callable[[ScoreKey, int], pd.DataFrame] | None = None) 
         counted = is_counted(proxy)
         asked = members[part::parts] if counted else representatives
         key = job.key(proxy)
-        held = read(key, proxy.version)
+        version = proxy.version_on(benchmark.space)
+        held = read(key, version)
         failed = held["status"].str.startswith("error")
         missing = _lacking(asked, held)
         elsewhere = {}
         for other in alike(benchmark, proxy, key):
             before = len(missing)
-            missing = _lacking(missing, read(other, proxy.version))
+            missing = _lacking(missing, read(other, version))
             if len(missing) < before:
                 elsewhere[reason(benchmark, key.dataset, other.dataset)] = before - len(missing)
         errors = held.loc[failed & held["index"].isin(missing), "status"].value_counts()
@@ -206,7 +207,7 @@ def run(job: Job, progress: bool = True) -> Summary:
 def _count(proxy: Proxy, benchmark: Benchmark, indices: list[int], dataset: Dataset) -> list[Row]:
     """Rows of a proxy that is read from the encodings; what keeps one architecture from its score keeps no other."""
     started = time.perf_counter()
-    space = benchmark.space_of(dataset.name)
+    space, version = benchmark.space_of(dataset.name), proxy.version_on(benchmark.space)
     architectures = [benchmark.architectures[i] for i in indices]
     seen: dict[str, Any] = {}
     try:
@@ -215,10 +216,10 @@ def _count(proxy: Proxy, benchmark: Benchmark, indices: list[int], dataset: Data
         values = np.broadcast_to(np.asarray(proxy.score(seen), dtype=np.float64), (len(indices),))
     except Exception as error:
         if len(indices) == 1:
-            return [Row(indices[0], *without_score(error, time.perf_counter() - started), proxy.version)]
+            return [Row(indices[0], *without_score(error, time.perf_counter() - started), version)]
         return [row for index in indices for row in _count(proxy, benchmark, [index], dataset)]
     each = (time.perf_counter() - started) / len(indices)
-    return [Row(i, *checked(float(value), each), proxy.version) for i, value in zip(indices, values, strict=True)]
+    return [Row(i, *checked(float(value), each), version) for i, value in zip(indices, values, strict=True)]
 
 
 class _Writer:

@@ -7,12 +7,15 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness import specs
 from harness.errors import HarnessError, UnknownNameError, shown
 from harness.probes.base import DTYPES, EncodingProbe, Probe
 from harness.probes.initialise import SCHEMES
+
+if TYPE_CHECKING:
+    from harness.spaces.base import Space
 
 
 def is_counted(proxy: Proxy) -> bool:
@@ -55,8 +58,8 @@ def at_least(least: int) -> range:
     return range(least, sys.maxsize)
 
 
-#: What a proxy's version may be: a part of stored scores keeps it in two bytes.
-VERSIONS = range(2**15)
+#: What a proxy's version may be: stored scores count the space's in thousands beside it (`Proxy.version_on`).
+VERSIONS = range(1000)
 
 #: The mini-batches that a proxy may declare.
 INPUTS = ("images", "random", "none")
@@ -103,6 +106,13 @@ class Proxy(ABC):
     requires: ClassVar[str] = ""
     #: What a setting may be, by its name, where not all values of its type will do: names or a range of numbers.
     choices: ClassVar[Mapping[str, Collection]] = {}
+
+    def version_on(self, space: Space) -> int:
+        """What stored scores bear: `version`, and a thousand more for every change of the space's networks.
+
+        A part of stored scores has two bytes for it.
+        """
+        return self.version + len(VERSIONS) * (space.version - 1)
 
     def __post_init__(self) -> None:
         """Raises HarnessError for a setting that is none of its choices, so that no run begins with one."""

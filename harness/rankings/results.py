@@ -179,7 +179,7 @@ class Reader:
         key = self._key(proxy, dataset, inputs, seed)
         found: dict[int, str] = {}
         for one in (key, *alike(self.benchmark, proxy, key)):
-            frame = self.store.read(one, proxy.version)
+            frame = self.store.read(one, proxy.version_on(self.benchmark.space))
             frame = frame[~frame["status"].str.startswith("error")]
             found = {**dict(zip(frame["index"], frame["status"], strict=True)), **found}
         owners = self.benchmark.representatives
@@ -267,10 +267,11 @@ class Reader:
 
     def _proxy(self, proxy: Proxy, dataset: str, population: np.ndarray, inputs: str, seed: int) -> Scores:
         key = self._key(proxy, dataset, inputs, seed)
-        values, seconds, stored = column = self._column(key, proxy.version)
+        version = proxy.version_on(self.benchmark.space)
+        values, seconds, stored = column = self._column(key, version)
         said = []
         for other in alike(self.benchmark, proxy, key):
-            theirs = self._column(other, proxy.version)
+            theirs = self._column(other, version)
             if theirs is self._nothing:
                 continue
             given = theirs.stored & ~stored

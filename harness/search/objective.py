@@ -116,7 +116,7 @@ class StoredScores(Objective):
             found = reader.scores(name, space.dataset.name, space.population, inputs, seed)
             missing |= set(found.missing)
             columns.append(np.where(found.members, found.values, np.nan))
-            versions.append(get_proxy(name).version if find_aggregate(name) is None else 1)
+            versions.append(get_proxy(name).version_on(reader.benchmark.space) if find_aggregate(name) is None else 1)
             self._seconds.append(0.0 if np.isnan(found.seconds) else found.seconds)
         if missing:
             commands = dict.fromkeys(scoring_commands(((population, key) for key in missing), reader.store).values())

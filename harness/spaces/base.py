@@ -43,6 +43,8 @@ class Space(ABC):
     """A set of architectures. An architecture is named by its encoding, a string as the field writes it."""
 
     name: str
+    #: Raised whenever a network of the space changes: scores of the old ones are not used (`Proxy.version_on`).
+    version: int = 1
     populations: tuple[str, ...] = ("all", "unique")
     #: Whether no two members of a benchmark share a `network_key`, so that none needs to be computed to know.
     distinct: bool = False

@@ -156,7 +156,7 @@ def _correlations(
         return
     accuracies = benchmark.accuracies(key.dataset).to_numpy(dtype=np.float64)
     target = benchmark.target(key.dataset)
-    version = 0 if key.proxy in AGGREGATES else get_proxy(key.proxy).version
+    version = 0 if key.proxy in AGGREGATES else get_proxy(key.proxy).version_on(benchmark.space)
     reader = Reader(store, benchmark)  # a new one each time: its columns are as long as the benchmark
     covered = {}
     for name in populations:
@@ -373,7 +373,7 @@ def _cause(before: Entry, now: Entry, same_accuracies: bool) -> str:
     if before.members != now.members:
         causes.append(f"population changed (n {before.n:,} to {now.n:,})")
     if before.version != now.version:
-        causes.append(f"proxy version changed ({before.version} to {now.version})")
+        causes.append(f"version changed ({before.version} to {now.version})")
     elif before.scores != now.scores and before.members == now.members:
         causes.append("scores changed")
     return ", ".join(causes) or "neither scores nor accuracies changed: the definition of the metric did"

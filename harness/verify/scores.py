@@ -69,14 +69,15 @@ def check_scores(config: Any) -> Iterator[Finding]:
         try:
             benchmark, proxy = load_benchmark(key.space), get_proxy(key.proxy)
             dataset = benchmark.dataset(key.dataset)
-            stored, held = store.read(key, proxy.version), store.images(key)
+            version = proxy.version_on(benchmark.space)
+            stored, held = store.read(key, version), store.images(key)
             check_range(stored["index"].to_numpy(), len(benchmark), store.place(key))
         except HarnessError as error:
             yield Finding(subject, "FAILS", str(error))
             continue
         stored = stored[~stored["status"].str.startswith("error")].set_index("index")
         if stored.empty:
-            yield Finding(subject, "FAILS", f"no score of version {proxy.version}, which the code has: score it again")
+            yield Finding(subject, "FAILS", f"no score of version {version}, which the code has: score it again")
             continue
         images = key.inputs not in ("none", "random")
         if images and held not in (None, at_hand(dataset, key.inputs)):

@@ -58,7 +58,10 @@ class BasicBlock(nn.Module):
         self.conv_b = ReLUConvBN(outputs, outputs, 3)
         self.shortcut = None
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            # The benchmark's code gives `affine` and `track_running_stats` by position, where torch has eps and
+            # momentum (yawen-d/TransNASBench @ 6d4231b, `lib/models/net_infer/cell_micro.py`): it trained them so.
+            norm = nn.BatchNorm2d(outputs, eps=1.0, momentum=1.0)
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.shortcut is None else self.shortcut(x)

@@ -185,6 +185,7 @@ class TransNas101Macro(Space):
     """The 3,256 module stacks of TransNAS-Bench-101's macro space."""
 
     name = "transnas101_macro"
+    version = 2
     heads = Space.heads | DECODERS.keys()
     distinct = True
 
