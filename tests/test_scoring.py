@@ -37,6 +37,7 @@ from harness.probes.topology import Topology
 from harness.proxies import available, get_proxy
 from harness.proxies.base import Proxy
 from harness.proxies.saliency import Snip
+from harness.rankings.results import Reader
 from harness.spaces.nasbench201 import CONV1, CONV3, NONE, POOL, SKIP, encode
 
 BENCHMARK = load_benchmark("nasbench201")
@@ -213,6 +214,28 @@ def test_a_new_version_of_a_proxy_is_computed_anew(tmp_path, monkeypatch):
     assert (summary.stored_before, summary.stored_now) == (0, 1)
     key = job(tmp_path).key(get_proxy(SNIP))
     assert [len(ScoreStore(tmp_path).read(key, version)) for version in (Snip.version, Snip.version - 1)] == [1, 1]
+
+
+@pytest.mark.parametrize("name", [SNIP, "flops"])
+def test_scores_of_networks_that_a_space_has_no_more_are_computed_anew(tmp_path, monkeypatch, name):
+    asked, proxy = job(tmp_path, proxies=(name,), limit=1), get_proxy(name)
+    run(asked, progress=False)
+    benchmark = load_benchmark("nasbench201")
+    (index,) = ScoreStore(tmp_path).read(asked.key(proxy), proxy.version)["index"]
+
+    def score() -> float:
+        reader = Reader(ScoreStore(tmp_path), benchmark)
+        return reader.scores(name, SMALL, np.array([index]), inputs="random").values[0]
+
+    before = score()
+    assert np.isfinite(before)
+    monkeypatch.setattr(type(benchmark.space), "version", 2)
+    assert np.isnan(score())
+    summary = run(asked, progress=False)
+    assert (summary.stored_before, summary.stored_now) == (0, 1)
+    frame = ScoreStore(tmp_path).read(asked.key(proxy))
+    assert frame["version"].tolist() == [proxy.version, proxy.version + 1000]
+    assert score() == before
 
 
 def test_a_proxy_named_twice_is_computed_once(tmp_path):

@@ -331,6 +331,11 @@ def test_a_residual_block_by_hand():
         block = BasicBlock(*shape).eval()
         assert [type(module) for module in block.shortcut] == [nn.Conv2d, nn.BatchNorm2d]
         torch.testing.assert_close(block(x), block.shortcut(x) + block.conv_b(block.conv_a(x)))
+        residual, (convolution, norm) = block.conv_b(block.conv_a(x)), block.shortcut.train()
+        maps = convolution(x)
+        variance, mean = torch.var_mean(maps, (0, 2, 3), correction=0, keepdim=True)
+        torch.testing.assert_close(block(x), residual + (maps - mean) / (variance + 1).sqrt())  # as trained: eps is 1
+        torch.testing.assert_close(norm.running_mean, mean.flatten())  # and momentum
 
 
 @pytest.mark.parametrize(
