@@ -7,6 +7,7 @@ The networks are small enough to be worked out by hand: two or three weight laye
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,9 +17,13 @@ from torch import nn
 
 from harness.probes.base import Subject
 
+#: The caches of this run's programs, such as the browser that opens pages.
+_CACHES = tempfile.TemporaryDirectory(prefix="nas-harness-tests-", ignore_cleanup_errors=True)
+os.environ["XDG_CACHE_HOME"] = _CACHES.name
+
 #: What was imported or scored on this machine is no part of the tests: no such folder exists. Nor are the scores of
 #: the package, but where a test asks for them (`reference`): what a test scores is not stored before.
-for _name in ("NAS_HARNESS_BENCHMARKS", "NAS_HARNESS_STORE", "NAS_HARNESS_REFERENCE", "XDG_CACHE_HOME"):
+for _name in ("NAS_HARNESS_BENCHMARKS", "NAS_HARNESS_STORE", "NAS_HARNESS_REFERENCE"):
     os.environ[_name] = os.path.join(os.path.dirname(__file__), "nothing", _name.lower())
 
 #: The tests run in as many processes as there are cores, and no test says more about more threads.
