@@ -22,6 +22,7 @@ from harness.search.spaces import get_open_space
 
 CPU = torch.device("cpu")
 CLASSES = 4
+FREE = ("resolution", 0)
 
 
 def spec(name: str) -> str:
@@ -29,7 +30,8 @@ def spec(name: str) -> str:
     small = {"samples": 12, "resolution": 32, "batch_size": 2, "minibatches": 2, "dtype": "float64"}
     if name == "knas":  # of fewer mini-batches no half has two
         small["minibatches"] = 4
-    fields = {field.name for field in dataclasses.fields(available()[name])}
+    # A resolution of 0 is that of the network's images, which may be all that it reads.
+    fields = {field.name for field in dataclasses.fields(available()[name]) if (field.name, field.default) != FREE}
     return ":".join([name, *(f"{key}={value}" for key, value in small.items() if key in fields)])
 
 
