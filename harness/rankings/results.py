@@ -259,7 +259,7 @@ class Reader:
         """`remembered` in the store, under the name of a ranking, a dataset, a population, a seed and a target."""
         spec, dataset, population, seed, target = what
         parts = [self.benchmark.name, dataset, spec, str(len(population)), f"seed{seed}"]
-        if target is not None and not self.benchmark.is_default(target):
+        if not self.benchmark.is_default(target):
             parts.append(quote(target, safe=""))
         name = Path(LEARNED_FOLDER, f"{'-'.join(parts)}.parquet")
         layers = [layer / name for layer in self.store.layers]
